@@ -1,0 +1,86 @@
+"""Put an adapter's values in place of a model's, and the model's own back.
+
+Parameters are exchanged, never written into: what detaching puts back is the very tensor that was there, bit for bit.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ctxtune.adapter.change import by_parameter, changes
+from ctxtune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ctxtune.adapter.change import Change
+    from ctxtune.adapter.read import AdapterFile
+
+
+@dataclass
+class Attached:
+    """The parameters that were taken out of a model, each with its place."""
+
+    replaced: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
+
+    def detach(self) -> None:
+        """Give the model its own parameters back; a second call does nothing."""
+        while self.replaced:
+            setattr(*self.replaced.pop())
+
+
+def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
+    """Let `model` compute with the adapter's values until the result is detached.
+
+    A parameter that modules share stays shared as long as the adapter gives them the same value; otherwise they part,
+    as they do in PEFT. Nothing is exchanged before everything is known to fit.
+
+    Raises:
+        AdapterError: the adapter names a module that is not in the model, or one of another shape.
+    """
+    new: list[tuple[nn.Module, str, nn.Parameter]] = []
+    shared: dict[int, list[nn.Parameter]] = {}
+    for group in by_parameter(changes(adapter)):
+        module, old = _place(model, adapter, group[0])
+        value: torch.Tensor = old.detach()
+        for change in group:
+            value = change.update(value, type(module).__name__, old.dtype).to(old.device)
+        twin = next((twin for twin in shared.get(id(old), []) if torch.equal(twin, value)), None)
+        if twin is None:
+            twin = nn.Parameter(value, requires_grad=False)
+            shared.setdefault(id(old), []).append(twin)
+        new.append((module, group[0].parameter, twin))
+    attached = Attached()
+    for module, parameter, value in new:
+        attached.replaced.append((module, parameter, module.get_parameter(parameter)))
+        setattr(module, parameter, value)
+    return attached
+
+
+@contextmanager
+def attached(model: nn.Module, adapter: AdapterFile) -> Iterator[None]:
+    """The model computes with the adapter inside the block."""
+    taken = attach(model, adapter)
+    try:
+        yield
+    finally:
+        taken.detach()
+
+
+def _place(model: nn.Module, adapter: AdapterFile, change: Change) -> tuple[nn.Module, nn.Parameter]:
+    try:
+        module = model.get_submodule(change.module)
+        old = module.get_parameter(change.parameter)
+    except AttributeError as error:
+        raise AdapterError(
+            f"{adapter.path}: tensor {change.tensor!r} is for {change.name}, which the model does not have",
+            "the adapter was made for another base",
+        ) from error
+    if not old.is_floating_point():
+        raise AdapterError(f"{adapter.path}: tensor {change.tensor!r} is for {change.name}, which is quantised here")
+    return module, old

@@ -1,0 +1,57 @@
+"""The README.md of an adapter: what it is, what it did to the model, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctxtune.adapter.manifest import Change, Manifest
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown with the front matter that model hubs read."""
+    base = manifest.base
+    kind = "AutoModelForCausalLM" if base.causal else "AutoModelForMaskedLM"
+    parts = [
+        f"---\nbase_model: {json.dumps(base.name, ensure_ascii=False)}\n"
+        f"library_name: peft\ntags: [ctxtune, {manifest.method}]\n---",
+        f"# {manifest.method} adapter for {base.name}",
+        f"Made by ctxtune {manifest.version} on {manifest.created}; {manifest.trainable:,} trained numbers, "
+        f"seed {manifest.seed}, base quantised: {manifest.quant}.",
+        "## Numbers",
+        _table(manifest.scores, manifest.forgetting),
+        "## Use",
+        "```sh\nctxtune adapter verify . --model BASE\nctxtune generate --model BASE --adapter . --prompt 'text'\n```",
+        f"```python\nfrom peft import PeftModel\nfrom transformers import {kind}\n\n"
+        f'model = PeftModel.from_pretrained({kind}.from_pretrained("BASE"), ".")\n```',
+        f"`BASE` is the folder of {base.name}, fingerprint `{base.fingerprint}`. "
+        "On another base the numbers above do not hold.",
+        "## Recipe",
+        f"{_fence(manifest.recipe)}yaml\n{manifest.recipe.strip()}\n{_fence(manifest.recipe)}",
+    ]
+    if manifest.inputs:
+        rows = [f"| {name} | `{digest}` |" for name, digest in manifest.inputs.items()]
+        parts += ["## Inputs", "\n".join(["| input | hash |", "|---|---|", *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(scores: Change, forgetting: Change) -> str:
+    rows = [
+        f"| {prefix}{name} | {_number(change.before.get(name))} | {_number(change.after.get(name))} |"
+        for prefix, change in (("", scores), ("forgetting: ", forgetting))
+        for name in dict.fromkeys([*change.before, *change.after])
+    ]
+    return "\n".join(["| measure | before | after |", "|---|---|---|", *rows]) if rows else "None were measured."
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _fence(text: str) -> str:
+    """A fence longer than any run of backticks in the text."""
+    length = 3
+    while "`" * length in text:
+        length += 1
+    return "`" * length

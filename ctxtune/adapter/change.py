@@ -1,0 +1,103 @@
+"""An adapter as a list of changes to parameters, the same for attaching and merging.
+
+    whole value:   W' = V
+    low rank:      W' = W + scale * B A          (transposed for Conv1D and embeddings)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+
+from ctxtune.adapter import lora
+from ctxtune.adapter.container import layer_names
+from ctxtune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ctxtune.adapter.lora import LowRank
+    from ctxtune.adapter.read import AdapterFile
+
+
+@dataclass(frozen=True)
+class Change:
+    """New value of one parameter. `update(old, module's class name, dtype)` computes it; it never writes into `old`."""
+
+    module: str
+    parameter: str
+    tensor: str
+    """a tensor of the adapter, for messages"""
+    update: Callable[[torch.Tensor, str, torch.dtype], torch.Tensor]
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.parameter}" if self.module else self.parameter
+
+
+def changes(adapter: AdapterFile) -> list[Change]:
+    """The changes an adapter makes, whole values first.
+
+    Raises:
+        AdapterError: a type of adapter, or a tensor, that is not supported.
+    """
+    file = safe_open(str(adapter.path), framework="pt", device="cpu")
+    if adapter.container == "LN_TUNING":
+        names = layer_names(adapter.header.tensors)
+        strange = next((name for name in adapter.header.tensors if name not in names), None)
+        if strange is not None:
+            raise AdapterError(f"{adapter.path}: tensor {strange!r} is not the weight or the bias of a module")
+        return [_whole(adapter, file, tensor, *place) for tensor, place in names.items()]
+    if adapter.container == "LORA":
+        pairs, whole = lora.parts(adapter)
+        return [
+            *(_whole(adapter, file, tensor, *place) for tensor, place in whole.items()),
+            *(_low_rank(adapter, file, pair) for pair in pairs),
+        ]
+    raise AdapterError(
+        f"{adapter.path}: adapters of type {adapter.container} are not supported", "types that work: LN_TUNING and LORA"
+    )
+
+
+def _whole(adapter: AdapterFile, file: Any, tensor: str, module: str, parameter: str) -> Change:
+    def update(old: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
+        value: torch.Tensor = file.get_tensor(tensor)
+        _require_shape(adapter, tensor, old, value.shape)
+        return value.to(dtype)
+
+    return Change(module, parameter, tensor, update)
+
+
+def _low_rank(adapter: AdapterFile, file: Any, pair: LowRank) -> Change:
+    def update(old: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
+        exact = torch.promote_types(old.dtype, torch.float32)
+        a, b = (file.get_tensor(name).to(old.device, exact) for name in (pair.a, pair.b))
+        delta = pair.scale * (b @ a)
+        if pair.embedding != (kind == "Embedding"):
+            raise AdapterError(f"{adapter.path}: tensor {pair.a!r} does not fit {pair.module}, a {kind}")
+        if kind in ("Conv1D", "Embedding"):  # their weights are stored [in, out]
+            delta = delta.T
+        _require_shape(adapter, pair.a, old, delta.shape)
+        new: torch.Tensor = (old.to(exact) + delta).to(dtype)
+        return new
+
+    return Change(pair.module, "weight", pair.a, update)
+
+
+def _require_shape(adapter: AdapterFile, tensor: str, old: torch.Tensor, shape: torch.Size) -> None:
+    if old.shape != shape:
+        raise AdapterError(
+            f"{adapter.path}: tensor {tensor!r} is for shape {list(shape)}, the model has {list(old.shape)} there",
+            "the adapter was made for another base",
+        )
+
+
+def by_parameter(items: list[Change]) -> Iterator[tuple[Change, ...]]:
+    """The changes of each parameter together, in their order."""
+    groups: dict[str, list[Change]] = {}
+    for change in items:
+        groups.setdefault(change.name, []).append(change)
+    yield from (tuple(group) for group in groups.values())

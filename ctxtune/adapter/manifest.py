@@ -1,0 +1,127 @@
+"""What an adapter says of itself: the method, the recipe, the base it belongs to, and what it did to the model.
+
+The manifest stands as JSON in the header of the adapter's safetensors file, so that the one file can be sent alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ctxtune import __version__
+from ctxtune.errors import AdapterError
+
+FORMAT = 1
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model the adapter was made on; `causal` is false for models trained by cloze."""
+
+    name: str
+    fingerprint: str
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class Change:
+    """The same numbers before and after the run; empty where they were not measured."""
+
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about an adapter that its tensors do not tell."""
+
+    method: str
+    settings: dict[str, Any]
+    """of the method, resolved"""
+    recipe: str
+    """the text of the resolved recipe"""
+    base: BaseModel
+    quant: str = "none"
+    """how the base was quantised while the adapter was trained"""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """name of an input -> hash of its content"""
+    seed: int
+    trainable: int
+    """how many numbers were free to move"""
+    scores: Change = field(default_factory=Change)
+    forgetting: Change = field(default_factory=Change)
+    created: str = field(default_factory=_now)
+    """UTC, ISO 8601"""
+    version: str = __version__
+    format: int = FORMAT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, nested as in the file."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """One line of JSON; NaN and infinities, which JSON lacks, are refused."""
+        try:
+            return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise AdapterError(f"the manifest holds a number that is not finite: {error}") from error
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Manifest:
+        """Check and take over what `header.manifest` read.
+
+        Raises:
+            AdapterError: a key is missing, unknown or of the wrong type, or the format is newer than this version's.
+        """
+        if fields.get("format") != FORMAT:
+            raise AdapterError(
+                f"the adapter's manifest has format {fields.get('format')!r}, and this ctxtune reads format {FORMAT}",
+                "install the ctxtune that wrote it, or a newer one",
+            )
+        _check("", fields, cls)
+        for key in ("scores", "forgetting"):
+            _check(f"{key}.", fields[key], Change)
+        _check("base.", fields["base"], BaseModel)
+        parts = {
+            "base": BaseModel(**fields["base"]),
+            "scores": Change(**fields["scores"]),
+            "forgetting": Change(**fields["forgetting"]),
+        }
+        return cls(**{**fields, **parts})
+
+
+TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool}
+"""annotation -> type, as texts: this module's annotations are not evaluated"""
+
+
+def _check(prefix: str, fields: Any, kind: type) -> None:
+    """Every field of the dataclass `kind` is there, has its type, and nothing else is."""
+    if not isinstance(fields, dict):
+        raise AdapterError(f"the adapter's manifest: {prefix.rstrip('.')} must be an object")
+    known = {item.name: str(item.type) for item in dataclasses.fields(kind)}
+    for name in [*known, *fields]:
+        if (name in known) != (name in fields):
+            fault = "missing" if name in known else "unknown"
+            raise AdapterError(f"the adapter's manifest: {fault} key {prefix}{name}")
+        if not _fits(fields[name], known[name]):
+            raise AdapterError(f"the adapter's manifest: {prefix}{name} must be of type {known[name]}")
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    if annotation in TYPES:
+        return type(value) is TYPES[annotation]
+    if not isinstance(value, dict):
+        return False
+    if annotation == "dict[str, str]":
+        return all(isinstance(item, str) for item in value.values())
+    if annotation == "dict[str, float]":
+        return all(type(item) in (int, float) and math.isfinite(item) for item in value.values())
+    return True

@@ -1,0 +1,119 @@
+"""Open an adapter of ctxtune or of PEFT: header, manifest and configuration, read without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.adapter.container import layer_names
+from ctxtune.adapter.folder import CONFIG, PICKLE, TENSORS
+from ctxtune.adapter.header import manifest as read_manifest
+from ctxtune.adapter.header import read_header
+from ctxtune.adapter.manifest import Manifest
+from ctxtune.backend.folder import read_json
+from ctxtune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ctxtune.backend.tensors import Header
+
+METHODS = {"LN_TUNING": "freeze", "LORA": "lora"}
+"""PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter on disk whose structure has been checked.
+
+    `kind` is the method (freeze, lora, ...), `container` PEFT's type of the tensors' names (LN_TUNING, LORA, ...).
+    """
+
+    path: Path
+    header: Header
+    manifest: Manifest | None
+    config: dict[str, Any] | None
+    kind: str
+    container: str
+
+
+def open_adapter(place: Path) -> AdapterFile:
+    """Open an adapter folder, or the safetensors file of one, which is enough if ctxtune wrote it.
+
+    Raises:
+        AdapterError: it is missing, cut short, or contradicts itself.
+    """
+    path = _tensor_file(place)
+    header = read_header(path)
+    if not header.tensors:
+        raise AdapterError(f"{path} holds no tensors")
+    fields = read_manifest(header)
+    manifest = None if fields is None else Manifest.from_json(fields)
+    config = _config(path)
+    container = _container(path, header, config)
+    kind = manifest.method if manifest else METHODS.get(container, container.lower())
+    return AdapterFile(path, header, manifest, config, kind, container)
+
+
+def _tensor_file(place: Path) -> Path:
+    try:
+        if place.is_dir():
+            if (place / TENSORS).exists():
+                return place / TENSORS
+            if (place / PICKLE).exists():
+                raise AdapterError(
+                    f"{place} holds its tensors as {PICKLE}, which can run code when it is read",
+                    "have it saved again as safetensors by a source that you trust",
+                )
+            raise AdapterError(f"{place} is no adapter: it holds no {TENSORS}", "name the adapter's folder")
+        if place.exists():
+            return place
+    except (OSError, ValueError) as error:  # a path too long, a NUL, a loop of links, no permission
+        reason = getattr(error, "strerror", None) or error
+        raise AdapterError(f"adapter {str(place)[:200]!r} cannot be read: {reason}") from error
+    raise AdapterError(f"no adapter at {str(place)[:200]!r}", "name an adapter folder or its safetensors file")
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    beside = path.with_name(CONFIG)
+    if path.name != TENSORS or not beside.exists():
+        return None
+    config = read_json(beside, AdapterError)
+    if not isinstance(config.get("peft_type"), str):
+        raise AdapterError(f"{beside}: peft_type is missing")
+    return config
+
+
+def _container(path: Path, header: Header, config: dict[str, Any] | None) -> str:
+    if config is not None:
+        return str(config["peft_type"])
+    if len(layer_names(header.tensors)) == len(header.tensors):
+        return "LN_TUNING"
+    raise AdapterError(
+        f"{path}: {CONFIG} is not beside it, and the names of its tensors do not tell what they are",
+        f"keep the file in its folder, together with {CONFIG}",
+    )
+
+
+def check_base(adapter: AdapterFile, fingerprint: str, force: bool = False) -> str | None:
+    """Compare the base the adapter was made on with the one at hand; a text is something the user should be told.
+
+    Raises:
+        AdapterError: it is another base, and `force` does not insist on it.
+    """
+    if adapter.manifest is None:
+        return "the adapter does not say which base it was made on: that this is the right one is not checked"
+    made_on = adapter.manifest.base
+    if made_on.fingerprint == fingerprint:
+        return None
+    problem = (
+        f"{adapter.path} was made on {made_on.name} ({_short(made_on.fingerprint)}), "
+        f"and this base is {_short(fingerprint)}"
+    )
+    if not force:
+        raise AdapterError(problem, f"name the base {made_on.name}, or insist with --force")
+    return problem
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint.removeprefix("sha256:")[:12]

@@ -1,0 +1,100 @@
+"""A base model on disk: find its folder by name and say what is missing from it, without loading anything."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from ctxtune.backend.catalogue import CATALOGUE
+from ctxtune.backend.home import models
+from ctxtune.errors import ModelError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def resolve_model(text: str) -> Path:
+    """The folder that `text` means: an existing folder, else a pulled name of the catalogue."""
+    if not text or "\0" in text:
+        raise ModelError("no model is named", "name a folder, or a model from `ctxtune model list`")
+    folder = Path(text).expanduser()
+    try:
+        if folder.is_dir():
+            check_folder(folder)
+            return folder.resolve()
+        exists = folder.exists()
+    except OSError as error:  # a name longer than the system allows, a loop of links, a folder that may not be read
+        raise ModelError(f"model {text[:200]!r} cannot be read: {error.strerror}") from error
+    if text in CATALOGUE:
+        return _pulled(text)
+    if folder.suffix == ".gguf":
+        raise ModelError(
+            f"model {text!r}: .gguf files are not supported as a model yet", "name a folder of safetensors files"
+        )
+    if exists:
+        raise ModelError(f"model {text!r} is a file", "name the folder that holds config.json and model.safetensors")
+    raise ModelError(f"model {text[:200]!r} is neither a folder nor a known name", _nearest(text))
+
+
+def _pulled(name: str) -> Path:
+    folder = models() / name
+    if not folder.is_dir():
+        raise ModelError(f"model {name!r} is not on this machine yet", f"ctxtune model pull {name}")
+    check_folder(folder)
+    return folder
+
+
+def _nearest(text: str) -> str:
+    near = difflib.get_close_matches(text, CATALOGUE, n=2, cutoff=0.4)
+    if near:
+        return "did you mean " + " or ".join(near) + "?"
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        return "models of a hub are not supported yet: name a folder, or a model from `ctxtune model list`"
+    return "name a folder with config.json, or a model from `ctxtune model list`"
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not a complete model, and name everything that it lacks."""
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
+        if (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
+            raise ModelError(
+                f"model folder {folder} holds its weights as pytorch_model.bin, which can run code when it is read",
+                "convert it to safetensors once, with a tool and a source that you trust",
+            )
+        missing.append(f"{WEIGHTS} (or {INDEX})")
+    if missing:
+        raise ModelError(f"model folder {folder} lacks {', '.join(missing)}", "name a complete model folder")
+    weight_files(folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, all of which exist."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    table = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise ModelError(f"{folder / INDEX} has no weight_map")
+    names = sorted(set(table.values()))
+    strange = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    if strange:
+        raise ModelError(f"{folder / INDEX} names {strange[0]!r}, which is not a safetensors file beside it")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"model folder {folder} lacks {', '.join(missing)}, named in {INDEX}")
+    return [folder / name for name in names]
+
+
+def read_json(path: Path, error: type[ModelError] = ModelError) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path} is not valid JSON: {problem}") from problem
+    if not isinstance(fields, dict):
+        raise error(f"{path} is not a JSON object")
+    return fields

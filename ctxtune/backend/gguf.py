@@ -1,0 +1,99 @@
+"""A .gguf file becomes a folder of safetensors, once: reading GGUF takes transformers 20 s each time.
+
+The folder holds float32: the dequantised values (block scale times a small integer, plus an offset) have no exact form
+in 16 bits, and rounding them would adapt another model than the one that was named.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stderr
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from ctxtune.backend.atomic import new_folder, storage_error, write_text
+from ctxtune.backend.folder import check_folder, read_json, weight_files
+from ctxtune.backend.load import quiet
+from ctxtune.backend.tensors import mapped, read_header
+from ctxtune.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+LEFT_BEHIND = {
+    "config.json": ("_model_name_or_path", "_name_or_path"),
+    "tokenizer_config.json": ("is_local", "local_files_only"),
+}
+"""keys that say where the model lay while it was converted"""
+
+
+def convert(gguf: Path, out: Path) -> None:
+    """Write the model and the tokenizer of `gguf` as the folder `out`, which appears when it is complete.
+
+    Raises:
+        ModelError: the file is broken, or of a family that transformers cannot read from GGUF.
+        StorageError: no room.
+    """
+    model, tokenizer = _read(gguf)
+    with new_folder(out) as folder:
+        try:
+            with quiet(), redirect_stderr(io.StringIO()):
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+        except OSError as error:
+            raise storage_error(error, out) from error
+        except SafetensorError as error:  # how safetensors reports that a write failed
+            raise storage_error(_system_error(error), out) from error
+        for name, keys in LEFT_BEHIND.items():
+            _drop(folder / name, keys)
+        check_folder(folder)
+        _same_tensors(model, folder)
+
+
+def _read(gguf: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        with quiet(), redirect_stderr(io.StringIO()):  # the reader draws a bar of its own
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{gguf} cannot be read as a GGUF model: {reason}") from error
+    # The weights are plain float32 now; what is left of the quantiser only keeps transformers from saving them.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer
+
+
+def _drop(path: Path, keys: tuple[str, ...]) -> None:
+    fields = {key: value for key, value in read_json(path).items() if key not in keys}
+    write_text(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+
+
+def _same_tensors(model: nn.Module, folder: Path) -> None:
+    """Compare what was written with what is in memory, bit for bit."""
+    import torch
+
+    in_memory = model.state_dict()
+    for path in weight_files(folder):
+        header = read_header(path)
+        with mapped(path) as view:
+            for name, info in header.tensors.items():
+                # A copy: torch wants memory that it could write to.
+                stored = torch.frombuffer(bytearray(view[info.begin : info.end]), dtype=torch.uint8)
+                if not torch.equal(stored, in_memory[name].contiguous().flatten().view(torch.uint8)):
+                    raise ModelError(f"{path}: tensor {name!r} was not written as it was read")
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    """The operating system's error inside `Error while serializing: I/O error: ... (os error 28)`."""
+    code = str(error).rpartition("os error ")[2].rstrip(")} \n")
+    return OSError(int(code), str(error)) if code.isdecimal() else OSError(str(error))

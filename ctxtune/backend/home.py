@@ -1,0 +1,46 @@
+"""The user's own folder: pulled models, cached states and fingerprints, readable by nobody else.
+
+`CTXTUNE_HOME` if set, else the cache folder of the system.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ctxtune.backend.atomic import storing
+from ctxtune.errors import StorageError
+
+
+def home() -> Path:
+    """The folder itself, made when it is first asked for."""
+    named = os.environ.get("CTXTUNE_HOME", "")
+    if named:
+        return _private(Path(named).expanduser().absolute())
+    from platformdirs import user_cache_dir
+
+    return _private(Path(user_cache_dir("ctxtune")))
+
+
+def models() -> Path:
+    """One folder a pulled model."""
+    return _private(home() / "models")
+
+
+def states() -> Path:
+    """What a frozen part of a model has said about an input."""
+    return _private(home() / "states")
+
+
+def fingerprints() -> Path:
+    """One small JSON file a model folder whose fingerprint is known."""
+    return _private(home() / "fingerprints")
+
+
+def _private(folder: Path) -> Path:
+    """Make a folder of mode 0700: what lies here was computed from the user's texts."""
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is not a folder", "move it away, or set CTXTUNE_HOME to a folder")
+    with storing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

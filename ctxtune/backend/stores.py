@@ -1,0 +1,63 @@
+"""The stores of kept states as files: listed, cleared, held under a limit. No torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ctxtune.backend.home import states as folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["LIMIT", "Stored", "clear_stores", "folder", "free_bytes", "list_stores", "make_room"]
+
+LIMIT = 20 << 30  # bytes that all stores may take together; the ones used longest ago go first
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One store on disk."""
+
+    key: str
+    num_bytes: int
+    used: float
+
+
+def list_stores() -> list[Stored]:
+    """The stores on disk, the most recently used first."""
+    found = []
+    for path in folder().glob("*.safetensors"):
+        stat = path.stat()
+        found.append(Stored(path.stem, stat.st_size, stat.st_mtime))
+    return sorted(found, key=lambda store: -store.used)
+
+
+def clear_stores(older_than_days: float = 0.0) -> list[Stored]:
+    """Remove the stores not used for that many days; returns what was removed."""
+    limit = time.time() - older_than_days * 86400
+    gone = [store for store in list_stores() if store.used <= limit]
+    for store in gone:
+        (folder() / f"{store.key}.safetensors").unlink(missing_ok=True)
+    for stray in folder().glob("*.tmp"):
+        if stray.stat().st_mtime <= limit:
+            stray.unlink(missing_ok=True)
+    return gone
+
+
+def make_room(num_bytes: int) -> None:
+    """Remove the stores used longest ago until `num_bytes` more fit under the limit."""
+    stores = list_stores()
+    total = sum(store.num_bytes for store in stores)
+    while stores and total + num_bytes > LIMIT:
+        oldest = stores.pop()
+        (folder() / f"{oldest.key}.safetensors").unlink(missing_ok=True)
+        total -= oldest.num_bytes
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that may still be written to the disk of `path`."""
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize

@@ -1,0 +1,144 @@
+"""`ctxtune adapter`: look at adapters, check them, merge and export them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Show, verify, merge and export adapters.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Place = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or its safetensors file.")]
+Model = Annotated[str | None, typer.Option("--model", help="The base: a folder, or a name from `ctxtune model list`.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+
+
+@app.command()
+def show(adapter: Place, as_json: AsJson = False) -> None:
+    """Show what an adapter is and what it did to its base, from its header."""
+    from ctxtune.cli import console
+    from ctxtune.commands.adapter import show as show_adapter
+
+    shown = show_adapter(adapter)
+    facts: dict[str, Any] = {
+        "file": str(shown.file),
+        "kind": shown.kind,
+        "container": shown.container,
+        "base": shown.base,
+        "numbers": shown.numbers,
+        "bytes": shown.num_bytes,
+        "manifest": shown.manifest.as_dict() if shown.manifest else None,
+        "tensors": {name: {"dtype": info.dtype, "shape": list(info.shape)} for name, info in shown.tensors.items()},
+    }
+
+    def table() -> Any:
+        from rich.markup import escape
+
+        rows = [[key, escape(value)] for key, value in _rows(facts)]
+        return console.grid(escape(facts["file"]), ["fact", "value"], rows)
+
+    console.emit(facts, as_json, table)
+
+
+@app.command()
+def verify(adapter: Place, model: Model = None, as_json: AsJson = False) -> None:
+    """Check an adapter's structure, manifest, configuration and numbers; with --model also its base."""
+    from ctxtune.cli import console
+    from ctxtune.commands.adapter import verify as verify_adapter
+    from ctxtune.errors import AdapterError
+
+    verified = verify_adapter(adapter, model)
+    checks = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in verified.checks]
+
+    def table() -> Any:
+        from rich.markup import escape
+
+        rows = [[check.name, "ok" if check.ok else "FAILED", escape(check.detail)] for check in verified.checks]
+        return console.grid(escape(str(verified.file)), ["check", "result", "detail"], rows)
+
+    console.emit({"file": str(verified.file), "ok": verified.ok, "checks": checks}, as_json, table)
+    failed = [check.name for check in verified.checks if not check.ok]
+    if failed:
+        raise AdapterError(f"{verified.file} failed: {', '.join(failed)}")
+
+
+@app.command()
+def merge(
+    adapter: Place,
+    out: Out,
+    model: Model = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, float16 or bfloat16; else the base's own.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Merge into another base, or in spite of the loss.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the base with the adapter in it as a new model folder."""
+    from ctxtune.cli import console
+    from ctxtune.commands.adapter import merge as merge_adapter
+
+    result = merge_adapter(adapter, out, model, dtype, force)
+    if result.note:
+        console.note(f"note: {result.note}")
+    merged = result.merged
+    facts = {
+        "folder": str(merged.folder), "bytes": merged.num_bytes, "changed_tensors": merged.changed,
+        "untied": merged.untied, "kl": merged.kl,
+    }  # fmt: skip
+
+    def table() -> Any:
+        kl = "not measured" if merged.kl is None else f"{merged.kl:.2e} nats a token"
+        rows = [["bytes", f"{merged.num_bytes:,}"], ["tensors changed", str(merged.changed)]]
+        rows.append(["KL(attached || merged)", kl])
+        return console.grid(str(merged.folder), ["fact", "value"], rows)
+
+    console.emit(facts, as_json, table)
+
+
+@app.command()
+def export(
+    adapter: Place,
+    out: Out,
+    to: Annotated[str, typer.Option("--to", help="The form to write: peft.")] = "peft",
+    as_json: AsJson = False,
+) -> None:
+    """Write an adapter in the form of another program."""
+    from ctxtune.cli import console
+    from ctxtune.commands.adapter import export as export_adapter
+
+    exported = export_adapter(adapter, to, out)
+    if as_json:
+        console.emit({"folder": str(exported.folder), "bytes": exported.num_bytes}, as_json, lambda: None)
+    else:
+        console.emit_text(str(exported.folder))
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What of an adapter fits on a screen."""
+    rows = [
+        ("method", facts["kind"]),
+        ("container", facts["container"]),
+        ("base", str(facts["base"] or "not named")),
+        ("tensors", f"{len(facts['tensors']):,}"),
+        ("numbers", f"{facts['numbers']:,}"),
+        ("bytes", f"{facts['bytes']:,}"),
+    ]
+    manifest = facts["manifest"]
+    if manifest is None:
+        return [*rows, ("manifest", "none: written by another program")]
+    rows += [
+        ("base fingerprint", manifest["base"]["fingerprint"]),
+        ("settings", ", ".join(f"{key} {value}" for key, value in manifest["settings"].items())),
+        ("trained numbers", f"{manifest['trainable']:,}"),
+        ("seed", str(manifest["seed"])),
+        ("created", f"{manifest['created']} by ctxtune {manifest['version']}"),
+    ]
+    for title in ("scores", "forgetting"):
+        before, after = manifest[title]["before"], manifest[title]["after"]
+        for name in dict.fromkeys([*before, *after]):
+            rows.append((f"{title}: {name}", f"{_number(before.get(name))} -> {_number(after.get(name))}"))
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.6g}"

@@ -1,0 +1,42 @@
+"""`ctxtune cache`: what frozen layers said, kept on disk."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from ctxtune.cli import console, options
+
+app = typer.Typer(no_args_is_help=True, help="List and clear what frozen layers said, kept on disk.")
+
+
+@app.command("list")
+def list_(json: options.Json = False) -> None:
+    """The stores, the most recently used first."""
+    from ctxtune.backend.stores import LIMIT, folder, list_stores
+
+    stores = list_stores()
+    facts = {
+        "folder": str(folder()),
+        "limit_bytes": LIMIT,
+        "bytes": sum(store.num_bytes for store in stores),
+        "stores": [{"key": s.key, "bytes": s.num_bytes, "used": s.used} for s in stores],
+    }
+    rows = [[s.key, f"{s.num_bytes / 1e6:,.1f} MB", f"{(time.time() - s.used) / 3600:.1f} h ago"] for s in stores]
+    title = f"{folder()}: {sum(s.num_bytes for s in stores) / 1e6:,.1f} MB"
+    console.emit(facts, json, lambda: console.grid(title, ["store", "size", "used"], rows))
+
+
+@app.command("clear")
+def clear(
+    older_than: Annotated[
+        float, typer.Option("--older-than", help="Only stores not used for this many days.", min=0)
+    ] = 0.0,
+    json: options.Json = False,
+) -> None:
+    """Remove stores; the next run computes them again."""
+    from ctxtune.backend.stores import clear_stores
+
+    gone = clear_stores(older_than)
+    facts = {"removed": len(gone), "bytes": sum(store.num_bytes for store in gone)}
+    console.emit(facts, json, lambda: f"removed {facts['removed']} stores, {facts['bytes'] / 1e6:,.1f} MB")

@@ -1,0 +1,99 @@
+"""Everything that is printed: results to standard output, progress and notes to standard error."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class Quiet:
+    """Set once by --quiet: no progress, no notes."""
+
+    on = False
+
+
+def emit(facts: Mapping[str, Any], as_json: bool, table: Callable[[], Any]) -> None:
+    """The result of a command: one JSON object, or what `table` builds for people."""
+    if as_json:
+        emit_text(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    from rich.console import Console
+
+    # Piped into a file nobody's terminal width matters: lines are not broken there.
+    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table())
+
+
+def emit_text(text: str) -> None:
+    """Text to standard output as it is."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """One line to standard error."""
+    if not Quiet.on:
+        print(text, file=sys.stderr, flush=True)
+
+
+def fail(message: str, hint: str | None) -> None:
+    """An error: one line, and what to do."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr, flush=True)
+
+
+def grid(title: str, columns: list[str], rows: list[list[Any]]) -> Any:
+    """A table for people."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    return table
+
+
+class Progress:
+    """The state of a run on standard error: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+    def __init__(self, every: float = 5.0) -> None:
+        self._every = every
+        self._printed = 0.0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def step(self, step: int, steps: int, loss: float, lr: float, tokens_per_second: float, left: float) -> None:
+        """One training step: of `steps`, `left` seconds to go."""
+        if Quiet.on:
+            return
+        facts = f"loss {loss:.4f}  lr {lr:.1e}  {tokens_per_second:,.0f} tokens/s"
+        if sys.stderr.isatty():
+            self._draw(step, steps, facts)
+        elif step == steps or time.monotonic() - self._printed > self._every:
+            self._printed = time.monotonic()
+            note(f"step {step}/{steps}  {facts}  {left:.0f} s left")
+
+    def _draw(self, step: int, steps: int, facts: str) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=steps)
+            self._bar.start()
+        self._bar.update(self._task, completed=step, description=facts)
+        if step == steps:
+            self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,183 @@
+"""`ctxtune freeze` and `ctxtune run`: adapt a model, print what it cost and what it brought."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctxtune.cli import console, options
+
+if TYPE_CHECKING:
+    from ctxtune.engine.loop import StepFacts
+    from ctxtune.recipe.load import Resolved
+
+
+def freeze(
+    recipe: options.Recipe = None,
+    model: options.Model = None,
+    train: options.Train = None,
+    eval_: options.Eval = None,
+    prompt: options.Prompt = None,
+    answer: options.Answer = None,
+    choices: options.Choices = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", help="last:4, first:2, 10-19, last:4.mlp, last:4+norms, embeddings, head, all."),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the rows.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Rows in a step.")] = None,
+    lr: Annotated[str | None, typer.Option("--lr", help="The learning rate, or auto.")] = None,
+    cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
+    out: options.Out = None,
+    set_: options.Set = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train some layers, keep the rest as they are.
+
+    The frozen layers below run once over the data; every later pass starts from what they said.
+    """
+    given = options.flags(
+        model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
+        method__name="freeze", method__layers=layers, train__epochs=epochs, train__batch=batch, train__lr=_rate(lr),
+        train__seed=seed, cache=cache, device=device, out=out,
+    )  # fmt: skip
+    start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one.")],
+    out: options.Out = None,
+    set_: options.Set = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Do what a recipe says, whatever its method."""
+    start(recipe, options.flags(out=out), set_ or [], out, resume, dry_run, json, quiet)
+
+
+def start(
+    recipe: str | None, given: Mapping[str, object], sets: list[str], out: Path | None,
+    resume: bool, dry_run: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Resolve the recipe, do or foresee the run, print the result."""
+    console.Quiet.on = quiet
+    from ctxtune.recipe.load import load
+
+    resolved = _resumed(out, given, sets) if resume and recipe is None else load(recipe, given, sets)
+    if dry_run:
+        from ctxtune.commands.dry_run import dry_run as foresee
+
+        facts = foresee(resolved)
+        console.emit(facts, as_json, lambda: _cost_table(facts))
+        return
+    facts = adapt_loudly(resolved, resume)
+    console.emit(facts, as_json, lambda: result_table(facts))
+    console.note(f"adapter: {facts['adapter']['folder']}")
+
+
+def adapt_loudly(resolved: "Resolved", resume: bool) -> dict[str, Any]:
+    """Run with progress on standard error."""
+    from ctxtune.commands.adapt import adapt
+
+    voice = Voice()
+    try:
+        return adapt(resolved, resume, voice)
+    finally:
+        voice.progress.close()
+
+
+class Voice:
+    """How a run speaks on the terminal."""
+
+    def __init__(self) -> None:
+        self.progress = console.Progress()
+        self._begun = 0.0
+        self._first = 0
+
+    def note(self, text: str) -> None:
+        """A line."""
+        console.note(text)
+
+    def step(self, facts: "StepFacts") -> None:
+        """A step of the loop."""
+        if not self._begun:
+            self._begun, self._first = time.monotonic() - facts.seconds, facts.step - 1
+        pace = (time.monotonic() - self._begun) / (facts.step - self._first)
+        left = pace * (facts.steps - facts.step)
+        self.progress.step(facts.step, facts.steps, facts.loss, facts.lr, facts.tokens / max(facts.seconds, 1e-9), left)
+
+
+def _resumed(out: Path | None, given: Mapping[str, object], sets: list[str]) -> "Resolved":
+    from ctxtune.commands.adapt import resume_recipe
+    from ctxtune.errors import RecipeError
+    from ctxtune.recipe.load import load
+
+    if any(value is not None for key, value in given.items() if key not in ("out", "method.name")) or sets:
+        return load(None, given, sets)
+    if out is None:
+        raise RecipeError("--resume needs to know which run", "name its folder: --out runs/...")
+    return resume_recipe(out)
+
+
+def _rate(lr: str | None) -> float | str | None:
+    if lr is None or lr == "auto":
+        return lr
+    try:
+        return float(lr)
+    except ValueError:
+        raise typer.BadParameter(f"{lr!r} is neither a number nor auto", param_hint="--lr") from None
+
+
+def _cost_table(facts: Mapping[str, Any]) -> Any:
+    names = {
+        "trainable": "trainable numbers",
+        "parameters": "of the model's",
+        "adapter_tensor_bytes": "adapter, bytes of tensors",
+        "rows": "training rows",
+        "tokens": "tokens an epoch",
+        "supervised_tokens": "supervised tokens",
+        "dropped": "rows dropped as too long",
+        "truncated": "rows cut as too long",
+        "steps": "steps",
+        "start_layer": "layers run once",
+        "cache_bytes": "cache, bytes",
+    }
+    rows = [[text, f"{facts[key]:,}"] for key, text in names.items()]
+    return console.grid(f"{facts['model']}, {facts['method']['layers']} (nothing was trained)", ["", ""], rows)
+
+
+def result_table(facts: Mapping[str, Any]) -> Any:
+    """Base and tuned side by side: the task, the forgetting, the cost."""
+    before, after = facts["scores"]["before"], facts["scores"]["after"]
+    rows = []
+    for key in ("acc", "acc_norm", "perplexity", "greedy_acc"):
+        if key in after:
+            rows.append([key, with_error(before, key), with_error(after, key)])
+    drift = facts["forgetting"]
+    if drift["after"]:
+        rows.append(["probe loss, nats a token", f"{drift['before']['loss']:.4f}", f"{drift['after']['loss']:.4f}"])
+        rows.append(["KL(base || tuned), nats a token", "0", f"{drift['after']['kl']:.4f}"])
+    rows += [
+        ["trained numbers", "0", f"{facts['trainable']:,} of {facts['parameters']:,}"],
+        ["adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"],
+        ["steps", "", f"{facts['steps']} at rate {facts['lr']['value']:.1e}"],
+        ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
+    ]
+    if facts["best_step"] != facts["steps"]:
+        rows.append(["kept", "", f"step {facts['best_step']}, the lowest eval loss"])
+    return console.grid(f"{facts['model']}, {facts['method']['layers']}", ["", "base", "tuned"], rows)
+
+
+def with_error(scores: Mapping[str, Any], key: str) -> str:
+    """A number with its standard error, if it has one."""
+    error = scores.get(f"{key}_stderr")
+    return f"{scores[key]:.4f}" + (f" ± {error:.4f}" if isinstance(error, float) else "")

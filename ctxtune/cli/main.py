@@ -1,0 +1,91 @@
+"""The command `ctxtune`: its tree of commands, and the one place where an error becomes a line and an exit code."""
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ctxtune import __version__
+from ctxtune.cli import adapter, cache, console, evaluate, freeze, generate, model, quickstart, recipe
+from ctxtune.errors import CtxtuneError, OutOfMemoryError, StorageError
+
+app = typer.Typer(
+    help="Adapt a language model that lies on your own disk, and say what it forgot.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("quickstart")(quickstart.quickstart)
+app.command("freeze")(freeze.freeze)
+app.command("run")(freeze.run)
+app.command("eval")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.add_typer(adapter.app, name="adapter")
+app.add_typer(model.app, name="model")
+app.add_typer(cache.app, name="cache")
+app.add_typer(recipe.app, name="recipe")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.emit_text(f"ctxtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    Debug.on = debug
+
+
+class Debug:
+    """Set once by --debug: errors show where they came from."""
+
+    on = False
+
+
+def run() -> None:
+    """Run the command line; never shows a traceback unless --debug asks for it."""
+    try:
+        app()
+    except CtxtuneError as error:
+        _leave(error)
+    except BrokenPipeError:
+        # The reader went away: that is how a pipeline ends. Python would complain again while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError as error:
+        _leave(
+            OutOfMemoryError("memory ran out", "a smaller --set train.micro_batch or --cache disk needs less"), error
+        )
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        text = f"{error.filename or 'a file'}: {error.strerror or error}"
+        _leave(StorageError(text, "free some room on that disk" if full else None), error)
+    except KeyboardInterrupt:
+        console.fail("interrupted", None)
+        sys.exit(130)
+    except Exception as error:
+        # The last net: whatever slipped through is a bug of ours, and still only one line for the user.
+        if _is_memory(error):
+            _leave(OutOfMemoryError("memory ran out", "a smaller --set train.micro_batch needs less"), error)
+        text = " ".join(str(error).split()) or "no message"
+        _leave(CtxtuneError(f"unexpected: {type(error).__name__}: {text}", "this is a bug; --debug shows where"), error)
+
+
+def _is_memory(error: Exception) -> bool:
+    return "DefaultCPUAllocator" in str(error) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _leave(error: CtxtuneError, cause: BaseException | None = None) -> None:
+    if Debug.on:
+        raise cause or error
+    console.fail(str(error), error.hint)
+    sys.exit(error.exit_code)

@@ -1,0 +1,32 @@
+"""Options that several commands share, each spelled once. None means: not given, the recipe or its default decides."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Recipe = Annotated[str | None, typer.Argument(help="A recipe file, or the name of a bundled one.", show_default=False)]
+Model = Annotated[str | None, typer.Option("--model", help="A folder, or a name from `ctxtune model list`.")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter: its folder, its file, or a run's folder.")]
+Train = Annotated[str | None, typer.Option("--train", help="Rows to learn from: jsonl, csv, tsv, txt, or - for stdin.")]
+Eval = Annotated[str | None, typer.Option("--eval", help="Rows to score.")]
+Prompt = Annotated[str | None, typer.Option("--prompt", help="The prompt, a Jinja template over a row's fields.")]
+Answer = Annotated[str | None, typer.Option("--answer", help="The answer, a Jinja template over a row's fields.")]
+Choices = Annotated[str | None, typer.Option("--choices", help="The possible answers, separated by commas.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The seed of every random choice.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost, and leave.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Force = Annotated[bool, typer.Option("--force", help="Insist, although the base is another one.")]
+
+
+def flags(**given: Any) -> dict[str, object]:
+    """Recipe keys of the options: `data__train` is data.train. Choices are split at commas."""
+    table = {name.replace("__", "."): value for name, value in given.items()}
+    if (choices := table.get("data.choices")) is not None:
+        table["data.choices"] = [part.strip() for part in str(choices).split(",")]
+    return {key: str(value) if isinstance(value, Path) else value for key, value in table.items()}

@@ -1,0 +1,415 @@
+"""The story of an adapting run: read -> load -> keep -> score -> find a rate -> fit -> score again -> save -> report."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ctxtune.commands import prepare
+from ctxtune.commands.run_folder import RunFolder, open_run
+from ctxtune.errors import RecipeError
+from ctxtune.recipe.dump import dump
+from ctxtune.recipe.load import Resolved, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from ctxtune.backend.load import Base
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.commands.judge import Judge
+    from ctxtune.data.encode import EncodedSet
+    from ctxtune.engine.loop import State, StepFacts
+    from ctxtune.engine.stop import Stop
+    from ctxtune.methods.freeze import Chosen
+    from ctxtune.recipe.schema import Recipe
+
+
+class Tell(Protocol):
+    """How a run speaks while it works."""
+
+    def note(self, text: str) -> None: ...
+    def step(self, facts: StepFacts) -> None: ...
+
+
+@dataclass
+class Clock:
+    """Wall seconds of each part of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 3)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run reads, checked; `inputs` are its hashes."""
+
+    train: prepare.Source
+    eval: prepare.Source | None
+    probe: str | None
+    templates: prepare.Templates
+    model: Path
+    inputs: dict[str, str]
+
+
+def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
+    """Adapt a model as the recipe says; returns the facts that result.json holds.
+
+    Raises:
+        CtxtuneError: see the classes in errors.py; a run that had begun can be resumed.
+    """
+    from ctxtune.engine.stop import stop_signals
+
+    out = Path(resolved.recipe.out or default_out(resolved.recipe))
+    with stop_signals() as stop, open_run(out, resume) as run:
+        if resume and (done := run.read_result()) is not None:
+            tell.note(f"{run.path} is complete: nothing to resume")
+            return done
+        resolved = _same_recipe(run, resolved) if run.recipe.exists() else _spooled(run, resolved)
+        sources = read_sources(resolved.recipe)
+        return _Run(run, resolved, sources, stop, tell).story()
+
+
+def resume_recipe(out: Path) -> Resolved:
+    """The recipe of a run that is to go on.
+
+    Raises:
+        RecipeError: no run lies there.
+    """
+    path = RunFolder(out).recipe
+    if not path.exists():
+        raise RecipeError(f"{out} holds no run to resume", "name the recipe as well, or the --out of an earlier run")
+    resolved = load(str(path), {"out": str(out)})
+    return resolved
+
+
+def default_out(recipe: Recipe) -> str:
+    """Where a run goes when nobody says: named after its data and method."""
+    name = Path(recipe.data.train).stem if recipe.data.train not in (None, "-") else "stdin"
+    return f"runs/{name}-{recipe.method.name}"
+
+
+def read_sources(recipe: Recipe) -> Sources:
+    """Read and check every input. Imports no torch: mistakes are found at once.
+
+    Raises:
+        RecipeError, DataError, ModelError: naming the file, the line and the key.
+    """
+    from ctxtune.backend.folder import resolve_model
+
+    data, known = recipe.data, recipe.inputs or {}
+    if data.train is None:
+        raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
+    templates = prepare.compile_templates(data)
+    model = resolve_model(recipe.model)
+    train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
+    dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
+    inputs = {"train": train.sha256, **({"eval": dev.sha256} if dev else {})}
+    return Sources(train, dev, prepare.probe_text(recipe.forget.probe), templates, model, inputs)
+
+
+def num_steps(recipe: Recipe, examples: int) -> int:
+    """Optimiser steps of a run."""
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    return max(1, math.ceil(recipe.train.epochs * math.ceil(examples / recipe.train.batch)))
+
+
+def _spooled(run: RunFolder, resolved: Resolved) -> Resolved:
+    """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed."""
+    if resolved.recipe.data.train != "-":
+        return resolved
+    from ctxtune.data.read import spool_stdin
+
+    spool_stdin(run.stdin)
+    data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
+    return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
+
+
+def _same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
+    """The recipe of the run, which must be the one asked for: half a run of each would be neither."""
+    kept = load(str(run.recipe), {})
+    ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
+    for key in ours:
+        if ours[key] != theirs[key] and not (key == "data.train" and theirs[key] == "-"):
+            raise RecipeError(
+                f"{run.recipe}: {key} is {ours[key]!r}, but {theirs[key]!r} is asked for",
+                "resume with the values of the run, or choose another --out",
+            )
+    return kept
+
+
+def _comparable(recipe: Recipe) -> dict[str, Any]:
+    from ctxtune.recipe import keys
+
+    return {key: value for key, value in keys.leaves(recipe) if key not in ("inputs", "out")}
+
+
+@dataclass
+class _Run:
+    """One run; every method is a paragraph of its story."""
+
+    run: RunFolder
+    resolved: Resolved
+    sources: Sources
+    stop: Stop
+    tell: Tell
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.resolved.recipe
+
+    def story(self) -> dict[str, Any]:
+        with self.clock.part("total"):
+            return self._story()
+
+    def _story(self) -> dict[str, Any]:
+        from ctxtune.backend.fingerprint import fingerprint
+        from ctxtune.backend.trunk import Trunk
+        from ctxtune.commands.judge import Judge
+        from ctxtune.methods import freeze
+
+        with self.clock.part("load"):
+            base = self._load()
+            mark = fingerprint(self.sources.model)
+            self._check_model(mark)
+        spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
+        examples = prepare.to_learn(self.sources.train, spec)
+        self._note_losses(examples)
+        names = [name for name, _ in base.model.named_parameters(remove_duplicate=False)]
+        chosen = freeze.choose(self.recipe.method.layers, names, base.anatomy, len(base.anatomy.block_list(base.model)))
+        params = freeze.trainable(base.model, chosen)
+        modules = freeze.by_module(base.model, params)
+        self._write_recipe(mark)
+        with Trunk(base, chosen.start) as trunk:
+            judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
+            facts = self._train(trunk, judge, examples, params, chosen, mark)
+        facts["parameters"] = sum(param.numel() for param in base.model.parameters())
+        with self.clock.part("save"):
+            facts["adapter"] = self._save(base, modules, mark, facts)
+        facts["seconds"] = self.clock.seconds
+        self.run.write_result(facts)
+        return facts
+
+    def _train(
+        self,
+        trunk: Trunk,
+        judge: Judge,
+        examples: EncodedSet,
+        params: dict[str, nn.Parameter],
+        chosen: Chosen,
+        mark: str,
+    ) -> dict[str, Any]:
+        from ctxtune.backend.feed import Feed
+        from ctxtune.objectives.labels import Labels
+
+        feed = Feed(trunk, examples.examples)
+        with self.clock.part("cache"):
+            cache = self._keep(feed, mark)
+        with self.clock.part("before"):
+            judge.keep(self.recipe.cache, mark)
+            before = judge.before(self.run.last)
+        steps = num_steps(self.recipe, len(examples.examples))
+        objective = Labels(feed)
+        with self.clock.part("rate"):
+            rate = self._rate(params, objective, len(examples.examples), steps)
+        with self.clock.part("loop"):
+            state = self._fit(params, objective, feed, judge, steps, rate, before)
+        with self.clock.part("after"):
+            after = judge.after()
+        return {
+            "method": self.recipe.method.model_dump(),
+            "model": self.recipe.model,
+            "base": mark,
+            "out": str(self.run.path),
+            "device": trunk.base.device.reason,
+            "trainable": sum(param.numel() for param in params.values()),
+            "start_layer": chosen.start,
+            "train": _set_facts(examples),
+            "cache": cache,
+            "lr": rate,
+            "steps": state.step,
+            "best_step": state.best_step if judge.choices is not None else state.step,
+            "stopped_early": state.stopped_early,
+            "loop_seconds": round(state.seconds, 3),
+            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+            "scores": {"before": before["scores"], "after": after["scores"]},
+            "forgetting": {"before": before["forgetting"], "after": after["forgetting"]},
+        }
+
+    def _load(self) -> Base:
+        """The base, after torch's chance is set: from here on equal seeds give equal numbers."""
+        import torch
+
+        from ctxtune.backend.load import load_base
+
+        self.tell.note(f"loading {self.recipe.model}")
+        torch.manual_seed(self.recipe.train.seed)
+        base = load_base(self.sources.model, self.recipe.device)
+        self.tell.note(f"device: {base.device.reason}")
+        return base
+
+    def _check_model(self, mark: str) -> None:
+        expected = (self.recipe.inputs or {}).get("model")
+        if expected is not None and expected != mark:
+            raise RecipeError(
+                f"model {self.recipe.model}: the recipe was made with another base, inputs.model differs",
+                "name the base it was made with, or remove inputs.model from the recipe",
+            )
+
+    def _note_losses(self, examples: EncodedSet) -> None:
+        for count, verb in ((examples.dropped, "dropped"), (examples.truncated, "cut at their start")):
+            if count:
+                self.tell.note(f"{count} of {len(self.sources.train.rows)} training rows were too long and {verb}")
+
+    def _write_recipe(self, mark: str) -> None:
+        from ctxtune.backend.atomic import write_text
+
+        if not self.run.recipe.exists():
+            write_text(self.run.recipe, self.recipe_text(mark, self.run.path))
+
+    def recipe_text(self, mark: str, relative_to: Path | None) -> str:
+        """The resolved recipe, with the hashes of what was read."""
+        inputs = {**self.sources.inputs, "model": mark}
+        return dump(self.resolved, relative_to=relative_to, inputs=inputs)
+
+    def _keep(self, feed: Any, mark: str) -> dict[str, Any]:
+        """Run the frozen layers once, and check that training from what they said is the same as training through them."""
+        from ctxtune.backend.feed import check_kept, is_exact
+
+        if feed.trunk.start > 0 and self.recipe.cache != "off":
+            self.tell.note(f"running the {feed.trunk.start} frozen layers once over {len(feed.examples)} examples")
+        states = feed.keep(self.recipe.cache, mark)
+        if states is None:
+            return {"place": "off", "bytes": 0, "digest": None, "difference": None}
+        difference = check_kept(feed)
+        if not is_exact(difference):
+            feed.states = None
+            self.tell.note(f"the cache differs from the model by {difference:.1e} and is not used")
+            return {"place": "off", "bytes": 0, "digest": None, "difference": difference}
+        return {
+            "place": states.place,
+            "bytes": states.data.nbytes,
+            "digest": states.digest,
+            "difference": difference,
+        }
+
+    def _rate(self, params: dict[str, nn.Parameter], objective: Any, examples: int, steps: int) -> dict[str, Any]:
+        """The learning rate: given, found by an earlier part of this run, or found now."""
+        from ctxtune.engine.checkpoint import read_state
+        from ctxtune.engine.rate import find_rate
+
+        if self.recipe.train.lr != "auto":
+            return {"value": self.recipe.train.lr, "test": None}
+        kept = read_state(self.run.last)
+        if kept is not None:
+            return dict(kept["rate"])
+        test = find_rate(
+            params,
+            objective,
+            examples,
+            steps,
+            self.recipe.train,
+            on_trial=lambda lr, loss: self.tell.note(f"rate {lr:.0e}: held-out loss {loss:.4f}"),
+        )
+        self.tell.note(f"rate {test.lr:.0e} chosen: {test.steps} trial steps, {test.seconds:.1f} s")
+        return {
+            "value": test.lr,
+            "test": {
+                "tried": [list(pair) for pair in test.tried],
+                "steps": test.steps,
+                "seconds": round(test.seconds, 2),
+            },
+        }
+
+    def _fit(
+        self,
+        params: dict[str, nn.Parameter],
+        objective: Any,
+        feed: Any,
+        judge: Judge,
+        steps: int,
+        rate: dict[str, Any],
+        before: dict[str, Any],
+    ) -> State:
+        from ctxtune.data.batch import length_buckets
+        from ctxtune.engine.checkpoint import read_state
+        from ctxtune.engine.log import RunLog
+        from ctxtune.engine.loop import Course, Desk, fit
+
+        options = self.recipe.train
+        kept = read_state(self.run.last)
+        log = RunLog(self.run.metrics, resume_at=kept["loop"]["step"] if kept else None)
+        orders: dict[int, list[list[int]]] = {}
+
+        def batches(epoch: int) -> list[list[int]]:
+            if epoch not in orders:
+                orders[epoch] = length_buckets(feed.lengths, options.batch, options.seed, epoch)
+            return orders[epoch]
+
+        return fit(
+            params,
+            objective,
+            Course(steps, rate["value"], batches),
+            options,
+            Desk(self.run.last, self.run.best, log),
+            self.stop,
+            evaluate=judge.choose if judge.choices is not None else None,
+            on_step=self.tell.step,
+            token_count=lambda batch: sum(feed.lengths[i] for i in batch),
+            notes={"rate": rate, "before": before},
+        )
+
+    def _save(
+        self, base: Base, modules: dict[str, dict[str, Tensor]], mark: str, facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        from ctxtune.adapter.card import model_card
+        from ctxtune.adapter.container import layer_config, layer_tensors
+        from ctxtune.adapter.manifest import BaseModel, Change, Manifest
+        from ctxtune.adapter.write import write_adapter
+
+        causal = base.anatomy.kind == "causal"
+        manifest = Manifest(
+            method=self.recipe.method.name,
+            settings=self.recipe.method.model_dump(exclude={"name"}),
+            recipe=self.recipe_text(mark, Path.cwd()),
+            base=BaseModel(self.recipe.model, mark, causal),
+            inputs=self.sources.inputs,
+            seed=self.recipe.train.seed,
+            trainable=facts["trainable"],
+            scores=Change(_finite(facts["scores"]["before"]), _finite(facts["scores"]["after"])),
+            forgetting=Change(_finite(facts["forgetting"]["before"]), _finite(facts["forgetting"]["after"])),
+        )
+        tensors = layer_tensors(modules)
+        num_bytes = write_adapter(
+            self.run.adapter, tensors, manifest, layer_config(modules, self.recipe.model, causal), model_card(manifest)
+        )
+        return {"folder": str(self.run.adapter), "bytes": num_bytes, "tensors": len(tensors)}
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float]:
+    """The numbers that JSON can hold."""
+    return {key: value for key, value in numbers.items() if math.isfinite(value)}
+
+
+def _set_facts(examples: EncodedSet) -> dict[str, int]:
+    return {
+        "rows": len(examples.examples),
+        "tokens": examples.tokens,
+        "supervised_tokens": examples.supervised_tokens,
+        "dropped": examples.dropped,
+        "truncated": examples.truncated,
+    }

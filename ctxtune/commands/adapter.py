@@ -1,0 +1,118 @@
+"""Look at an adapter, check it, merge it into its base, write it for PEFT. Looking and checking read headers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ctxtune.adapter.export import export_peft
+from ctxtune.adapter.read import AdapterFile, check_base, open_adapter
+from ctxtune.adapter.verify import Check
+from ctxtune.adapter.verify import verify as check_adapter
+from ctxtune.backend.fingerprint import fingerprint
+from ctxtune.backend.folder import resolve_model
+from ctxtune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ctxtune.adapter.manifest import Manifest
+    from ctxtune.adapter.merge import Merged
+    from ctxtune.backend.tensors import TensorInfo
+
+
+@dataclass(frozen=True)
+class ShownAdapter:
+    """What an adapter's header and configuration tell."""
+
+    file: Path
+    kind: str
+    container: str
+    numbers: int
+    num_bytes: int
+    tensors: dict[str, TensorInfo]
+    manifest: Manifest | None
+    base: str | None
+
+
+@dataclass(frozen=True)
+class VerifiedAdapter:
+    """The checks, in order, and whether all of them passed."""
+
+    file: Path
+    ok: bool
+    checks: list[Check]
+
+
+@dataclass(frozen=True)
+class MergedAdapter:
+    """What `adapter merge` wrote; `note` is something that could not be checked."""
+
+    merged: Merged
+    note: str | None
+
+
+@dataclass(frozen=True)
+class ExportedAdapter:
+    """What `adapter export` wrote."""
+
+    folder: Path
+    num_bytes: int
+
+
+def show(place: Path) -> ShownAdapter:
+    """The facts of one adapter."""
+    adapter = open_adapter(place)
+    config = adapter.config or {}
+    return ShownAdapter(
+        file=adapter.path,
+        kind=adapter.kind,
+        container=adapter.container,
+        numbers=sum(info.numel for info in adapter.header.tensors.values()),
+        num_bytes=adapter.header.file_size,
+        tensors=adapter.header.tensors,
+        manifest=adapter.manifest,
+        base=adapter.manifest.base.name if adapter.manifest else config.get("base_model_name_or_path"),
+    )
+
+
+def verify(place: Path, model: str | None = None) -> VerifiedAdapter:
+    """Check an adapter, with `model` also against that base."""
+    adapter = open_adapter(place)
+    checks = check_adapter(adapter, fingerprint(resolve_model(model)) if model else None)
+    return VerifiedAdapter(adapter.path, all(check.ok for check in checks), checks)
+
+
+def merge(
+    place: Path,
+    out: Path,
+    model: str | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+    kl: Callable[[Path, AdapterFile, Path], float] | None = None,
+) -> MergedAdapter:
+    """Write the base with the adapter in it as a new model folder.
+
+    The base is `model`, else the one that the adapter names. `kl(base, adapter, merged)` judges the result.
+    """
+    adapter = open_adapter(place)
+    base = resolve_model(model or _base_name(adapter))
+    note = check_base(adapter, fingerprint(base), force)
+    from ctxtune.adapter.merge import merge as write_merged
+
+    return MergedAdapter(write_merged(base, adapter, out, dtype, force, kl), note)
+
+
+def export(place: Path, to: str, out: Path) -> ExportedAdapter:
+    """Write the adapter in the form `to`, of which there is one: peft."""
+    if to != "peft":
+        raise AdapterError(f"an adapter cannot be exported to {to!r}", "forms that work: peft")
+    return ExportedAdapter(out, export_peft(open_adapter(place), out))
+
+
+def _base_name(adapter: AdapterFile) -> str:
+    name = adapter.manifest.base.name if adapter.manifest else (adapter.config or {}).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise AdapterError(f"{adapter.path} does not name its base", "name it with --model")
+    return name

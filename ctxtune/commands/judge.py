@@ -1,0 +1,75 @@
+"""The two numbers by which every run is judged: how well it does the task, and how far it moved from the base."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.backend.feed import Feed
+from ctxtune.commands import prepare
+from ctxtune.engine.checkpoint import read_state
+from ctxtune.errors import DataError
+from ctxtune.evals.choice import Requests, choice_metrics
+from ctxtune.evals.forgetting import BaseProbe, drift, probe_examples, read_base
+from ctxtune.evals.perplexity import answer_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.data.encode import ChoiceSet, EncodeSpec
+
+
+@dataclass
+class Judge:
+    """Scores and drift of a model that is opened as a trunk; each part is None where it was not asked for."""
+
+    texts: tuple[str, ...] | None
+    choices: ChoiceSet | None
+    requests: Requests | None
+    probe: Feed | None
+    base: BaseProbe | None = None
+
+    @classmethod
+    def make(cls, trunk: Trunk, source: prepare.Source | None, spec: EncodeSpec, probe: str | None) -> Judge:
+        """Encode what is to be scored."""
+        choices = prepare.to_score(source, spec) if source is not None else None
+        if choices is not None and not choices.requests:
+            raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+        requests = Requests(trunk, [one for row in choices.requests for one in row]) if choices is not None else None
+        feed = None
+        if probe is not None:
+            tokenizer = trunk.base.tokenizer
+            ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
+            examples = probe_examples(ids, trunk.base.anatomy.kind, tokenizer.mask_token_id, trunk.base.max_length)
+            feed = Feed(trunk, examples)
+        return cls(spec.choices, choices, requests, feed)
+
+    def keep(self, where: str, mark: str) -> None:
+        """Run the frozen layers once over everything that will be scored again and again."""
+        for feed in (self.requests.feed if self.requests else None, self.probe):
+            if feed is not None:
+                feed.keep(where, mark)
+
+    def before(self, checkpoint: Path) -> dict[str, Any]:
+        """Scores and drift of the base. A resumed run takes the scores from its checkpoint."""
+        if self.probe is not None:
+            self.base = read_base(self.probe)
+        kept = read_state(checkpoint)
+        return dict(kept["before"]) if kept is not None else self.after()
+
+    def after(self) -> dict[str, Any]:
+        """Scores and drift of the model as it stands."""
+        moved = asdict(drift(self.probe, self.base)) if self.probe is not None and self.base is not None else {}
+        return {"scores": self.choose() if self.requests is not None else {}, "forgetting": moved}
+
+    def choose(self) -> dict[str, float]:
+        """The scores alone; `loss` chooses the best checkpoint."""
+        if self.requests is None or self.choices is None:
+            raise ValueError("nothing to score")
+        found = self.requests.loglikelihoods()
+        if self.texts is None:
+            return answer_metrics(found, sum(len(row[0].labels) for row in self.choices.requests))
+        count = len(self.texts)
+        rows = [[ll for ll, _ in found[i : i + count]] for i in range(0, len(found), count)]
+        return choice_metrics(rows, self.choices.gold, [self.texts] * len(rows))

@@ -1,0 +1,143 @@
+"""What adapting and scoring have in common before a model is loaded: rows become tokens, templates are checked.
+
+Nothing here imports torch: a wrong file or template is an error within a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
+from ctxtune.data.hash import sha256_file
+from ctxtune.data.read import Row, check_types, read_rows
+from ctxtune.data.render import Template, compile_template
+from ctxtune.errors import DataError, RecipeError
+from ctxtune.recipe.gallery import template_folder
+
+if TYPE_CHECKING:
+    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.recipe.schema import Data
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of rows that was read, checked against the templates and hashed."""
+
+    path: Path
+    rows: list[Row]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The recipe's prompt and answer, compiled."""
+
+    prompt: Template
+    answer: Template
+
+
+def compile_templates(data: Data) -> Templates:
+    """Parse the templates of a recipe."""
+    return Templates(compile_template(data.prompt, "data.prompt"), compile_template(data.answer, "data.answer"))
+
+
+def read_source(path: str, data: Data, templates: Templates, expected: str | None, key: str) -> Source:
+    """Read a file and render every row once, so that each mistake in it is met before any work begins.
+
+    Raises:
+        DataError: a row is wrong, or the file is not the one that the recipe's `inputs` names.
+    """
+    digest = sha256_file(path)
+    if expected is not None and expected != digest:
+        raise DataError(
+            f"{path} has changed since the recipe was written: inputs.{key} names another sha256",
+            f"remove inputs.{key} from the recipe to use the file as it is",
+        )
+    rows = read_rows(path)
+    check_types(rows, [*templates.prompt.names, *templates.answer.names])
+    spec = _spec(data, templates, None, "causal", 1 << 24)
+    for row in rows:
+        spec.render(row)
+    return Source(Path(path), rows, digest)
+
+
+def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, context: int) -> EncodeSpec:
+    """How rows become tokens of this model, whose context is `context` tokens.
+
+    Raises:
+        RecipeError: data.max_length is more than the model can read.
+    """
+    if data.max_length is not None and data.max_length > context:
+        raise RecipeError(
+            f"data.max_length {data.max_length} is more than the model's {context} tokens", "leave data.max_length out"
+        )
+    return _spec(data, templates, tokenizer, anatomy.kind, data.max_length or context)
+
+
+def _spec(data: Data, templates: Templates, tokenizer: Any, kind: Any, max_length: int) -> EncodeSpec:
+    return EncodeSpec(
+        tokenizer=tokenizer,
+        kind=kind,
+        prompt=templates.prompt,
+        answer=templates.answer,
+        choices=tuple(data.choices) if data.choices else None,
+        max_length=max_length,
+        delimiter=data.delimiter,
+        instruction=data.instruction,
+        on_long=data.on_long,
+    )
+
+
+def to_learn(source: Source, spec: EncodeSpec) -> EncodedSet:
+    """The examples to learn from.
+
+    Raises:
+        DataError: every row was dropped.
+    """
+    done = encode_rows(source.rows, spec)
+    if not done.examples:
+        raise DataError(
+            f"{source.path}: all {done.dropped} rows are longer than {spec.max_length} tokens and were dropped"
+        )
+    return done
+
+
+def to_score(source: Source, spec: EncodeSpec) -> ChoiceSet:
+    """Every row with each of its choices; a free answer is a row with one choice."""
+    if spec.choices is not None:
+        return encode_choices(source.rows, spec)
+    done = encode_rows(source.rows, spec)
+    return ChoiceSet(
+        requests=[[example] for example in done.examples],
+        gold=[0] * len(done.examples),
+        row_of=done.row_of,
+        dropped=done.dropped,
+        truncated=done.truncated,
+    )
+
+
+def probe_text(probe: str) -> str | None:
+    """The text that forgetting is measured on; None where it is not measured."""
+    if probe == "none":
+        return None
+    path = template_folder() / "data" / "probe.txt" if probe == "builtin" else Path(probe)
+    return read_text(path, "forget.probe")
+
+
+def read_text(path: Path | str, key: str) -> str:
+    """A whole text file.
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8, or holds no word.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{key}: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{key}: {path} is not UTF-8: byte {error.start}") from error
+    if not text.split():
+        raise DataError(f"{key}: {path} is empty")
+    return text

@@ -1,0 +1,35 @@
+"""Quickstart: a real model, real data, one table of results, and nothing to prepare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.commands.adapt import adapt
+from ctxtune.commands.model import pull
+from ctxtune.errors import RecipeError
+from ctxtune.recipe.load import load
+
+if TYPE_CHECKING:
+    from ctxtune.commands.adapt import Tell
+
+
+def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
+    """Pull the small model, adapt it to the bundled film reviews, return the facts of the run.
+
+    Raises:
+        CtxtuneError: the model cannot be fetched, or the run fails.
+    """
+    place = out or free_folder()
+    resolved = load("quickstart", {"out": str(place)})
+    pull(resolved.recipe.model, say=tell.note)
+    return adapt(resolved, False, tell)
+
+
+def free_folder() -> Path:
+    """The first of runs/quickstart, runs/quickstart-2, ... that nobody uses."""
+    for number in range(1, 1000):
+        place = Path("runs") / ("quickstart" if number == 1 else f"quickstart-{number}")
+        if not place.exists():
+            return place
+    raise RecipeError("runs/ holds 999 quickstarts", "remove some, or name a folder with --out")

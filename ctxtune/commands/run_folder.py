@@ -1,0 +1,107 @@
+"""A run's folder: what lies in it, and that nobody else writes to it at the same time.
+
+recipe.yaml             the resolved recipe, with the origin of each value
+metrics.jsonl           one line a step
+checkpoint.safetensors  the last state; best.safetensors the best numbers so far
+stdin.jsonl             what came through a pipe
+adapter/                the result
+result.json             every number of the run; its presence says that the run is complete
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.backend.atomic import storing, write_text
+from ctxtune.errors import RecipeError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @property
+    def stdin(self) -> Path:
+        return self.path / "stdin.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The numbers of a complete run, None of one that is not complete."""
+        try:
+            facts: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return facts
+
+    def write_result(self, facts: dict[str, Any]) -> None:
+        """Mark the run as complete."""
+        write_text(self.result, json.dumps(facts, indent=1) + "\n")
+
+
+@contextmanager
+def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
+    """Take a folder for a run, alone.
+
+    Raises:
+        RecipeError: something else lies there, or a run does and `resume` is false.
+        StorageError: another process is writing there, or the folder cannot be made.
+    """
+    with storing(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (path / ".lock").open("a")
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: another run is writing there", "wait for it, or choose another --out"
+            ) from error
+        run = RunFolder(path)
+        _check_use(run, resume)
+        yield run
+    finally:
+        lock.close()
+
+
+def _check_use(run: RunFolder, resume: bool) -> None:
+    others = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name}
+    if others and not run.recipe.exists():
+        raise RecipeError(
+            f"{run.path} holds other files: {sorted(others)[0]}", "choose an empty or a new folder for --out"
+        )
+    if run.recipe.exists() and not resume:
+        state = "a complete run" if run.result.exists() else "an unfinished run"
+        raise RecipeError(f"{run.path} holds {state}", "add --resume to go on with it, or choose another --out")

@@ -1,0 +1,341 @@
+"""Prompts and answers become token ids, and the rows of the model's output that are asked for.
+
+The rules are those of lm-evaluation-harness (`lm_eval/api/model.py::_encode_pair`, `models/huggingface.py`), so that
+scores can be compared with published ones. For a causal model, with `text = prompt + delimiter + answer`:
+
+    white space at the prompt's end goes over to the answer;   whole = tok(text),   c = tok(prompt);
+    the answer's tokens are whole[len(c):], split by number, whatever has merged across the border, and c stands before;
+    special tokens are the tokenizer's own default, and are left out where the text begins with BOS (else EOS) itself;
+    an empty prompt is that one token; what is too long loses tokens at the left, never any of the answer.
+
+Two differences: a delimiter is not written after an empty prompt or after white space, where the harness writes it too
+(two spaces); and what a tokenizer puts *behind* a text by default (BERT's [SEP]) is not taken for a part of the answer.
+
+For a masked model the answer's tokens, found by their offsets, are replaced by the mask and predicted in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ctxtune.data.render import Rendered, Template, render_row
+from ctxtune.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ctxtune.data.read import Row
+
+Kind = Literal["causal", "masked"]
+OnLong = Literal["error", "drop", "truncate"]
+CHUNK = 1024  # texts in one call of the tokenizer: fast tokenizers work on a list in parallel
+
+
+class Tokenizer(Protocol):
+    """What is used of a tokenizer."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    mask_token_id: int | None
+
+    def __call__(self, text: Any, **options: Any) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens fed to the model, the positions whose state predicts a supervised token, and these tokens.
+
+    A causal model is not fed the last answer token, whose state would predict what nobody asks for."""
+
+    ids: tuple[int, ...]
+    rows: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodeSpec:
+    """How rows become tokens: the recipe's data section, the model's kind and its tokenizer."""
+
+    tokenizer: Tokenizer
+    kind: Kind
+    prompt: Template
+    answer: Template
+    choices: tuple[str, ...] | None
+    max_length: int
+    delimiter: str = " "
+    instruction: str = ""
+    on_long: OnLong = "error"
+
+    def render(self, row: Row) -> Rendered:
+        """The row's prompt, answer and choices as texts."""
+        return render_row(row, self.prompt, self.answer, self.choices, self.instruction)
+
+
+@dataclass
+class EncodedSet:
+    """Examples to learn from, each with its row, and what was cut or dropped on the way."""
+
+    examples: list[Encoded] = field(default_factory=list)
+    row_of: list[Row] = field(default_factory=list)
+    dropped: int = 0
+    truncated: int = 0
+
+    @property
+    def supervised_tokens(self) -> int:
+        """The tokens that the loss is on."""
+        return sum(len(example.labels) for example in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens fed to the model in one epoch."""
+        return sum(len(example.ids) for example in self.examples)
+
+
+@dataclass
+class ChoiceSet:
+    """One request a choice for every row: `requests[i][j]` is row i with choice j, `gold[i]` is the right j.
+
+    `characters[i][j]` and `num_bytes[i][j]` (UTF-8) are the choice's lengths without the delimiter: acc_norm and
+    acc_bytes divide by them."""
+
+    requests: list[list[Encoded]] = field(default_factory=list)
+    gold: list[int] = field(default_factory=list)
+    characters: list[tuple[int, ...]] = field(default_factory=list)
+    num_bytes: list[tuple[int, ...]] = field(default_factory=list)
+    row_of: list[Row] = field(default_factory=list)
+    dropped: int = 0
+    truncated: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all requests, before any of them are shared."""
+        return sum(len(request.ids) for requests in self.requests for request in requests)
+
+
+@dataclass(frozen=True)
+class TextWindows:
+    """A text cut into windows in which every token is predicted once, and the units that perplexity is counted in."""
+
+    windows: list[Encoded]
+    words: int
+    num_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """The tokens predicted."""
+        return sum(len(window.labels) for window in self.windows)
+
+
+class TooLong(ValueError):
+    """An example with more tokens than allowed."""
+
+
+def encode_rows(rows: Sequence[Row], spec: EncodeSpec) -> EncodedSet:
+    """Prompt and gold answer of every row, to learn from; free answers of a causal model get the end-of-text token."""
+    done = EncodedSet()
+    end = spec.choices is None and spec.kind == "causal"
+    for chunk in _chunks(rows):
+        rendered = [spec.render(row) for row in chunk]
+        pairs = [(one.prompt, one.answer or "") for one in rendered]
+        whole = encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind, end=end)
+        for row, one in zip(chunk, whole, strict=True):
+            kept = _fit_row(row, [one], spec)
+            if kept is None:
+                done.dropped += 1
+                continue
+            done.truncated += kept != [one]
+            done.examples += kept
+            done.row_of.append(row)
+    return done
+
+
+def encode_choices(rows: Sequence[Row], spec: EncodeSpec) -> ChoiceSet:
+    """Every row with every choice, for scoring. A row of which one request is too long is dropped as a whole."""
+    if spec.choices is None:
+        raise ValueError("choices are scored, free answers are not")
+    done, count = ChoiceSet(), len(spec.choices)
+    for chunk in _chunks(rows):
+        rendered = [spec.render(row) for row in chunk]
+        pairs = [(one.prompt, choice) for one in rendered for choice in spec.choices]
+        whole = encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind)
+        for i, (row, one) in enumerate(zip(chunk, rendered, strict=True)):
+            requests = whole[i * count : (i + 1) * count]
+            kept = _fit_row(row, requests, spec)
+            if kept is None:
+                done.dropped += 1
+                continue
+            done.truncated += kept != requests
+            done.requests.append(kept)
+            assert one.gold is not None  # the spec has an answer and choices
+            done.gold.append(one.gold)
+            done.characters.append(tuple(len(choice) for choice in spec.choices))
+            done.num_bytes.append(tuple(len(choice.encode()) for choice in spec.choices))
+            done.row_of.append(row)
+    return done
+
+
+def encode_pair(
+    tokenizer: Tokenizer, prompt: str, answer: str, *, delimiter: str, kind: Kind, max_length: int, end: bool = False,
+    on_long: OnLong = "error",
+) -> Encoded | None:  # fmt: skip
+    """One prompt and answer; None if it was too long and is to be dropped, `TooLong` if that is an error."""
+    (one,) = encode_pairs(tokenizer, [(prompt, answer)], delimiter=delimiter, kind=kind, end=end)
+    _check_supervised(one, f"the answer {answer!r}")
+    if on_long == "drop" and len(one.ids) > max_length:
+        return None
+    return fit(one, max_length, _frame(tokenizer)[0] if kind == "masked" else (), truncate=on_long == "truncate")
+
+
+def encode_pairs(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, delimiter: str, kind: Kind, end: bool = False
+) -> list[Encoded]:
+    """Prompts and answers at full length. `end` makes the end-of-text token the last supervised one (causal only)."""
+    if kind == "masked":
+        return _masked(tokenizer, pairs, delimiter)
+    return _causal(tokenizer, pairs, delimiter, end)
+
+
+def fit(one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: bool = False) -> Encoded:
+    """Cut the prompt at its left, behind the special tokens `front`, until the example fits."""
+    excess = len(one.ids) - max_length
+    if excess <= 0:
+        return one
+    if not truncate:
+        raise TooLong(f"{len(one.ids):,} tokens are more than {max_length:,}")
+    keep = len(front) if one.ids[: len(front)] == tuple(front) else 0
+    if keep + excess > one.rows[0]:
+        raise TooLong(f"the answer alone has {len(one.labels):,} tokens, more than fit into {max_length:,}")
+    ids = one.ids[:keep] + one.ids[keep + excess :]
+    return Encoded(ids, tuple(row - excess for row in one.rows), one.labels)
+
+
+def encode_text_windows(tokenizer: Tokenizer, text: str, max_length: int) -> TextWindows:
+    """Rolling windows in which every token is predicted once (`lm_eval/utils.py::get_rolling_token_windows`).
+
+    The first window starts from BOS (else EOS); the last one is filled with context from before it."""
+    ids = tuple(_content(tokenizer, [text])[0]["input_ids"])
+    prefix = _prefix(tokenizer)  # special tokens start a text and are not predicted, not even one that stands in it
+    if ids[:1] == (prefix,):
+        ids = ids[1:]
+    everything, windows = (prefix, *ids), []
+    for start in range(0, len(ids), max_length):
+        stop = min(start + max_length, len(ids))
+        fed = everything[max(0, stop - max_length) : stop]
+        windows.append(Encoded(fed, tuple(range(len(fed) - (stop - start), len(fed))), ids[start:stop]))
+    return TextWindows(windows, len(text.split()), len(text.encode()))
+
+
+def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encoded] | None:
+    for one in requests:
+        _check_supervised(one, row.where)
+    longest = max(len(one.ids) for one in requests)
+    if longest <= spec.max_length:
+        return requests
+    if spec.on_long == "drop":
+        return None
+    front = _frame(spec.tokenizer)[0] if spec.kind == "masked" else ()
+    try:
+        return [fit(one, spec.max_length, front, truncate=spec.on_long == "truncate") for one in requests]
+    except TooLong as error:
+        hint = "shorten the row, or set data.on_long to drop" + (" or truncate" if spec.on_long == "error" else "")
+        raise DataError(f"{row.where}: {error}", hint) from error
+
+
+def _check_supervised(one: Encoded, where: str) -> None:
+    if not one.labels:
+        raise DataError(
+            f"{where}: no supervised tokens: the answer leaves no token of its own",
+            "check the answer, and that data.delimiter keeps it from merging with the prompt",
+        )
+
+
+def _causal(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: str, end: bool) -> list[Encoded]:
+    front, _ = _frame(tokenizer)
+    last = () if not end else (_end(tokenizer),)
+    contexts = [prompt.rstrip() for prompt, _ in pairs]
+    known = list(dict.fromkeys(contexts))  # choices share their prompts
+    prompts = dict(zip(known, _content(tokenizer, known), strict=True))
+    texts = _content(tokenizer, [_join(prompt, delimiter, answer) for prompt, answer in pairs])
+    prefix = None if all(contexts) else _prefix(tokenizer)
+    done = []
+    for context, text in zip(contexts, texts, strict=True):
+        whole = tuple(text["input_ids"])
+        if context:
+            asked = tuple(prompts[context]["input_ids"])
+            said = whole[len(asked) :]
+            asked = asked if _starts_itself(tokenizer, asked) else (*front, *asked)
+        else:
+            assert prefix is not None
+            asked, said = (prefix,), whole[1:] if whole[:1] == (prefix,) else whole
+        labels = (*said, *last) if said else ()
+        fed = (*asked, *labels)[:-1]
+        done.append(Encoded(fed, tuple(range(len(asked) - 1, len(fed))), labels))
+    return done
+
+
+def _masked(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: str) -> list[Encoded]:
+    front, back = _frame(tokenizer)
+    mask = tokenizer.mask_token_id
+    if mask is None:
+        raise ModelError("the tokenizer has no mask token", "a model without one is not a masked model")
+    texts = [_join(prompt, delimiter, answer) for prompt, answer in pairs]
+    done = []
+    for text, (_, answer), encoding in zip(texts, pairs, _content(tokenizer, texts, offsets=True), strict=True):
+        start, ids = len(text) - len(answer), list(encoding["input_ids"])
+        places = [i for i, (_, stop) in enumerate(encoding["offset_mapping"]) if stop > start]
+        labels = tuple(ids[i] for i in places)
+        for i in places:
+            ids[i] = mask
+        done.append(Encoded((*front, *ids, *back), tuple(len(front) + i for i in places), labels))
+    return done
+
+
+def _join(prompt: str, delimiter: str, answer: str) -> str:
+    return prompt + answer if not prompt or prompt[-1].isspace() else prompt + delimiter + answer
+
+
+def _content(tokenizer: Tokenizer, texts: list[str], *, offsets: bool = False) -> list[dict[str, Any]]:
+    """The tokens of each text without the special tokens around it."""
+    if not texts:
+        return []
+    options = {"return_offsets_mapping": True} if offsets else {}
+    try:
+        encoding = tokenizer(texts, add_special_tokens=False, **options)
+    except NotImplementedError as error:
+        raise ModelError("the tokenizer does not say where in the text its tokens stand", "use a fast one") from error
+    names = ("input_ids", "offset_mapping") if offsets else ("input_ids",)
+    return [dict(zip(names, values, strict=True)) for values in zip(*(encoding[name] for name in names), strict=True)]
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that the tokenizer puts before and behind a text by default."""
+    for probe in ("a", "0", "."):
+        bare = tuple(tokenizer(probe, add_special_tokens=False)["input_ids"])
+        full = tuple(tokenizer(probe)["input_ids"])
+        for at in range(len(full) - len(bare) + 1):
+            if bare and full[at : at + len(bare)] == bare:
+                return full[:at], full[at + len(bare) :]
+    raise ModelError("the tokenizer encodes neither 'a' nor '0' nor '.'", "the model's tokenizer files may be broken")
+
+
+def _starts_itself(tokenizer: Tokenizer, ids: tuple[int, ...]) -> bool:
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return start is not None and ids[:1] == (start,)
+
+
+def _prefix(tokenizer: Tokenizer) -> int:
+    prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if prefix is None:
+        raise ModelError("the tokenizer has neither a BOS nor an EOS token to start an empty prompt with")
+    return prefix
+
+
+def _end(tokenizer: Tokenizer) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end-of-text token to end a free answer with", "set data.choices")
+    return tokenizer.eos_token_id
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))

@@ -1,0 +1,150 @@
+"""A row and two templates become a prompt and an answer.
+
+A template is Jinja in the sandbox of `bounds.py`: it sees the fields of one row and nothing else, and the same row
+gives the same text every time. A null field counts as missing, for `default` and `is defined` too.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError, TemplateSyntaxError, meta
+from jinja2.exceptions import SecurityError
+
+from ctxtune.data.bounds import MAX_CHARACTERS, MAX_TEMPLATE, Bounds, Budget, MissingName, TooMuch
+from ctxtune.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import jinja2
+
+    from ctxtune.data.read import Row
+
+# What a template may raise on a row: its own errors, and Python's for an operation that the values do not allow.
+FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A compiled template; `names` are the fields it reads, `key` is where the recipe spells it."""
+
+    text: str
+    key: str
+    names: tuple[str, ...]
+    _code: jinja2.Template
+
+    def render(self, row: Row) -> str:
+        """The text for one row."""
+        fields = {name: value for name, value in row.fields.items() if value is not None}
+        pieces: list[str] = []
+        try:
+            length = 0
+            for piece in self._code.generate({**fields, Budget.NAME: Budget()}):
+                pieces.append(piece)
+                length += len(piece)
+                if length > MAX_CHARACTERS:
+                    raise TooMuch(f"more than {MAX_CHARACTERS:,} characters")
+        except MissingName as error:
+            raise _missing(self, row, error) from error
+        except TooMuch as error:
+            raise DataError(f"{row.where}: the template {self.key} makes {error}") from error
+        except SecurityError as error:
+            raise RecipeError(f"{self.key}: {_line(error)}") from error
+        except FAILURES as error:
+            raise DataError(f"{row.where}: the template {self.key} fails: {_line(error)}") from error
+        return "".join(pieces)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a row says: `gold` is the answer's place among the choices, None for free answers."""
+
+    prompt: str
+    answer: str | None
+    choices: tuple[str, ...] | None
+    gold: int | None
+
+
+def compile_template(text: str, key: str) -> Template:
+    """Parse a template; errors name the recipe's key and the template's line."""
+    if len(text) > MAX_TEMPLATE:
+        raise RecipeError(f"{key}: a template of {len(text):,} characters, more than {MAX_TEMPLATE:,}")
+    environment = Bounds()
+    try:
+        text.encode()
+        tree = environment.parse(text)
+        names = sorted(meta.find_undeclared_variables(tree) - environment.globals.keys())
+        code = environment.compile_tree(tree)
+    except TemplateSyntaxError as error:
+        raise RecipeError(f"{key} line {error.lineno}: {error.message}", _syntax_hint(error, environment)) from error
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"{key}: half of a surrogate pair is not text") from error
+    except (RecursionError, SyntaxError, MemoryError) as error:
+        raise RecipeError(f"{key}: the template is nested too deeply") from error
+    except FAILURES as error:
+        raise RecipeError(f"{key}: {_line(error)}") from error
+    return Template(text, key, tuple(names), code)
+
+
+def render_row(
+    row: Row, prompt: Template, answer: Template | None, choices: Sequence[str] | None, instruction: str
+) -> Rendered:
+    """Prompt, answer and the answer's place among the choices; the instruction stands before the prompt as it is."""
+    asked = instruction + prompt.render(row)
+    said = None if answer is None else answer.render(row)
+    if answer is not None and said is not None and not said.strip():
+        raise DataError(f"{row.where}: the answer is empty ({answer.key} is {answer.text!r})")
+    gold = None if said is None or choices is None else _gold(row, said, choices)
+    return Rendered(asked, said, None if choices is None else tuple(choices), gold)
+
+
+def _gold(row: Row, answer: str, choices: Sequence[str]) -> int:
+    if answer in choices:
+        return choices.index(answer)
+    listed = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
+    raise DataError(
+        f"{row.where}: the answer {_short(answer)} is none of the choices {listed}", _choice_hint(answer, choices)
+    )
+
+
+def _choice_hint(answer: str, choices: Sequence[str]) -> str:
+    for choice in choices:
+        if answer.strip() == choice.strip():
+            return f"it differs from {choice!r} only in white space: write {{{{ label | trim }}}}, or mend the row"
+        if answer.strip().casefold() == choice.strip().casefold():
+            return f"it differs from {choice!r} only in case: write {{{{ label | lower }}}}, or mend the row"
+    near = difflib.get_close_matches(answer, choices, n=1)
+    return f"did you mean {near[0]!r}" if near else "add it to data.choices, or mend the row"
+
+
+def _missing(template: Template, row: Row, error: MissingName) -> DataError:
+    name = error.name
+    if name is None:
+        return DataError(f"{row.where}: the template {template.key} fails: {_line(error)}")
+    if name in row.fields:
+        return DataError(f"{row.where}: field {name!r} is null", f"{template.key} needs it: fill it in")
+    near = difflib.get_close_matches(name, row.fields, n=1)
+    return DataError(
+        f"{row.where}: no field {name!r}; the fields are: {', '.join(row.fields) or 'none'}",
+        f"did you mean {near[0]!r} in {template.key}" if near else f"{template.key} is {_short(template.text)}",
+    )
+
+
+def _syntax_hint(error: TemplateSyntaxError, environment: Bounds) -> str | None:
+    said = error.message or ""
+    if said.startswith("No filter named"):
+        return f"the filters are {', '.join(sorted(name for name in environment.filters if name.isidentifier()))}"
+    return "write {{ field }} for a field's value" if "unexpected" in said or "expected token" in said else None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+

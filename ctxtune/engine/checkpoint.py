@@ -1,0 +1,118 @@
+"""A run's state on disk: one safetensors file, written whole or not at all.
+
+It holds the trained numbers, both moments of AdamW, torch's random state, and in the header what the loop counts: so a
+run that was killed goes on as if nothing had happened, bit for bit on one device.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ctxtune.backend.atomic import storing, temporary_name
+from ctxtune.errors import CtxtuneError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def write_checkpoint(
+    path: Path, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Write everything that a resumed run needs."""
+    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+    for name, param in params.items():
+        tensors[f"param.{name}"] = param.detach()
+        for moment in _MOMENTS:
+            if param in optimizer.state:
+                tensors[f"{moment}.{name}"] = optimizer.state[param][moment]
+    _write(path, tensors, state)
+
+
+def read_checkpoint(path: Path, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put the state back into parameters and optimiser; returns what the loop counted.
+
+    Raises:
+        CtxtuneError: the file is broken or belongs to another choice of parameters.
+    """
+    tensors, state = _read(path)
+    if {name[6:] for name in tensors if name.startswith("param.")} != set(params):
+        raise CtxtuneError(
+            f"{path}: the checkpoint belongs to another choice of layers", "start again without --resume"
+        )
+    with torch.no_grad():
+        for name, param in params.items():
+            param.copy_(tensors[f"param.{name}"])
+            if f"step.{name}" in tensors:
+                optimizer.state[param] = {moment: tensors[f"{moment}.{name}"].clone() for moment in _MOMENTS}
+    torch.set_rng_state(tensors["rng"])
+    return state
+
+
+def write_params(path: Path, params: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write the trained numbers alone: the best ones so far."""
+    _write(path, {f"param.{name}": param.detach() for name, param in params.items()}, state)
+
+
+def read_params(path: Path, params: Mapping[str, nn.Parameter]) -> dict[str, Any]:
+    """Put numbers that `write_params` wrote back into the parameters."""
+    tensors, state = _read(path)
+    with torch.no_grad():
+        for name, param in params.items():
+            param.copy_(tensors[f"param.{name}"])
+    return state
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """What the loop counted, without the tensors; None where there is no checkpoint."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            state: dict[str, Any] = json.loads(file.metadata()["state"])
+            return state
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CtxtuneError(f"{path}: the checkpoint cannot be read: {error}", "start again without --resume") from error
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    num_bytes = sum(tensor.nbytes for tensor in contiguous.values())
+    part = temporary_name(path)
+    with storing(path, num_bytes):
+        try:
+            _save(contiguous, part, {"state": json.dumps(state)})
+            part.chmod(0o600)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """safetensors reports a full disk as an error of its own: turn it back into what it is."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CtxtuneError(f"{path}: the checkpoint cannot be read: {error}", "start again without --resume") from error

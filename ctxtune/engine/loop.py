@@ -1,0 +1,203 @@
+"""The only training loop: it knows numbers that move and what pulls them, and neither a method nor a model.
+
+Each step takes one batch of examples, in parts that fit the memory:
+
+    g = (sum over parts of grad of the parts' summed loss) / supervised tokens of the batch
+
+so that 8 parts of 1 and 1 part of 8 give the same gradient. Then the gradient is clipped, the rate set, AdamW steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ctxtune.engine import checkpoint
+from ctxtune.engine.schedule import factor
+from ctxtune.errors import CtxtuneError, Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from ctxtune.engine.log import RunLog
+    from ctxtune.engine.stop import Stop
+    from ctxtune.recipe.schema import Train
+
+# Seconds between checkpoints where the recipe names no steps: what a killed run loses at most.
+_SAVE_SECONDS = 60.0
+
+
+class Objective(Protocol):
+    """What pulls: a summed loss over parts of a batch, how many tokens it sums over, and each example's own share."""
+
+    def tokens(self, batch: Sequence[int]) -> int: ...
+    def parts(self, batch: Sequence[int], rows: int | None) -> list[list[int]]: ...
+    def loss(self, part: Sequence[int]) -> Tensor: ...
+    def losses(self, batch: Sequence[int]) -> list[float]: ...
+
+
+@dataclass(frozen=True)
+class Course:
+    """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices."""
+
+    steps: int
+    lr: float
+    batches: Callable[[int], list[list[int]]]
+
+
+@dataclass
+class State:
+    """What the loop counts. Losses are nats a supervised token."""
+
+    step: int = 0
+    best_step: int = 0
+    best_loss: float = math.inf
+    since_best: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """One step, as the log and the progress bar see it. `seconds` is what this step took."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    supervised: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a run keeps its files: `last` and `best` checkpoints, and the log."""
+
+    last: Path
+    best: Path
+    log: RunLog
+
+
+def make_optimizer(params: Mapping[str, nn.Parameter], options: Train) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over the numbers that move, and no others."""
+    return torch.optim.AdamW(params.values(), lr=0.0, weight_decay=options.weight_decay, fused=True)
+
+
+def take_step(
+    params: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    batch: Sequence[int],
+    lr: float,
+    options: Train,
+) -> tuple[float, float]:
+    """One optimiser step at rate `lr`; returns the loss in nats a token and the norm of the gradient before clipping."""
+    tokens = objective.tokens(batch)
+    total = 0.0
+    for part in objective.parts(batch, options.micro_batch):
+        loss = objective.loss(part) / tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    norm = float(torch.nn.utils.clip_grad_norm_(params, options.clip if options.clip is not None else math.inf))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total, norm
+
+
+def fit(
+    params: Mapping[str, nn.Parameter],
+    objective: Objective,
+    course: Course,
+    options: Train,
+    desk: Desk,
+    stop: Stop,
+    *,
+    evaluate: Callable[[], Mapping[str, float]] | None,
+    on_step: Callable[[StepFacts], None],
+    token_count: Callable[[Sequence[int]], int],
+    notes: Mapping[str, object],
+) -> State:
+    """Train until the course or the patience ends; the parameters then hold the best numbers if there was an evaluation.
+
+    `evaluate` returns at least `loss`, which chooses the best; `notes` are kept in every checkpoint. Where `desk.last`
+    exists the run goes on from there.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was written.
+        CtxtuneError: the loss is no longer a number; the last checkpoint is from before.
+    """
+    optimizer = make_optimizer(params, options)
+    state = State()
+    if desk.last.exists():
+        state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer)["loop"])
+    per_epoch = len(course.batches(0))
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        checkpoint.write_checkpoint(desk.last, params, optimizer, {"loop": asdict(state), **notes})
+
+    with stop.deferred():
+        while state.step < course.steps and not state.stopped_early:
+            begun = time.perf_counter()
+            epoch, place = divmod(state.step, per_epoch)
+            batch = course.batches(epoch)[place]
+            lr = course.lr * factor(state.step, course.steps, options.schedule, options.warmup)
+            loss, norm = take_step(list(params.values()), optimizer, objective, batch, lr, options)
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise CtxtuneError(
+                    f"step {state.step + 1}: the loss is {loss} and the gradient's norm {norm} at rate {lr:.2g}",
+                    "try a smaller --lr",
+                )
+            state.step += 1
+            state.tokens += token_count(batch)
+            seconds = time.perf_counter() - begun
+            state.seconds += seconds
+            facts = StepFacts(
+                state.step, course.steps, loss, lr, norm, token_count(batch), objective.tokens(batch), seconds
+            )
+            desk.log.add(asdict(facts))
+            on_step(facts)
+            ends = state.step == course.steps
+            if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
+                _judge(evaluate(), state, params, desk, options)
+            if ends or stop.requested or _save_due(state.step, options, saved_at):
+                save()
+                saved_at = time.monotonic()
+            if stop.requested and not ends:
+                raise Interrupted(
+                    f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
+                )
+    if evaluate and state.best_step != state.step:
+        checkpoint.read_params(desk.best, params)
+    return state
+
+
+def _save_due(step: int, options: Train, saved_at: float) -> bool:
+    if options.save_every is not None:
+        return step % options.save_every == 0
+    return time.monotonic() - saved_at > _SAVE_SECONDS
+
+
+def _judge(
+    numbers: Mapping[str, float], state: State, params: Mapping[str, nn.Parameter], desk: Desk, options: Train
+) -> None:
+    """Log an evaluation; keep the numbers if they are the best so far, else count towards the patience."""
+    desk.log.add({"step": state.step, **{f"eval_{key}": value for key, value in numbers.items()}})
+    if numbers["loss"] < state.best_loss:
+        state.best_step, state.best_loss, state.since_best = state.step, numbers["loss"], 0
+        checkpoint.write_params(desk.best, params, {"step": state.step, **numbers})
+        return
+    state.since_best += 1
+    state.stopped_early = options.patience is not None and state.since_best >= options.patience

@@ -1,0 +1,124 @@
+"""`lr: auto`: a range test on the numbers that will be trained, by short trial runs.
+
+For each of a ladder of rates the trained numbers start anew, take a few steps under a whole schedule in miniature, and
+are judged on training rows that the trials never see. The rate with the lowest held-out loss wins; among rates within one
+standard error of it (paired, over the held-out rows) the lowest is taken, because a lower rate forgets less.
+The ladder is climbed upwards and left once the loss is far above the best.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ctxtune.engine.loop import make_optimizer, take_step
+from ctxtune.engine.schedule import factor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
+
+    from ctxtune.engine.loop import Objective
+    from ctxtune.recipe.schema import Train
+
+LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+_HELD_OUT = 128  # rows, at most an eighth of all
+
+
+@dataclass(frozen=True)
+class RateTest:
+    """The rate found, the held-out loss (nats an example) of every rate tried, and what it cost."""
+
+    lr: float
+    tried: tuple[tuple[float, float], ...]
+    steps: int
+    seconds: float
+
+
+def find_rate(
+    params: Mapping[str, nn.Parameter],
+    objective: Objective,
+    num_examples: int,
+    steps: int,
+    options: Train,
+    on_trial: Callable[[float, float], None] = lambda lr, loss: None,
+) -> RateTest:
+    """Try every rate of the ladder from where the parameters stand now; afterwards they stand there again.
+
+    steps is the length of the run to come: all trials together take about as many steps as it.
+    """
+    begun = time.perf_counter()
+    start = {name: param.detach().clone() for name, param in params.items()}
+    shuffled = list(range(num_examples))
+    random.Random(f"rate {options.seed}").shuffle(shuffled)
+    held = shuffled[: max(1, min(_HELD_OUT, num_examples // 8))]
+    seen = shuffled[len(held) :] or held
+    trial_steps = max(8, min(64, steps // len(LADDER)))
+    results: list[tuple[float, list[float]]] = []
+    for lr in LADDER:
+        _try(params, objective, seen, trial_steps, lr, options)
+        losses = _losses(objective, held)
+        _restore(params, start)
+        results.append((lr, losses))
+        on_trial(lr, _mean(losses))
+        if _hopeless(results):
+            break
+    return RateTest(
+        choose_rate(results),
+        tuple((lr, _mean(losses)) for lr, losses in results),
+        trial_steps * len(results),
+        time.perf_counter() - begun,
+    )
+
+
+def choose_rate(results: Sequence[tuple[float, Sequence[float]]]) -> float:
+    """The lowest rate whose loss is within one standard error, paired by example, of the lowest loss."""
+    _, best = min(results, key=lambda result: _mean(result[1]))
+    for lr, losses in results:
+        gaps = [a - b for a, b in zip(losses, best, strict=True)]
+        if _mean(gaps) <= _standard_error(gaps):
+            return lr
+    raise ValueError("no rate gave a loss")
+
+
+def _try(
+    params: Mapping[str, nn.Parameter], objective: Objective, seen: Sequence[int], steps: int, lr: float, options: Train
+) -> None:
+    optimizer = make_optimizer(params, options)
+    order = random.Random(f"trial {options.seed}")
+    for step in range(steps):
+        batch = order.sample(seen, min(options.batch, len(seen)))
+        take_step(list(params.values()), optimizer, objective, batch, lr * factor(step, steps, "linear", 0.1), options)
+
+
+def _losses(objective: Objective, held: Sequence[int]) -> list[float]:
+    """The loss of each held-out example; a rate that blew up counts as infinitely bad."""
+    return [loss if math.isfinite(loss) else 1e9 for loss in objective.losses(held)]
+
+
+def _restore(params: Mapping[str, nn.Parameter], start: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, param in params.items():
+            param.copy_(start[name])
+
+
+def _hopeless(results: Sequence[tuple[float, list[float]]]) -> bool:
+    means = [_mean(losses) for _, losses in results]
+    return len(means) >= 3 and means[-1] > 1.5 * min(means) and means[-1] > means[-2]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    mean = _mean(values)
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))

@@ -1,0 +1,98 @@
+"""Choice scoring by lm-evaluation-harness's rules, each distinct input run once.
+
+For a row with context c and choices a_1 .. a_k:  ll_i = sum over the tokens of a_i of log p(token | what stands before).
+    acc        argmax ll_i
+    acc_norm   argmax ll_i / characters of a_i           (the delimiter is not counted)
+    acc_bytes  argmax ll_i / UTF-8 bytes of a_i
+Ties go to the first. Standard error: sample deviation (n - 1) / sqrt(n). Source: lm-evaluation-harness 0.4,
+`ConfigurableTask.process_results`. Choices of one token share their input: the row is run once and read k times.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ctxtune.backend.feed import Feed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.data.encode import Encoded
+
+
+class Requests:
+    """Many (context, continuation) pairs, grouped by what the model has to read: `feed` holds each input once."""
+
+    def __init__(self, trunk: Trunk, requests: Sequence[Encoded]) -> None:
+        self.requests = requests
+        places: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        inputs: list[Encoded] = []
+        self.place: list[int] = []  # request -> input
+        for request in requests:
+            key = (request.ids, request.rows)
+            if key not in places:
+                places[key] = len(inputs)
+                inputs.append(request)
+            self.place.append(places[key])
+        self.feed = Feed(trunk, inputs)
+
+    def loglikelihoods(self) -> list[tuple[float, bool]]:
+        """For each request the sum of its tokens' log-probabilities, in nats, and whether greedy decoding gives it."""
+        asking: dict[int, list[int]] = {}
+        for number, place in enumerate(self.place):
+            asking.setdefault(place, []).append(number)
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(self.requests)
+        with torch.no_grad():
+            order = sorted(range(len(self.feed.examples)), key=lambda i: (-self.feed.lengths[i], i))
+            for part in self.feed.parts(order):
+                scored = self.feed.score(part)
+                logits = scored.logits.float()
+                total, best = logits.logsumexp(-1), logits.argmax(-1)  # (N,)
+                ends = 0
+                for place in part:
+                    rows = slice(ends, ends + len(self.feed.examples[place].rows))
+                    ends = rows.stop
+                    for number in asking[place]:
+                        labels = torch.tensor(self.requests[number].labels, device=logits.device)
+                        picked = logits[rows].gather(-1, labels[:, None])[:, 0] - total[rows]
+                        greedy = bool(torch.equal(best[rows], labels))
+                        found[number] = picked.sum(dtype=torch.float64).item(), greedy
+        return found
+
+
+def choice_metrics(
+    lls: Sequence[Sequence[float]], gold: Sequence[int], choices: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Accuracies with their standard errors, and `loss`: the mean of -ll of the right choice, in nats."""
+    numbers: dict[str, float] = {"rows": len(gold)}
+    divisors: dict[str, Callable[[str], int]] = {
+        "acc": lambda text: 1,
+        "acc_norm": len,
+        "acc_bytes": lambda text: len(text.encode("utf-8")),
+    }
+    for name, divisor in divisors.items():
+        hits = [
+            float(argmax([ll / divisor(text) for ll, text in zip(row, texts, strict=True)]) == right)
+            for row, texts, right in zip(lls, choices, gold, strict=True)
+        ]
+        numbers[name], numbers[f"{name}_stderr"] = mean_and_error(hits)
+    losses = [-row[right] for row, right in zip(lls, gold, strict=True)]
+    numbers["loss"], numbers["loss_stderr"] = mean_and_error(losses)
+    return numbers
+
+
+def argmax(values: Sequence[float]) -> int:
+    """The first of the largest."""
+    return max(range(len(values)), key=lambda i: values[i])
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of the mean; the error of a single value is unknown: nan."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))

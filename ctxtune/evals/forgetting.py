@@ -1,0 +1,94 @@
+"""Forgetting: how far a tuned model has moved on text that has nothing to do with its task.
+
+On a probe of 16 x 256 tokens of ordinary prose, for every token with something before it:
+
+    KL(base || tuned) = sum_v p_base(v) (log p_base(v) - log p_tuned(v)),  mean, nats a token
+    loss              = - log p(token),                                    mean, nats a token, before and after
+
+What forgets is governed by this KL more than by the number of trained weights (Shenfeld et al. 2025, "RL's Razor").
+The base's final states are kept, not its logits: V numbers a token become D, and the head gives them back exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.func import functional_call
+from torch.nn import functional
+
+from ctxtune.data.encode import Encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from ctxtune.backend.feed import Feed
+
+ROWS, LENGTH = 16, 256
+_CHUNK = 256  # rows of logits in memory at once
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Nats a token on the probe. kl is 0 where nothing has moved."""
+
+    loss: float
+    kl: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class BaseProbe:
+    """What the base said of the probe: final states (N, D), and the numbers of its head where the head is trained."""
+
+    hidden: Tensor
+    head: Mapping[str, Tensor]
+
+
+def probe_examples(token_ids: Sequence[int], kind: str, mask_token: int | None, context: int) -> list[Encoded]:
+    """Up to 16 rows of 256 tokens (fewer where the model's context is shorter).
+
+    A causal model is scored on every token but the first of a row, a masked one on every seventh, which is hidden.
+    """
+    length = min(LENGTH, context)
+    rows = [tuple(token_ids[i : i + length]) for i in range(0, len(token_ids), length)][:ROWS]
+    rows = [row for row in rows if len(row) > 1]
+    if kind == "causal":
+        return [Encoded(ids=row[:-1], rows=tuple(range(len(row) - 1)), labels=row[1:]) for row in rows]
+    examples = []
+    for row in rows:
+        hidden = tuple(range(3, len(row), 7)) or (0,)
+        ids = tuple(mask_token if i in set(hidden) and mask_token is not None else token for i, token in enumerate(row))
+        examples.append(Encoded(ids=ids, rows=hidden, labels=tuple(row[i] for i in hidden)))
+    return examples
+
+
+def read_base(feed: Feed) -> BaseProbe:
+    """What the base says of the probe, before anything moves."""
+    head = feed.trunk.head
+    moving = {name: param.detach().clone() for name, param in head.named_parameters() if param.requires_grad}
+    with torch.no_grad():
+        hidden = torch.cat([feed.hidden([i])[0] for i in range(len(feed.examples))])
+    return BaseProbe(hidden, moving)
+
+
+def drift(feed: Feed, base: BaseProbe) -> Drift:
+    """Loss on the probe now, and KL from what the base said of it."""
+    loss = kl = 0.0
+    count = begin = 0
+    with torch.no_grad():
+        for i in range(len(feed.examples)):
+            hidden, labels, _ = feed.hidden([i])
+            earlier = base.hidden[begin : begin + len(hidden)]
+            for first in range(0, len(hidden), _CHUNK):
+                chunk, old, label = (rows[first : first + _CHUNK] for rows in (hidden, earlier, labels))
+                now = functional.log_softmax(feed.trunk.logits(chunk).float(), dim=-1)
+                was = functional.log_softmax(functional_call(feed.trunk.head, dict(base.head), (old,)).float(), dim=-1)
+                loss += functional.nll_loss(now, label, reduction="sum").item()
+                kl += functional.kl_div(now, was, reduction="sum", log_target=True).item()
+            begin += len(hidden)
+            count += len(hidden)
+    return Drift(loss / count, max(0.0, kl / count), count)

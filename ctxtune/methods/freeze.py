@@ -1,0 +1,142 @@
+"""Freeze: whole layers, or kinds of modules in them, are trained; everything else stays as it is.
+
+Layer-wise tuning keeps what the lower layers know and lets the upper ones change (Howard & Ruder 2018; Lee et al. 2019,
+"What would Elsa do?"). Because the layers below the lowest trained one never change, what they say of an example is
+computed once (backend/cache.py).
+
+A choice of layers is a sum of terms:
+
+    term   = which ["." kind] | name              last:4 | first:2 | 10-19 | 7 | all | last:4.mlp | norms | embeddings
+    which  = last:N | first:N | A-B | A           blocks, numbered from 0
+    kind   = attn | mlp | norms                   a part of these blocks only
+    name   = all | attn | mlp | norms | embeddings | head      of the whole model; `norms` includes the final norm
+
+Whole modules move: a weight with its bias. A trained layer is written as PEFT's LN_TUNING, whose files hold whole weights.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ctxtune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from ctxtune.backend.anatomy import Anatomy
+
+_KINDS = ("attn", "mlp", "norms")
+_NAMES = ("all", *_KINDS, "embeddings", "head")
+_TERM = re.compile(r"(?:(last|first):(\d{1,6})|(\d{1,6})-(\d{1,6})|(\d{1,6}))(?:\.(attn|mlp|norms))?\Z")
+_GRAMMAR = "write for example last:4, first:2, 10-19, last:4.mlp, last:4+norms, all, embeddings or head"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The parameters that move, in the model's order, and the lowest block that they touch (the number of blocks: none)."""
+
+    names: tuple[str, ...]
+    start: int
+
+
+def choose(layers: str, names: Sequence[str], anatomy: Anatomy, num_layers: int) -> Chosen:
+    """The parameters that `layers` names, out of all parameter names of the model (tied ones under each name).
+
+    Raises:
+        RecipeError: the text is not a choice of layers, names a block that is not there, or chooses nothing.
+    """
+    prefixes = [prefix for term in layers.split("+") for prefix in _prefixes(term.strip(), anatomy, num_layers)]
+    chosen = tuple(name for name in names if any(_inside(name, prefix) for prefix in prefixes))
+    if not chosen:
+        raise RecipeError(f"method.layers {layers!r} chooses no parameter of this model", _GRAMMAR)
+    return Chosen(chosen, min(_depth(name, anatomy, num_layers) for name in chosen))
+
+
+def _prefixes(term: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
+    """Module names that a term stands for; the empty one stands for all."""
+    if term in _NAMES:
+        yield from _named(term, anatomy, num_layers)
+        return
+    match = _TERM.match(term)
+    if match is None:
+        raise RecipeError(f"method.layers: {term!r} is not a choice of layers", _GRAMMAR)
+    kind = match[6]
+    for index in _blocks(match, num_layers):
+        block = f"{anatomy.blocks}.{index}"
+        yield from (f"{block}.{part}" for part in getattr(anatomy, kind)) if kind else (block,)
+
+
+def _named(name: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
+    if name == "all":
+        yield ""
+    elif name == "embeddings":
+        yield from anatomy.embeddings
+    elif name == "head":
+        yield anatomy.head
+    else:
+        yield from (f"{anatomy.blocks}.{i}.{part}" for i in range(num_layers) for part in getattr(anatomy, name))
+        if name == "norms" and anatomy.norm:
+            yield anatomy.norm
+
+
+def _blocks(match: re.Match[str], num_layers: int) -> range:
+    end, count, low, high, one = match[1], match[2], match[3], match[4], match[5]
+    if end:
+        chosen = range(num_layers - int(count), num_layers) if end == "last" else range(int(count))
+    elif one:
+        chosen = range(int(one), int(one) + 1)
+    else:
+        chosen = range(int(low), int(high) + 1)
+    if not chosen:
+        raise RecipeError(f"method.layers: {match[0]!r} is empty", _GRAMMAR)
+    if chosen.start < 0 or chosen.stop > num_layers:
+        raise RecipeError(
+            f"method.layers: {match[0]!r} does not fit: the model has {num_layers} layers, 0 to {num_layers - 1}",
+            _GRAMMAR,
+        )
+    return chosen
+
+
+def _inside(name: str, prefix: str) -> bool:
+    return not prefix or name.startswith(f"{prefix}.")
+
+
+def _depth(name: str, anatomy: Anatomy, num_layers: int) -> int:
+    """The block that a parameter belongs to; 0 for embeddings, the number of blocks for what comes after the last one."""
+    if _inside(name, anatomy.blocks):
+        return int(name[len(anatomy.blocks) + 1 :].split(".", 1)[0])
+    after = [anatomy.head, *([anatomy.norm] if anatomy.norm else [])]
+    return num_layers if any(_inside(name, part) for part in after) else 0
+
+
+def trainable(model: nn.Module, chosen: Chosen) -> dict[str, nn.Parameter]:
+    """Let the chosen parameters train. Tied ones appear once, under their first name."""
+    everything = dict(model.named_parameters(remove_duplicate=False))
+    params: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name in chosen.names:
+        param = everything[name]
+        if id(param) not in seen:
+            seen.add(id(param))
+            param.requires_grad_(True)
+            params[name] = param
+    return params
+
+
+def by_module(model: nn.Module, params: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Tensor]]:
+    """Module name -> {weight, bias} of each module that holds a trained number, tied ones under each of their names.
+
+    PEFT replaces modules, not parameters: a tied embedding that is stored under one name only would leave the head as it
+    was, without a word.
+    """
+    moved = {id(param) for param in params.values()}
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = dict(module.named_parameters(recurse=False))
+        if any(id(param) in moved for param in own.values()) and not any(True for _ in module.children()):
+            found[name] = {key: param.detach() for key, param in own.items()}
+    return found

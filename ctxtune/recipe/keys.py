@@ -1,0 +1,133 @@
+"""The keys of a recipe, read off its schema: which there are, what each allows, and which one a misspelt key meant."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args
+
+from ctxtune.recipe.schema import Recipe, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Inputs that are files: relative to the recipe that names them. `model` and `forget.probe` may also be other things.
+PATHS = ("model", "data.train", "data.eval", "forget.probe")
+
+
+def leaves(section: Section, below: str = "") -> Iterator[tuple[str, Any]]:
+    """Each dotted key and its value, in the order of the schema."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from leaves(value, f"{below}{name}.")
+        else:
+            yield f"{below}{name}", value
+
+
+@cache
+def owners() -> dict[str, type[Section]]:
+    """Every dotted key that takes a value, of every method, and the class that has it as a field."""
+    return dict(_walk(Recipe, ""))
+
+
+@cache
+def sections() -> frozenset[str]:
+    """The keys that other keys stand under; the recipe itself is ''."""
+    return frozenset({"", *(key.rpartition(".")[0] for key in owners())})
+
+
+def _walk(owner: type[Section], below: str) -> Iterator[tuple[str, type[Section]]]:
+    for name, field in owner.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
+        for kind in inner:
+            yield from _walk(kind, f"{below}{name}.")
+        if not inner:
+            yield f"{below}{name}", owner
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def under(section: str) -> list[str]:
+    """The last parts of the keys directly under a section ('' is the top)."""
+    below = f"{section}." if section else ""
+    names = [key[len(below) :].partition(".")[0] for key in owners() if key.startswith(below)]
+    return list(dict.fromkeys(names))
+
+
+@cache
+def _schema(key: str) -> dict[str, Any]:
+    """The JSON Schema of one key."""
+    found: dict[str, Any] = owners()[key].model_json_schema()["properties"][key.rpartition(".")[2]]
+    return found
+
+
+def takes_text(key: str) -> bool:
+    """Whether any text at all may be the value, so that an option's value needs no YAML."""
+    kinds = _schema(key).get("anyOf", [_schema(key)])
+    return all(kind["type"] in ("string", "null") and not {"enum", "const"} & set(kind) for kind in kinds)
+
+
+def takes_null(key: str) -> bool:
+    return any(kind.get("type") == "null" for kind in _schema(key).get("anyOf", []))
+
+
+def allowed(key: str, of_items: bool = False) -> str:
+    """What may stand there, in words: `auto, or a number above 0 and up to 100`."""
+    kinds = _schema(key).get("anyOf", [_schema(key)])
+    if of_items:
+        return _in_words(kinds[0].get("items") or kinds[0]["additionalProperties"])
+    words = [_in_words(kind) for kind in kinds]
+    return ", or ".join(words)
+
+
+def _in_words(kind: dict[str, Any]) -> str:
+    if "const" in kind:
+        return str(kind["const"])
+    if "enum" in kind:
+        *first, last = map(str, kind["enum"])
+        return f"{', '.join(first)} or {last}"
+    match kind["type"]:
+        case "null":
+            return "null"
+        case "string":
+            return "a text, not an empty one" if kind.get("minLength") else "a text"
+        case "array":
+            return f"a list of at least {kind.get('minItems', 0)} different texts"
+        case "object":
+            return "a mapping of texts to texts"
+        case "integer":
+            return f"a whole number{_bounds(kind)}"
+        case _:
+            return f"a number{_bounds(kind)}"
+
+
+def _bounds(kind: dict[str, Any]) -> str:
+    low = f" above {kind['exclusiveMinimum']:g}" if "exclusiveMinimum" in kind else f" from {kind['minimum']}"
+    return f"{low} to {kind['maximum']}"
+
+
+def suggestion(unknown: str) -> str:
+    """What to write in place of an unknown dotted key: the same name elsewhere, else the nearest, else all keys."""
+    section, _, name = unknown.rpartition(".")
+    if unknown in owners():  # 'train.lr' as one word
+        return f"write '{name}' under '{section}:', on a line of its own"
+    same = [key for key in owners() if key.rpartition(".")[2] == name]
+    if same:
+        return " or ".join(_place(key) for key in same)
+    near = difflib.get_close_matches(name, under(section), n=1) if section in sections() else []
+    if near:
+        return f"did you mean '{section}.{near[0]}'?" if section else f"did you mean '{near[0]}'?"
+    names = {key.rpartition(".")[2]: key for key in (*sections(), *owners()) if key}
+    for elsewhere in difflib.get_close_matches(name, names, n=1):
+        return f"did you mean '{names[elsewhere]}'?"
+    if section not in sections():
+        section = ""
+    return f"keys {f'under {section!r}' if section else 'of a recipe'}: {', '.join(under(section))}"
+
+
+def _place(key: str) -> str:
+    section, _, name = key.rpartition(".")
+    return f"'{name}' belongs under '{section}'" if section else f"'{name}' belongs to the top level"

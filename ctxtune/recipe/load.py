@@ -1,0 +1,208 @@
+"""A recipe file, `--set` and flags become one checked `Recipe`, which knows where each of its values came from.
+
+Precedence: flag > `--set` > recipe > default. Every mistake is one line that names file and line, or the option.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ctxtune.errors import RecipeError
+from ctxtune.recipe import gallery, keys
+from ctxtune.recipe.faults import Fault, explain, raise_first
+from ctxtune.recipe.read import NOT_TEXT, Document, at, parse, printable, read_recipe, shown
+from ctxtune.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+NOT_PATHS = {"data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none")}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that somebody wrote: where it stands, as messages name it, and what relative paths in it start from."""
+
+    value: Any
+    origin: str  # flag, --set or recipe
+    where: str
+    folder: Path
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with nothing left open: `origin` of every key is flag, --set, recipe or default."""
+
+    recipe: Recipe
+    origin: dict[str, str]
+    folder: Path
+    source: str
+
+
+def load(source: str | None, flags: Mapping[str, object], sets: Sequence[str] = ()) -> Resolved:
+    """Read a recipe (a path, the name of a bundled one, or none), lay options over it, check all of it."""
+    here = Path.cwd()
+    path = locate(source) if source is not None else None
+    folder = Path(os.path.realpath(path.parent)) if path is not None else here
+    name = printable(source) if source is not None else "the command line"
+    document = read_recipe(path, name) if path is not None else Document({}, {})
+    faults: list[Fault] = []
+    written = _from_recipe(document, name, folder, faults)
+    options = _from_sets(sets, here, faults) | _from_flags(flags, here, faults)
+    _same_method(written, options, name)
+    given = {key: _absolute(key, one) for key, one in (written | options).items()}
+    recipe = _validate(given, name, faults)
+    origin = {key: given[key].origin if key in given else "default" for key, _ in keys.leaves(recipe)}
+    return Resolved(recipe, origin, folder, name)
+
+
+def locate(source: str) -> Path:
+    """The file of a recipe: an existing file, else a bundled one of that name."""
+    if os.path.isfile(source):
+        return Path(source)
+    bundled = gallery.find(source)
+    if bundled is not None:
+        return bundled
+    if os.path.isdir(source):
+        inside = os.path.join(source, "recipe.yaml")
+        hint = f"did you mean {inside}?" if os.path.isfile(inside) else None
+        raise RecipeError(f"{shown(source)} is a folder, not a recipe", hint)
+    if "\0" not in source and os.path.lexists(source):
+        raise RecipeError(f"{shown(source)} is not a regular file, or a link that leads nowhere")
+    near = difflib.get_close_matches(source, gallery.names(), n=1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    bundled_names = ", ".join(gallery.names())
+    raise RecipeError(f"no recipe {shown(source)}: no such file", f"{meant}bundled recipes: {bundled_names}")
+
+
+def _from_recipe(document: Document, source: str, folder: Path, faults: list[Fault]) -> dict[str, Given]:
+    """The values of a recipe under their dotted keys. An empty section (all of it commented out) is none at all."""
+    found: dict[str, Given] = {}
+    waiting = [("", document.data)]
+    while waiting:
+        section, mapping = waiting.pop()
+        for name, value in mapping.items():
+            key = f"{section}.{name}" if section else name
+            line = document.lines[key]
+            where = at(source, line)
+            if name and "." not in name and key in keys.owners():
+                found[key] = Given(value, "recipe", where, folder, line)
+            elif not name or "." in name or key not in keys.sections():
+                faults.append(Fault(line, f"{where}: unknown key {shown(key)}", keys.suggestion(key)))
+            elif isinstance(value, dict):
+                waiting.append((key, value))
+            elif value is not None:
+                hint = f"the keys under it: {', '.join(keys.under(key))}"
+                faults.append(Fault(line, f"{where}: {key} is {shown(value)}, but other keys belong under it", hint))
+    return found
+
+
+def _from_sets(sets: Iterable[str], folder: Path, faults: list[Fault]) -> dict[str, Given]:
+    found: dict[str, Given] = {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise RecipeError(f"--set {shown(text)} is not KEY=VALUE", "write --set train.lr=1e-3")
+        if key in keys.owners():
+            found[key] = Given(_value_of_set(key, value), "--set", "--set", folder)
+        elif key in keys.sections():
+            hint = f"set one of the keys under it: {', '.join(f'{key}.{name}' for name in keys.under(key))}"
+            faults.append(Fault(0, f"--set: '{key}' is not a value", hint))
+        else:
+            faults.append(Fault(0, f"--set: unknown key {shown(key)}", keys.suggestion(key)))
+    return found
+
+
+def _value_of_set(key: str, text: str) -> Any:
+    """YAML, except that a key that takes any text takes it as it is: `{{ text }}` needs no second pair of quotes."""
+    bare = text.strip()
+    if keys.takes_text(key) and not bare.startswith(("'", '"')):
+        if bare in ("", "null") and keys.takes_null(key):
+            return None
+        _refuse_non_text(text, f"--set {key}")
+        return text
+    return parse(text, f"--set {key}")[0]
+
+
+def _from_flags(flags: Mapping[str, object], folder: Path, faults: list[Fault]) -> dict[str, Given]:
+    found: dict[str, Given] = {}
+    for key, value in flags.items():
+        if value is None:
+            continue
+        where = f"--{key.rpartition('.')[2].replace('_', '-')}"
+        if key not in keys.owners():
+            faults.append(Fault(0, f"{where}: unknown key {shown(key)}", keys.suggestion(key)))
+            continue
+        found[key] = Given(_value_of_flag(key, value, where), "flag", where, folder)
+    return found
+
+
+def _value_of_flag(key: str, value: object, where: str) -> object:
+    """A text is taken as it is, unless the key wants something else: `--lr 1e-3` and `--lr auto` come as texts."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    for text in value if isinstance(value, list) else [value]:
+        _refuse_non_text(text, where)
+    return parse(value, where)[0] if isinstance(value, str) and not keys.takes_text(key) else value
+
+
+def _refuse_non_text(value: object, where: str) -> None:
+    if isinstance(value, str) and NOT_TEXT.search(value):
+        raise RecipeError(f"{where}: {shown(value)} is not valid Unicode text", "is the terminal set to UTF-8?")
+
+
+def _same_method(written: dict[str, Given], options: dict[str, Given], source: str) -> None:
+    """A command and a recipe that name two methods contradict each other; neither is taken."""
+    recipe, option = written.get("method.name"), options.get("method.name")
+    if recipe is None or option is None or recipe.value == option.value:
+        return
+    said = "the command" if option.origin == "flag" else option.where
+    raise RecipeError(
+        f"{recipe.where}: method.name is {shown(recipe.value)}, but {said} says {shown(option.value)}",
+        f"`ctxtune run {source}` does what the recipe says",
+    )
+
+
+def _absolute(key: str, given: Given) -> Given:
+    """A path no longer depends on where one stands; `-`, `builtin` and names from the catalogue are not paths."""
+    value = given.value
+    if key not in keys.PATHS or not isinstance(value, str) or not value or value in NOT_PATHS.get(key, ()):
+        return given
+    path = os.path.join(given.folder, value)
+    if key == "model" and not _is_model_path(value, path):
+        return given
+    parent, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        return replace(given, value=os.path.realpath(path))
+    return replace(given, value=os.path.join(os.path.realpath(parent), name))  # the name of a link is kept
+
+
+def _is_model_path(value: str, path: str) -> bool:
+    explicit = value.startswith(("/", "./", "../")) or value in (".", "..") or value.lower().endswith(".gguf")
+    return explicit or os.path.isdir(path)
+
+
+def _validate(given: dict[str, Given], source: str, faults: list[Fault]) -> Recipe:
+    tree: dict[str, Any] = {"method": {}}
+    for key, one in given.items():
+        *path, name = key.split(".")
+        inside = tree
+        for part in path:
+            inside = inside.setdefault(part, {})
+        inside[name] = one.value
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        faults.extend(explain(error, given, source))
+    raise_first(faults)
+    return recipe

@@ -1,0 +1,124 @@
+"""The recipe as a type: every key, its meaning, its default and its bounds stand here, and nowhere else.
+
+A recipe is data. All models are frozen and strict: an unknown key, a number in quotes or a not-a-number is an error;
+only a whole number may stand where a fraction is wanted. `keys.py` reads this file to explain such errors.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MOST_STEPS = 10_000_000
+
+Text = Annotated[str, Field(min_length=1)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Rows = Annotated[int, Field(ge=1, le=65_536)]
+
+
+def _distinct(texts: list[str]) -> list[str]:
+    seen: set[str] = set()
+    for text in texts:
+        if text in seen:
+            raise ValueError(f"{text!r} stands there twice")
+        seen.add(text)
+    return texts
+
+
+class Section(BaseModel):
+    """What all parts of a recipe share: no unknown key, no conversion of types, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """What the model reads, and how a row becomes a prompt and an answer."""
+
+    train: Text | None = Field(None, description="rows to learn from: a jsonl, csv, tsv or txt file, or - for stdin")
+    eval: Text | None = Field(None, description="rows to score on; never learned from")
+    prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")
+    answer: Text = Field("{{ answer }}", description="Jinja template of the answer; only the answer is learned")
+    choices: Annotated[list[Text], Field(min_length=2), AfterValidator(_distinct)] | None = Field(
+        None, description="the possible answers; null is free text"
+    )
+    delimiter: str = Field(" ", description="stands between prompt and answer; belongs to neither")
+    instruction: str = Field("", description="stands before every prompt")
+    max_length: Annotated[int, Field(ge=2, le=16_777_216)] | None = Field(
+        None, description="the most tokens in one example; null is what the model can read"
+    )
+    on_long: Literal["error", "drop", "truncate"] = Field(
+        "error", description="what happens to longer examples: error, drop or truncate (the prompt, from its start)"
+    )
+
+
+class Freeze(Section):
+    """Layer-wise tuning: the named layers move, the others are frozen."""
+
+    name: Literal["freeze"] = Field(description="the name of the method")
+    layers: Text = Field("last:4", description="what is trained, such as last:4, first:2, 10-19, last:4+norms or all")
+
+
+# One more method is one more class: Annotated[Freeze | Mask, Field(discriminator="name")].
+Method = Freeze
+
+
+class Train(Section):
+    """How long, how fast and in what order the loop runs."""
+
+    epochs: float = Field(3.0, gt=0, le=100_000, description="passes over the training rows; a part of one is fine")
+    steps: Steps | None = Field(None, description="optimiser steps; takes the place of epochs")
+    batch: Rows = Field(32, description="examples in one optimiser step")
+    micro_batch: Rows | None = Field(None, description="examples in memory at once; null is as many as fit")
+    lr: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
+        "auto", description="the highest learning rate; auto is a short range test before the run"
+    )
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
+        "linear", description="how the rate falls after the warm-up: linear, cosine, constant or wsd"
+    )
+    warmup: float = Field(0.06, ge=0, le=1, description="the share of the steps in which the rate rises")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's decoupled weight decay")
+    clip: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        1.0, description="the highest norm of the gradient; null is no clipping"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance; equal seeds give equal numbers")
+    eval_every: Steps | None = Field(None, description="steps between evaluations; null is once an epoch")
+    save_every: Steps | None = Field(None, description="steps between checkpoints; null is once an epoch")
+    patience: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="evaluations without improvement before the run stops; null is never"
+    )
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> "Train":
+        if self.micro_batch is not None and self.micro_batch > self.batch:
+            raise ValueError(f"micro_batch {self.micro_batch} is larger than batch {self.batch}")
+        return self
+
+
+class Forget(Section):
+    """The fixed text on which forgetting is measured, before and after."""
+
+    probe: Text = Field("builtin", description="builtin, none, or a text file of one's own")
+
+
+class Recipe(Section):
+    """A ctxtune recipe: one model, one method, one run."""
+
+    ctxtune: Literal[1] = Field(1, description="version of this format")
+    model: Text = Field(description="a folder, a .gguf file, or a name from `ctxtune model list`")
+    quant: Literal["none"] = Field("none", description="how the frozen weights are stored")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs: auto, cpu or cuda")
+    data: Data = Field(Data(), description="what is read")
+    method: Method = Field(description="what may move")
+    train: Train = Field(Train(), description="how it is trained")
+    forget: Forget = Field(Forget(), description="what forgetting is measured on")
+    cache: Literal["auto", "memory", "disk", "off"] = Field(
+        "auto", description="where the output of the frozen layers is kept: auto, memory, disk or off"
+    )
+    out: Text | None = Field(None, description="the run's folder; null is a new one below runs/")
+    inputs: dict[Annotated[str, Field(min_length=1, max_length=64)], Text] | None = Field(
+        None, description="sha256 of what was read; written by a run"
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, with which editors complete and check it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

@@ -1,0 +1,35 @@
+"""What every section of a recipe promises, those to come included."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from ctxtune.recipe.schema import Recipe, Section, Train
+
+
+class Open(Section):
+    """A section whose author forgot the bounds."""
+
+    number: float
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, "1", True, None])
+def test_no_section_takes_what_is_not_a_number(number):
+    with pytest.raises(ValidationError):
+        Open(number=number)
+
+
+def test_a_recipe_cannot_be_changed():
+    recipe = Recipe(model="m", method={"name": "freeze"})
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.model = "other"
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.train.seed = 1
+
+
+def test_a_section_refuses_unknown_keys():
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Train(epoch=1)
