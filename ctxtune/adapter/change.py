@@ -1,7 +1,7 @@
 """An adapter as a list of changes to parameters, the same for attaching and merging.
 
-    whole value:   W' = V
-    low rank:      W' = W + scale * B A          (transposed for Conv1D and embeddings)
+whole value:   W' = V
+low rank:      W' = W + scale * B A          (transposed for Conv1D and embeddings)
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def _whole(adapter: AdapterFile, file: Any, tensor: str, module: str, parameter:
     def update(old: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
         value: torch.Tensor = file.get_tensor(tensor)
         _require_shape(adapter, tensor, old, value.shape)
-        return value.to(dtype)
+        # The reader may hand out the file's own pages: a file that is changed later must not change the model.
+        return value.to(dtype, copy=True)
 
     return Change(module, parameter, tensor, update)
 

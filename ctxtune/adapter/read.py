@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 METHODS = {"LN_TUNING": "freeze", "LORA": "lora"}
 """PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
+RUN = "adapter"
+"""the adapter's folder inside that of the run which made it"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class AdapterFile:
 
 
 def open_adapter(place: Path) -> AdapterFile:
-    """Open an adapter folder, or the safetensors file of one, which is enough if ctxtune wrote it.
+    """Open an adapter folder, that of the run which made it, or the safetensors file alone if ctxtune wrote it.
 
     Raises:
         AdapterError: it is missing, cut short, or contradicts itself.
@@ -58,8 +60,9 @@ def open_adapter(place: Path) -> AdapterFile:
 def _tensor_file(place: Path) -> Path:
     try:
         if place.is_dir():
-            if (place / TENSORS).exists():
-                return place / TENSORS
+            for folder in (place, place / RUN):
+                if (folder / TENSORS).exists():
+                    return folder / TENSORS
             if (place / PICKLE).exists():
                 raise AdapterError(
                     f"{place} holds its tensors as {PICKLE}, which can run code when it is read",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def _read(gguf: Path) -> tuple[Any, Any]:
         with quiet(), redirect_stderr(io.StringIO()):  # the reader draws a bar of its own
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{gguf} cannot be read as a GGUF model: {reason}") from error
     # The weights are plain float32 now; what is left of the quantiser only keeps transformers from saving them.

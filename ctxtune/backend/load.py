@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,9 +59,12 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be read: {_first_line(error)}") from error
+    # What is too long is decided by `data.on_long`; the tokenizer's own warning would only stand beside it.
+    tokenizer.model_max_length = sys.maxsize
+    return tokenizer
 
 
 def load_base(folder: Path, device: str = "auto") -> Base:

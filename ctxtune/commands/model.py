@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ def pull(name: str, source: Path | None = None, say: Callable[[str], None] = lam
     begun = time.monotonic()
     entry = _entry(name)
     folder = models() / name
-    with _locked(models() / f".{name}.lock", say):
+    with _locked(models() / ".pull.lock", say):
         fresh = not _complete(folder)
         if fresh:
             _require_room(entry, folder.parent)
@@ -134,11 +134,10 @@ def show(model: str) -> ShownModel:
     def number(*keys: str) -> int | None:
         return next((config[key] for key in keys if type(config.get(key)) is int), None)
 
-    tensors = [info for path in weight_files(folder) for info in read_header(path).tensors.values()]
-    stored_types: dict[str, int] = {}
-    for info in tensors:
-        stored_types[info.dtype] = stored_types.get(info.dtype, 0) + math.prod(info.shape)
-    names = {name for path in weight_files(folder) for name in read_header(path).tensors}
+    tensors = {name: info for path in weight_files(folder) for name, info in read_header(path).tensors.items()}
+    stored_types: Counter[str] = Counter()
+    for info in tensors.values():
+        stored_types[info.dtype] += info.numel
     heads = number("num_attention_heads", "n_head")
     architectures = config.get("architectures")
     return ShownModel(
@@ -151,14 +150,20 @@ def show(model: str) -> ShownModel:
         kv_heads=number("num_key_value_heads") or heads,
         vocabulary=number("vocab_size"),
         context=number("max_position_embeddings", "n_positions"),
-        tied_embeddings=not any(name.endswith(("lm_head.weight", "decoder.weight")) for name in names),
+        tied_embeddings=not any(name.endswith(("lm_head.weight", "decoder.weight")) for name in tensors),
         parameters=sum(stored_types.values()),
-        stored_types=stored_types,
+        stored_types=dict(stored_types),
         num_bytes=_folder_bytes(folder),
         chat_template=_has_chat_template(folder),
-        licence=CATALOGUE[folder.name].licence if folder.parent == models().resolve() else None,
+        licence=_licence(folder),
         fingerprint=cached_fingerprint(folder),
     )
+
+
+def _licence(folder: Path) -> str | None:
+    """Known for what was pulled; other folders do not say."""
+    pulled = folder.parent == models().resolve() and folder.name in CATALOGUE
+    return CATALOGUE[folder.name].licence if pulled else None
 
 
 def _entry(name: str) -> Entry:
@@ -243,7 +248,7 @@ def _require_room(entry: Entry, folder: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Only one process pulls a model at a time; the system frees the lock of a killed one."""
+    """Only one process pulls at a time; the system frees the lock of a killed one."""
     import fcntl
 
     with storing(path):
@@ -252,7 +257,7 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another ctxtune is pulling this model: waiting for it")
+            say("another ctxtune is pulling a model: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         for left in path.parent.glob(".pull-*"):  # of a killed pull
             shutil.rmtree(left, ignore_errors=True)

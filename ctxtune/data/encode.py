@@ -134,7 +134,7 @@ class TooLong(ValueError):
 def encode_rows(rows: Sequence[Row], spec: EncodeSpec) -> EncodedSet:
     """Prompt and gold answer of every row, to learn from; free answers of a causal model get the end-of-text token."""
     done = EncodedSet()
-    end = spec.choices is None and spec.kind == "causal"
+    end = spec.choices is None
     for chunk in _chunks(rows):
         rendered = [spec.render(row) for row in chunk]
         pairs = [(one.prompt, one.answer or "") for one in rendered]

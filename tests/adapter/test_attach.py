@@ -57,6 +57,16 @@ def test_attached_restores_after_an_error(make: Callable[..., Made]) -> None:
     assert torch.equal(logits(model), made.base_logits)
 
 
+def test_a_file_that_changes_later_does_not_change_the_model(make: Callable[..., Made]) -> None:
+    made = make("llama-tied")
+    model = build("llama-tied")
+    attach(model, open_adapter(made.adapter))
+    path = made.adapter / "adapter_model.safetensors"
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(logits(model), made.logits)
+
+
 def test_wrong_base_changes_nothing(make: Callable[..., Made]) -> None:
     adapter = open_adapter(make("llama-tied").adapter)
     other = build("gpt2-tied")

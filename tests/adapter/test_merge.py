@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ctxtune.adapter.attach import attached
 from ctxtune.adapter.merge import merge
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.folder import check_folder, weight_files
 from ctxtune.backend.load import quiet
 from ctxtune.backend.tensors import read_header
+from ctxtune.commands import adapter as command
 from ctxtune.errors import AdapterError, ModelError, StorageError
 
 from .conftest import KINDS, build, logits, save
@@ -57,7 +59,8 @@ def test_merge_equals_attach(
     merged = merge(made.base, open_adapter(made.adapter), tmp_path / "merged")
     model = load(tmp_path / "merged", kind)
     assert model.dtype is dtype
-    assert torch.equal(logits(model), made.logits)
+    with attached(base := load(made.base, kind), open_adapter(made.adapter)):
+        assert torch.equal(logits(model), logits(base))
     old, new = contents(made.base), contents(tmp_path / "merged")
     assert old.keys() == new.keys()
     assert merged.changed == sum(old[name] != new[name] for name in old) > 0
@@ -148,3 +151,36 @@ def test_refusals(make: Callable[..., Made], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is quantised"):
         merge(made.base, adapter, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_the_command_checks_the_base(make: Callable[..., Made], tmp_path: Path) -> None:
+    made = make("llama-tied")
+    done = command.merge(made.adapter, tmp_path / "merged")  # the adapter names its base
+    assert (done.note, done.merged.kl) == (None, None)
+    other = save(build("llama-tied", seed=5), tmp_path / "other")
+    with pytest.raises(AdapterError, match="was made on"):
+        command.merge(made.adapter, tmp_path / "wrong", str(other))
+    assert not (tmp_path / "wrong").exists()
+    assert "was made on" in (command.merge(made.adapter, tmp_path / "wrong", str(other), force=True).note or "")
+
+
+def test_the_words_of_the_command(make: Callable[..., Made], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ctxtune.cli.adapter import app
+
+    made = make("gpt2-tied")
+    words = ["merge", str(made.adapter), "--model", str(made.base), "--dtype", "bfloat16", "--force", "--json"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "merged")])
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["folder"] == str(tmp_path / "merged")
+    assert facts["changed_tensors"] > 0
+    assert load(tmp_path / "merged", "gpt2").dtype is torch.bfloat16
+    for words in (["show"], ["verify", "--model", str(made.base)]):
+        done = CliRunner().invoke(app, [*words, str(made.adapter)])
+        assert done.exit_code == 0, done.output
+        assert str(made.adapter.name) in done.stdout
+    done = CliRunner().invoke(app, ["export", str(made.adapter), "--to", "gguf", "--out", str(tmp_path / "x")])
+    assert isinstance(done.exception, AdapterError)
+    assert not (tmp_path / "x").exists()

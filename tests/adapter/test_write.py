@@ -43,8 +43,8 @@ def test_peft_loads_it(kind: str, part: str, dtype: torch.dtype, make: Callable[
     assert config["task_type"] == (None if kind.startswith("bert") else "CAUSAL_LM")
 
 
-def test_peft_is_wrong_when_a_tied_head_is_left_out(make: Callable[..., Made]) -> None:
-    """The reason why tied modules are stored under each of their names."""
+def test_tied_modules_are_stored_under_each_name(make: Callable[..., Made]) -> None:
+    """PEFT copies modules: a tied head that is left out would keep the base's values, without a word."""
     made = make("llama-tied", "all")
     names = set(open_adapter(made.adapter).header.tensors)
     assert {f"base_model.model.{m}.ln_tuning_layers.weight" for m in ("lm_head", "model.embed_tokens")} <= names
@@ -64,12 +64,19 @@ def test_the_file_alone_tells_everything(make: Callable[..., Made], tmp_path: Pa
         }
 
 
+def test_a_run_stands_for_its_adapter(make: Callable[..., Made], tmp_path: Path) -> None:
+    made = make("gpt2-tied")
+    (tmp_path / "run").mkdir()
+    made.adapter.rename(tmp_path / "run" / "adapter")
+    assert open_adapter(tmp_path / "run").path == tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+
+
 @pytest.mark.parametrize("dtype", list(write.DTYPES))
 def test_every_type_comes_back(dtype: torch.dtype, make: Callable[..., Made], tmp_path: Path) -> None:
     made = make("llama-tied")
     value = (torch.arange(7) % 2).to(dtype)
     transposed = torch.arange(6).reshape(2, 3).to(torch.float32).T
-    tensors = {"base_model.model.a.ln_tuning_layers.weight": value, "base_model.model.b.ln_tuning_layers.weight": transposed}
+    tensors = layer_tensors({"a": {"weight": value}, "b": {"weight": transposed}})
     write_adapter(tmp_path / "new", tensors, made.manifest, None, "card")
     with safe_open(str(tmp_path / "new" / "adapter_model.safetensors"), framework="pt") as file:
         for name, tensor in tensors.items():

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,13 +12,12 @@ from ctxtune.data.encode import (
     TooLong,
     encode_choices,
     encode_pair,
-    encode_pairs,
     encode_rows,
     encode_text_windows,
 )
 from ctxtune.data.read import Row
 from ctxtune.data.render import compile_template
-from ctxtune.errors import DataError, ModelError
+from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,6 +166,8 @@ def test_a_masked_answer_that_merges_with_its_prompt_is_masked_with_it(bert: Pre
     assert one is not None
     assert bert.encode("it was great", add_special_tokens=False)[-len(one.labels) :] == list(one.labels)
     assert [one.ids[row] for row in one.rows] == [bert.mask_token_id] * len(one.labels)
+    apart = encode_pair(bert, "it was.", "great", delimiter="", kind="masked", max_length=LONG)
+    assert apart == encode_pair(bert, "it was.", "great", delimiter=" ", kind="masked", max_length=LONG)
 
 
 def test_truncation_cuts_the_prompt_and_keeps_the_special_tokens_of_a_masked_model(
@@ -221,6 +221,8 @@ def test_an_answer_that_disappears_is_an_error(gpt: PreTrainedTokenizerFast) -> 
         encode_rows(ROWS, spec)
     with pytest.raises(DataError, match=r"train\.csv line 2: no supervised tokens"):
         encode_choices(ROWS, spec)
+    with pytest.raises(DataError, match="no supervised tokens"):  # the end of the text alone is no answer
+        encode_pair(Swallowing(), "a", "b", delimiter=" ", kind="causal", max_length=9, end=True)
 
 
 ROWS = [
@@ -360,45 +362,8 @@ def test_a_long_text_takes_time_in_proportion(gpt: PreTrainedTokenizerFast) -> N
     assert seconds(8) < 40 * once  # in proportion: 8 times; quadratic: 64 times
 
 
-class Bare:
-    """A tokenizer of one letter a token that lacks every special token."""
-
-    bos_token_id = eos_token_id = mask_token_id = None
-
-    def __call__(self, text: Any, **options: Any) -> dict[str, Any]:
-        if options.get("return_offsets_mapping"):
-            raise NotImplementedError
-        return {"input_ids": [[*map(ord, one)] for one in text] if isinstance(text, list) else [*map(ord, text)]}
-
-
-def test_a_tokenizer_without_special_tokens() -> None:
-    one = encode_pair(Bare(), "ab", "c", delimiter="", kind="causal", max_length=9)
-    assert one == Encoded((97, 98), (1,), (99,))
-    with pytest.raises(ModelError, match="neither a BOS nor an EOS"):
-        encode_pair(Bare(), "", "c", delimiter="", kind="causal", max_length=9)
-    with pytest.raises(ModelError, match="no end-of-text token"):
-        encode_pair(Bare(), "ab", "c", delimiter="", kind="causal", max_length=9, end=True)
-    with pytest.raises(ModelError, match="no mask token"):
-        encode_pair(Bare(), "ab", "c", delimiter="", kind="masked", max_length=9)
-    with pytest.raises(ModelError, match="neither a BOS nor an EOS"):
-        encode_text_windows(Bare(), "abc", 9)
-    masked = Bare()
-    masked.mask_token_id = 1  # type: ignore[assignment]
-    with pytest.raises(ModelError, match="where in the text its tokens stand"):
-        encode_pair(masked, "ab", "c", delimiter="", kind="masked", max_length=9)
-
-
-def test_a_tokenizer_that_encodes_nothing() -> None:
-    class Deaf(Bare):
-        def __call__(self, text: Any, **options: Any) -> dict[str, Any]:
-            return {"input_ids": [[] for _ in text] if isinstance(text, list) else []}
-
-    with pytest.raises(ModelError, match="encodes neither"):
-        encode_pairs(Deaf(), [("a", "b")], delimiter=" ", kind="causal")
-
-
-def test_no_rows_and_no_choices() -> None:
-    assert encode_rows([], spec_of(Bare())).examples == []
+def test_no_rows_and_no_choices(gpt: PreTrainedTokenizerFast) -> None:
+    assert encode_rows([], spec_of(gpt)).examples == []
+    assert encode_choices([], spec_of(gpt)).requests == []
     with pytest.raises(ValueError, match="free answers are not"):
-        encode_choices([], spec_of(Bare(), choices=None))
-    assert SimpleNamespace(**vars(encode_choices([], spec_of(Bare())))).requests == []
+        encode_choices([], spec_of(gpt, choices=None))

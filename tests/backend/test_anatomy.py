@@ -1,0 +1,85 @@
+"""The table of families against real modules: every name is there, and a block's parts are all of it, once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ctxtune.backend.anatomy import FAMILIES, anatomy_of
+from ctxtune.errors import ModelError
+
+from ..conftest import KINDS, NUM_LAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctxtune.backend.load import Base
+
+
+def inside(name: str, prefix: str) -> bool:
+    return name.startswith(f"{prefix}.")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_part_is_there(kind: str, open_base: Callable[[str], Base]) -> None:
+    base = open_base(kind)
+    row = base.anatomy
+    assert row.family == base.model.config.model_type
+    blocks = row.block_list(base.model)
+    assert blocks is base.model.get_submodule(row.blocks)
+    assert len(blocks) == NUM_LAYERS
+    for name in (row.backbone, row.blocks, row.head, *row.embeddings, *([row.norm] if row.norm else [])):
+        assert base.model.get_submodule(name) is not None
+    assert inside(row.blocks, row.backbone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kinds_of_modules_are_a_block_once(kind: str, open_base: Callable[[str], Base]) -> None:
+    row = open_base(kind).anatomy
+    block = row.block_list(open_base(kind).model)[0]
+    for name, _ in block.named_parameters():
+        homes = [part for part in (*row.attn, *row.mlp, *row.norms) if inside(name, part)]
+        assert len(homes) == 1, name
+    for name in row.norms:
+        assert "norm" in type(block.get_submodule(name)).__name__.lower()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_has_a_place(kind: str, open_base: Callable[[str], Base]) -> None:
+    base = open_base(kind)
+    row = base.anatomy
+    places = [*row.embeddings, row.blocks, row.head, *([row.norm] if row.norm else [])]
+    for name, _ in base.model.named_parameters(remove_duplicate=False):
+        assert len([place for place in places if inside(name, place)]) == 1, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tied_names_are_one_parameter(kind: str, open_base: Callable[[str], Base]) -> None:
+    base = open_base(kind)
+    own = dict(base.model.named_parameters(remove_duplicate=False))
+    shared = {
+        frozenset(name for name, other in own.items() if other is parameter)
+        for parameter in own.values()
+        if sum(other is parameter for other in own.values()) > 1
+    }
+    if kind.endswith("untied"):
+        assert not shared
+        return
+    assert shared == {frozenset(pair) for pair in base.anatomy.tied.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loose_parameters_belong_to_no_leaf(kind: str, open_base: Callable[[str], Base]) -> None:
+    base = open_base(kind)
+    leaves = {name for name, module in base.model.named_modules() if not any(True for _ in module.children())}
+    loose = {
+        name for name, _ in base.model.named_parameters(remove_duplicate=False) if name.rpartition(".")[0] not in leaves
+    }
+    assert loose == set(base.anatomy.loose)
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(ModelError, match="'mamba' is not supported") as caught:
+        anatomy_of("mamba")
+    assert all(family in str(caught.value.hint) for family in FAMILIES)

@@ -1,0 +1,73 @@
+"""Which device, and how much memory."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ctxtune.backend.device import available_memory, choose_device
+from ctxtune.errors import ModelError
+
+
+def test_cpu_when_asked_for() -> None:
+    device = choose_device("cpu")
+    assert (device.name, device.dtype) == ("cpu", torch.float32)
+    assert "asked for" in device.reason
+
+
+def test_auto_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device = choose_device("auto")
+    assert (device.name, device.dtype) == ("cpu", torch.float32)
+    assert "no CUDA GPU" in device.reason
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="no CUDA GPU") as caught:
+        choose_device("cuda")
+    assert "cpu" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_a_gpu_computes_in_plain_float32(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    matmul = SimpleNamespace(allow_tf32=True)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    device = choose_device(wanted)
+    assert (device.name, device.dtype, device.reason) == ("cuda", torch.float32, "A GPU, float32")
+    assert matmul.allow_tf32 is False
+
+
+def meminfo(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    real = builtins.open
+
+    def fake(path: Any, *rest: Any, **options: Any) -> Any:
+        if path != "/proc/meminfo":
+            return real(path, *rest, **options)
+        if text is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(text)
+
+    monkeypatch.setattr(builtins, "open", fake)
+
+
+def test_memory_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo(monkeypatch, "MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:     2000 kB\nBuffers: 1 kB\n")
+    assert available_memory() == 2000 * 1024
+
+
+@pytest.mark.parametrize("text", [None, "", "MemTotal: 9000 kB\n"])
+def test_memory_on_systems_that_do_not_say(text: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo(monkeypatch, text)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert available_memory() == 100 * 4096 // 2
+    monkeypatch.setattr(os, "sysconf_names", {})
+    assert available_memory() == 4 << 30

@@ -1,0 +1,68 @@
+"""What `lr: auto` is worth: SST-2 with 1,024 rows, last:4, against a grid of fixed rates, several seeds each.
+
+    python tests/benchmarks/freeze_accuracy.py --data DATA --model MODEL --out results.jsonl [--seeds 3]
+
+DATA and MODEL as in freeze_speed.py. The 872 dev rows are scored after training by `ctxtune eval`; no epoch is chosen on them.
+One JSON line a run; lines that are there already are not computed again, so that the script can be stopped and resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RATES = ["3e-5", "1e-4", "3e-4", "1e-3", "3e-3"]
+TASK = ["--prompt", "Review: {{ text }}\nSentiment:", "--answer", "{{ label }}", "--choices", "negative,positive"]
+
+
+def ctxtune(*arguments: str) -> dict:
+    command = [sys.executable, "-m", "ctxtune", *arguments, "--quiet", "--json"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def one(model: str, data: Path, rows: Path, lr: str, seed: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        facts = ctxtune(
+            "freeze", "--model", model, "--train", str(rows), *TASK, "--layers", "last:4", "--batch", "16", "--epochs", "3",
+            "--lr", lr, "--seed", str(seed), "--out", f"{folder}/run",
+        )  # fmt: skip
+        scores = ctxtune("eval", "--adapter", f"{folder}/run", "--eval", str(data / "sst2/dev.jsonl"))["scores"]
+    return {
+        "lr": lr, "seed": seed, "rate": facts["lr"]["value"], "acc": scores["acc"], "stderr": scores["acc_stderr"],
+        "kl": facts["forgetting"]["after"]["kl"], "seconds": facts["seconds"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    with tempfile.TemporaryDirectory() as folder, args.out.open("a") as out:
+        rows = Path(folder) / "train.jsonl"
+        rows.write_text("".join((args.data / "sst2/train.jsonl").open(encoding="utf-8").readlines()[:1024]), encoding="utf-8")
+        if not any(run["lr"] == "base" for run in done):
+            scores = ctxtune("eval", "--model", args.model, *TASK, "--eval", str(args.data / "sst2/dev.jsonl"))["scores"]
+            done.append({"lr": "base", "seed": 0, "acc": scores["acc"], "stderr": scores["acc_stderr"]})
+            out.write(json.dumps(done[-1]) + "\n")
+        for seed in range(args.seeds):
+            for lr in ["auto", *RATES]:
+                if not any(run["lr"] == lr and run["seed"] == seed for run in done):
+                    done.append(one(args.model, args.data, rows, lr, seed))
+                    print(json.dumps(done[-1]), file=out, flush=True)
+    for lr in ["base", "auto", *RATES]:
+        accs = [run["acc"] for run in done if run["lr"] == lr]
+        kls = [run["kl"] for run in done if run["lr"] == lr and "kl" in run]
+        print(f"{lr:>6}  mean accuracy {statistics.mean(accs):.4f}  of {accs}  KL {[round(kl, 3) for kl in kls]}")
+
+
+if __name__ == "__main__":
+    main()
