@@ -87,9 +87,8 @@ def merge(
     }  # fmt: skip
 
     def table() -> Any:
-        kl = "not measured" if merged.kl is None else f"{merged.kl:.2e} nats a token"
         rows = [["bytes", f"{merged.num_bytes:,}"], ["tensors changed", str(merged.changed)]]
-        rows.append(["KL(attached || merged)", kl])
+        rows.append(["KL(attached || merged), nats a token", f"{merged.kl:.2e}"])
         return console.grid(str(merged.folder), ["fact", "value"], rows)
 
     console.emit(facts, as_json, table)

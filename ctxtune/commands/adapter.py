@@ -14,7 +14,6 @@ from ctxtune.backend.folder import resolve_model
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from ctxtune.adapter.manifest import Manifest
@@ -90,18 +89,21 @@ def merge(
     model: str | None = None,
     dtype: str | None = None,
     force: bool = False,
-    kl: Callable[[Path, AdapterFile, Path], float] | None = None,
 ) -> MergedAdapter:
     """Write the base with the adapter in it as a new model folder.
 
-    The base is `model`, else the one that the adapter names. `kl(base, adapter, merged)` judges the result.
+    The base is `model`, else the one that the adapter names. What rounding cost is measured before the folder appears.
+
+    Raises:
+        AdapterError: the base is another one, or the loss is above the limit, and `force` does not insist.
     """
     adapter = open_adapter(place)
     base = resolve_model(model or _base_name(adapter))
     note = check_base(adapter, fingerprint(base), force)
     from ctxtune.adapter.merge import merge as write_merged
+    from ctxtune.commands.merge_loss import measured_kl
 
-    return MergedAdapter(write_merged(base, adapter, out, dtype, force, kl), note)
+    return MergedAdapter(write_merged(base, adapter, out, dtype, force, measured_kl), note)
 
 
 def export(place: Path, to: str, out: Path) -> ExportedAdapter:

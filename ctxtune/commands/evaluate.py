@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.adapter.folder import TENSORS
 from ctxtune.commands import prepare
 from ctxtune.commands.run_folder import RunFolder
 from ctxtune.errors import RecipeError
@@ -56,10 +55,7 @@ def open_given(adapter: Path | None) -> AdapterFile | None:
     """The adapter named on the command line; a run's folder stands for the adapter in it."""
     from ctxtune.adapter.read import open_adapter
 
-    if adapter is None:
-        return None
-    inside = RunFolder(adapter).adapter
-    return open_adapter(inside if (inside / TENSORS).is_file() and not (adapter / TENSORS).exists() else adapter)
+    return open_adapter(adapter) if adapter is not None else None
 
 
 def resolve(

@@ -37,13 +37,7 @@ class Judge:
         if choices is not None and not choices.requests:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
         requests = Requests(trunk, [one for row in choices.requests for one in row]) if choices is not None else None
-        feed = None
-        if probe is not None:
-            tokenizer = trunk.base.tokenizer
-            ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
-            examples = probe_examples(ids, trunk.base.anatomy.kind, tokenizer.mask_token_id, trunk.base.max_length)
-            feed = Feed(trunk, examples)
-        return cls(spec.choices, choices, requests, feed)
+        return cls(spec.choices, choices, requests, probe_feed(trunk, probe) if probe is not None else None)
 
     def keep(self, where: str, mark: str) -> None:
         """Run the frozen layers once over everything that will be scored again and again."""
@@ -73,3 +67,11 @@ class Judge:
         count = len(self.texts)
         rows = [[ll for ll, _ in found[i : i + count]] for i in range(0, len(found), count)]
         return choice_metrics(rows, self.choices.gold, [self.texts] * len(rows))
+
+
+def probe_feed(trunk: Trunk, text: str) -> Feed:
+    """The probe as examples of this model."""
+    tokenizer = trunk.base.tokenizer
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    mask = getattr(tokenizer, "mask_token_id", None)
+    return Feed(trunk, probe_examples(ids, trunk.base.anatomy.kind, mask, trunk.base.max_length))

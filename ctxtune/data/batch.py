@@ -1,6 +1,6 @@
 """The order of examples, and examples as padded arrays.
 
-    B  examples in a batch      T  tokens of the longest      N  supervised tokens of all
+B  examples in a batch      T  tokens of the longest      N  supervised tokens of all
 """
 
 from __future__ import annotations

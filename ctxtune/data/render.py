@@ -146,5 +146,3 @@ def _line(error: BaseException) -> str:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
-
-

@@ -66,10 +66,10 @@ def probe_examples(token_ids: Sequence[int], kind: str, mask_token: int | None, 
     return examples
 
 
-def read_base(feed: Feed) -> BaseProbe:
-    """What the base says of the probe, before anything moves."""
-    head = feed.trunk.head
-    moving = {name: param.detach().clone() for name, param in head.named_parameters() if param.requires_grad}
+def read_base(feed: Feed, keep_head: bool = False) -> BaseProbe:
+    """What the base says of the probe, before anything moves; `keep_head` for comparing with another model."""
+    head = feed.trunk.head.named_parameters()
+    moving = {name: param.detach().clone() for name, param in head if keep_head or param.requires_grad}
     with torch.no_grad():
         hidden = torch.cat([feed.hidden([i])[0] for i in range(len(feed.examples))])
     return BaseProbe(hidden, moving)

@@ -1,0 +1,35 @@
+"""What rounding into the stored type costs: KL(attached || merged) on the built-in probe, in nats a token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ctxtune.adapter.attach import attach
+from ctxtune.backend.load import load_base
+from ctxtune.backend.trunk import Trunk
+from ctxtune.commands.judge import probe_feed
+from ctxtune.commands.prepare import probe_text
+from ctxtune.evals.forgetting import drift, read_base
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ctxtune.adapter.read import AdapterFile
+    from ctxtune.backend.feed import Feed
+
+
+def measured_kl(base: Path, adapter: AdapterFile, merged: Path) -> float:
+    """How far the merged model is from the base with the adapter attached; one of the two is in memory at a time."""
+    attached = load_base(base)
+    attach(attached.model, adapter)
+    with Trunk(attached) as trunk:
+        said = read_base(_probe(trunk), keep_head=True)
+    del attached, trunk
+    with Trunk(load_base(merged)) as trunk:
+        return drift(_probe(trunk), said).kl
+
+
+def _probe(trunk: Trunk) -> Feed:
+    text = probe_text("builtin")
+    assert text is not None
+    return probe_feed(trunk, text)
