@@ -45,7 +45,7 @@ def freeze(
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        method__name="freeze", method__layers=layers, train__epochs=epochs, train__batch=batch, train__lr=_rate(lr),
+        method__name="freeze", method__layers=layers, train__epochs=epochs, train__batch=batch, train__lr=lr,
         train__seed=seed, cache=cache, device=device, out=out,
     )  # fmt: skip
     start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
@@ -117,7 +117,7 @@ class Voice:
 
 
 def _resumed(out: Path | None, given: Mapping[str, object], sets: list[str]) -> "Resolved":
-    from ctxtune.commands.adapt import resume_recipe
+    from ctxtune.commands.resume import resume_recipe
     from ctxtune.errors import RecipeError
     from ctxtune.recipe.load import load
 
@@ -126,15 +126,6 @@ def _resumed(out: Path | None, given: Mapping[str, object], sets: list[str]) -> 
     if out is None:
         raise RecipeError("--resume needs to know which run", "name its folder: --out runs/...")
     return resume_recipe(out)
-
-
-def _rate(lr: str | None) -> float | str | None:
-    if lr is None or lr == "auto":
-        return lr
-    try:
-        return float(lr)
-    except ValueError:
-        raise typer.BadParameter(f"{lr!r} is neither a number nor auto", param_hint="--lr") from None
 
 
 def _cost_table(facts: Mapping[str, Any]) -> Any:

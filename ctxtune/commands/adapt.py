@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.commands import prepare
+from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
+from ctxtune.commands.sources import Sources, default_out, num_steps, read_sources
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
-from ctxtune.recipe.load import Resolved, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ctxtune.engine.loop import State, StepFacts
     from ctxtune.engine.stop import Stop
     from ctxtune.methods.freeze import Chosen
+    from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
 
 
@@ -52,18 +54,6 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 3)
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a run reads, checked; `inputs` are its hashes."""
-
-    train: prepare.Source
-    eval: prepare.Source | None
-    probe: str | None
-    templates: prepare.Templates
-    model: Path
-    inputs: dict[str, str]
-
-
 def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
     """Adapt a model as the recipe says; returns the facts that result.json holds.
 
@@ -77,84 +67,9 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
         if resume and (done := run.read_result()) is not None:
             tell.note(f"{run.path} is complete: nothing to resume")
             return done
-        resolved = _same_recipe(run, resolved) if run.recipe.exists() else _spooled(run, resolved)
+        resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved)
         sources = read_sources(resolved.recipe)
         return _Run(run, resolved, sources, stop, tell).story()
-
-
-def resume_recipe(out: Path) -> Resolved:
-    """The recipe of a run that is to go on.
-
-    Raises:
-        RecipeError: no run lies there.
-    """
-    path = RunFolder(out).recipe
-    if not path.exists():
-        raise RecipeError(f"{out} holds no run to resume", "name the recipe as well, or the --out of an earlier run")
-    resolved = load(str(path), {"out": str(out)})
-    return resolved
-
-
-def default_out(recipe: Recipe) -> str:
-    """Where a run goes when nobody says: named after its data and method."""
-    name = Path(recipe.data.train).stem if recipe.data.train not in (None, "-") else "stdin"
-    return f"runs/{name}-{recipe.method.name}"
-
-
-def read_sources(recipe: Recipe) -> Sources:
-    """Read and check every input. Imports no torch: mistakes are found at once.
-
-    Raises:
-        RecipeError, DataError, ModelError: naming the file, the line and the key.
-    """
-    from ctxtune.backend.folder import resolve_model
-
-    data, known = recipe.data, recipe.inputs or {}
-    if data.train is None:
-        raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
-    templates = prepare.compile_templates(data)
-    model = resolve_model(recipe.model)
-    train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
-    dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
-    inputs = {"train": train.sha256, **({"eval": dev.sha256} if dev else {})}
-    return Sources(train, dev, prepare.probe_text(recipe.forget.probe), templates, model, inputs)
-
-
-def num_steps(recipe: Recipe, examples: int) -> int:
-    """Optimiser steps of a run."""
-    if recipe.train.steps is not None:
-        return recipe.train.steps
-    return max(1, math.ceil(recipe.train.epochs * math.ceil(examples / recipe.train.batch)))
-
-
-def _spooled(run: RunFolder, resolved: Resolved) -> Resolved:
-    """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed."""
-    if resolved.recipe.data.train != "-":
-        return resolved
-    from ctxtune.data.read import spool_stdin
-
-    spool_stdin(run.stdin)
-    data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
-    return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
-
-
-def _same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
-    """The recipe of the run, which must be the one asked for: half a run of each would be neither."""
-    kept = load(str(run.recipe), {})
-    ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
-    for key in ours:
-        if ours[key] != theirs[key] and not (key == "data.train" and theirs[key] == "-"):
-            raise RecipeError(
-                f"{run.recipe}: {key} is {ours[key]!r}, but {theirs[key]!r} is asked for",
-                "resume with the values of the run, or choose another --out",
-            )
-    return kept
-
-
-def _comparable(recipe: Recipe) -> dict[str, Any]:
-    from ctxtune.recipe import keys
-
-    return {key: value for key, value in keys.leaves(recipe) if key not in ("inputs", "out")}
 
 
 @dataclass

@@ -9,7 +9,7 @@ from ctxtune.backend.anatomy import anatomy_of
 from ctxtune.backend.folder import read_json, weight_files
 from ctxtune.backend.tensors import read_header
 from ctxtune.commands import prepare
-from ctxtune.commands.adapt import default_out, num_steps, read_sources
+from ctxtune.commands.sources import default_out, num_steps, read_sources
 from ctxtune.errors import ModelError
 from ctxtune.methods import freeze
 

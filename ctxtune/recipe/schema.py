@@ -81,7 +81,7 @@ class Train(Section):
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance; equal seeds give equal numbers")
     eval_every: Steps | None = Field(None, description="steps between evaluations; null is once an epoch")
-    save_every: Steps | None = Field(None, description="steps between checkpoints; null is once an epoch")
+    save_every: Steps | None = Field(None, description="steps between checkpoints; null is about once a minute")
     patience: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description="evaluations without improvement before the run stops; null is never"
     )

@@ -1,0 +1,56 @@
+"""A run that goes on: its own recipe, and rows from a pipe that cannot be read twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.commands.run_folder import RunFolder
+from ctxtune.errors import RecipeError
+from ctxtune.recipe import keys
+from ctxtune.recipe.load import Resolved, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ctxtune.recipe.schema import Recipe
+
+
+def resume_recipe(out: Path) -> Resolved:
+    """The recipe of a run that is to go on.
+
+    Raises:
+        RecipeError: no run lies there.
+    """
+    path = RunFolder(out).recipe
+    if not path.exists():
+        raise RecipeError(f"{out} holds no run to resume", "name the recipe as well, or the --out of an earlier run")
+    return load(str(path), {"out": str(out)})
+
+
+def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
+    """The recipe of the run, which must be the one asked for: half a run of each would be neither."""
+    kept = load(str(run.recipe), {})
+    ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
+    for key in ours:
+        if ours[key] != theirs[key] and not (key == "data.train" and theirs[key] == "-"):
+            raise RecipeError(
+                f"{run.recipe}: {key} is {ours[key]!r}, but {theirs[key]!r} is asked for",
+                "resume with the values of the run, or choose another --out",
+            )
+    return kept
+
+
+def spooled(run: RunFolder, resolved: Resolved) -> Resolved:
+    """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed."""
+    if resolved.recipe.data.train != "-":
+        return resolved
+    from ctxtune.data.read import spool_stdin
+
+    spool_stdin(run.stdin)
+    data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
+    return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
+
+
+def _comparable(recipe: Recipe) -> dict[str, Any]:
+    return {key: value for key, value in keys.leaves(recipe) if key not in ("inputs", "out")}

@@ -1,0 +1,57 @@
+"""What a run reads, checked before anything heavy is imported: the model's folder, the rows, the probe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxtune.backend.folder import resolve_model
+from ctxtune.commands import prepare
+from ctxtune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ctxtune.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run reads, checked; `inputs` are its hashes."""
+
+    train: prepare.Source
+    eval: prepare.Source | None
+    probe: str | None
+    templates: prepare.Templates
+    model: Path
+    inputs: dict[str, str]
+
+
+def read_sources(recipe: Recipe) -> Sources:
+    """Read and check every input. Imports no torch: mistakes are found at once.
+
+    Raises:
+        RecipeError, DataError, ModelError: naming the file, the line and the key.
+    """
+    data, known = recipe.data, recipe.inputs or {}
+    if data.train is None:
+        raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
+    templates = prepare.compile_templates(data)
+    model = resolve_model(recipe.model)
+    train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
+    dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
+    inputs = {"train": train.sha256, **({"eval": dev.sha256} if dev else {})}
+    return Sources(train, dev, prepare.probe_text(recipe.forget.probe), templates, model, inputs)
+
+
+def default_out(recipe: Recipe) -> str:
+    """Where a run goes when nobody says: named after its data and method."""
+    name = Path(recipe.data.train).stem if recipe.data.train not in (None, "-") else "stdin"
+    return f"runs/{name}-{recipe.method.name}"
+
+
+def num_steps(recipe: Recipe, examples: int) -> int:
+    """Optimiser steps of a run."""
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    return max(1, math.ceil(recipe.train.epochs * math.ceil(examples / recipe.train.batch)))
