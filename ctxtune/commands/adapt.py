@@ -17,9 +17,9 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ctxtune.data.encode import EncodedSet
     from ctxtune.engine.loop import State, StepFacts
     from ctxtune.engine.stop import Stop
-    from ctxtune.methods.freeze import Chosen
+    from ctxtune.methods.registry import Method
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
 
@@ -95,7 +95,7 @@ class _Run:
         from ctxtune.backend.fingerprint import fingerprint
         from ctxtune.backend.trunk import Trunk
         from ctxtune.commands.judge import Judge
-        from ctxtune.methods import freeze
+        from ctxtune.methods.registry import open_method
 
         with self.clock.part("load"):
             base = self._load()
@@ -104,17 +104,14 @@ class _Run:
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
         examples = prepare.to_learn(self.sources.train, spec)
         self._note_losses(examples)
-        names = [name for name, _ in base.model.named_parameters(remove_duplicate=False)]
-        chosen = freeze.choose(self.recipe.method.layers, names, base.anatomy, len(base.anatomy.block_list(base.model)))
-        params = freeze.trainable(base.model, chosen)
-        modules = freeze.by_module(base.model, params)
+        method = open_method(self.recipe.method, base)
         self._write_recipe(mark)
-        with Trunk(base, chosen.start) as trunk:
+        with Trunk(base, method.start) as trunk:
             judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
-            facts = self._train(trunk, judge, examples, params, chosen, mark)
+            facts = self._train(trunk, judge, examples, method, mark)
         facts["parameters"] = sum(param.numel() for param in base.model.parameters())
         with self.clock.part("save"):
-            facts["adapter"] = self._save(base, modules, mark, facts)
+            facts["adapter"] = self._save(base, method, mark, facts)
         facts["seconds"] = self.clock.seconds
         self.run.write_result(facts)
         return facts
@@ -124,8 +121,7 @@ class _Run:
         trunk: Trunk,
         judge: Judge,
         examples: EncodedSet,
-        params: dict[str, nn.Parameter],
-        chosen: Chosen,
+        method: Method,
         mark: str,
     ) -> dict[str, Any]:
         from ctxtune.backend.feed import Feed
@@ -140,9 +136,9 @@ class _Run:
         steps = num_steps(self.recipe, len(examples.examples))
         objective = Labels(feed)
         with self.clock.part("rate"):
-            rate = self._rate(params, objective, len(examples.examples), steps)
+            rate = self._rate(method.params, objective, len(examples.examples), steps)
         with self.clock.part("loop"):
-            state = self._fit(params, objective, feed, judge, steps, rate, before)
+            state = self._fit(method.params, objective, feed, judge, steps, rate, before)
         with self.clock.part("after"):
             after = judge.after()
         return {
@@ -151,8 +147,8 @@ class _Run:
             "base": mark,
             "out": str(self.run.path),
             "device": trunk.base.device.reason,
-            "trainable": sum(param.numel() for param in params.values()),
-            "start_layer": chosen.start,
+            "trainable": sum(param.numel() for param in method.params.values()),
+            "start_layer": method.start,
             "train": _set_facts(examples),
             "cache": cache,
             "lr": rate,
@@ -222,7 +218,7 @@ class _Run:
             "difference": difference,
         }
 
-    def _rate(self, params: dict[str, nn.Parameter], objective: Any, examples: int, steps: int) -> dict[str, Any]:
+    def _rate(self, params: Mapping[str, nn.Parameter], objective: Any, examples: int, steps: int) -> dict[str, Any]:
         """The learning rate: given, found by an earlier part of this run, or found now."""
         from ctxtune.engine.checkpoint import read_state
         from ctxtune.engine.rate import find_rate
@@ -252,7 +248,7 @@ class _Run:
 
     def _fit(
         self,
-        params: dict[str, nn.Parameter],
+        params: Mapping[str, nn.Parameter],
         objective: Any,
         feed: Any,
         judge: Judge,
@@ -288,11 +284,8 @@ class _Run:
             notes={"rate": rate, "before": before},
         )
 
-    def _save(
-        self, base: Base, modules: dict[str, dict[str, Tensor]], mark: str, facts: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _save(self, base: Base, method: Method, mark: str, facts: dict[str, Any]) -> dict[str, Any]:
         from ctxtune.adapter.card import model_card
-        from ctxtune.adapter.container import layer_config, layer_tensors
         from ctxtune.adapter.manifest import BaseModel, Change, Manifest
         from ctxtune.adapter.write import write_adapter
 
@@ -308,9 +301,9 @@ class _Run:
             scores=Change(_finite(facts["scores"]["before"]), _finite(facts["scores"]["after"])),
             forgetting=Change(_finite(facts["forgetting"]["before"]), _finite(facts["forgetting"]["after"])),
         )
-        tensors = layer_tensors(modules)
+        tensors = method.tensors()
         num_bytes = write_adapter(
-            self.run.adapter, tensors, manifest, layer_config(modules, self.recipe.model, causal), model_card(manifest)
+            self.run.adapter, tensors, manifest, method.config(self.recipe.model), model_card(manifest)
         )
         return {"folder": str(self.run.adapter), "bytes": num_bytes, "tensors": len(tensors)}
 

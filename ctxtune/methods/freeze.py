@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ctxtune.adapter.container import layer_config, layer_tensors
 from ctxtune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.backend.load import Base
+    from ctxtune.recipe.schema import Freeze
 
 _KINDS = ("attn", "mlp", "norms")
 _NAMES = ("all", *_KINDS, "embeddings", "head")
@@ -111,6 +114,36 @@ def _depth(name: str, anatomy: Anatomy, num_layers: int) -> int:
         return int(name[len(anatomy.blocks) + 1 :].split(".", 1)[0])
     after = [anatomy.head, *([anatomy.norm] if anatomy.norm else [])]
     return num_layers if any(_inside(name, part) for part in after) else 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Freeze on a loaded base. `modules` are the modules that hold a trained number: name -> {weight, bias}."""
+
+    params: Mapping[str, nn.Parameter]
+    start: int
+    modules: Mapping[str, Mapping[str, Tensor]]
+    causal: bool
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained modules whole, as LN_TUNING stores them."""
+        return layer_tensors(self.modules)
+
+    def config(self, base_name: str) -> dict[str, Any]:
+        """PEFT's configuration of the container."""
+        return layer_config(self.modules, base_name, self.causal)
+
+
+def open_method(settings: Freeze, base: Base) -> Opened:
+    """Let the chosen parameters of a base train.
+
+    Raises:
+        RecipeError: `settings.layers` does not fit the model.
+    """
+    names = [name for name, _ in base.model.named_parameters(remove_duplicate=False)]
+    chosen = choose(settings.layers, names, base.anatomy, len(base.anatomy.block_list(base.model)))
+    params = trainable(base.model, chosen)
+    return Opened(params, chosen.start, by_module(base.model, params), base.anatomy.kind == "causal")
 
 
 def trainable(model: nn.Module, chosen: Chosen) -> dict[str, nn.Parameter]:

@@ -1,0 +1,47 @@
+"""The methods by name, imported when they are asked for, and what each of them must offer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from ctxtune.backend.load import Base
+    from ctxtune.recipe.schema import Method as Settings
+
+_MODULES = {"freeze": "ctxtune.methods.freeze"}
+
+
+class Method(Protocol):
+    """A method opened on a base: the base then runs as adapted, and before the first step as it always did.
+
+    Whatever is not in `params` stays bit for bit as it was.
+    """
+
+    @property
+    def params(self) -> Mapping[str, nn.Parameter]:
+        """The numbers that move, each once."""
+
+    @property
+    def start(self) -> int:
+        """The lowest block that any of them touches: what lies below can be run once and kept."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the adapter file holds, under PEFT's names."""
+
+    def config(self, base_name: str) -> dict[str, Any] | None:
+        """PEFT's adapter_config.json; None where PEFT does not have the method."""
+
+
+def open_method(settings: Settings, base: Base) -> Method:
+    """Open the method that a recipe names on a loaded base.
+
+    Raises:
+        RecipeError: the settings do not fit this base.
+    """
+    module = importlib.import_module(_MODULES[settings.name])
+    return cast("Method", module.open_method(settings, base))
