@@ -6,7 +6,6 @@ Shapes: B batch, T tokens, D width, N answer rows, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,7 @@ from ctxtune.backend.linear import onednn_is_faster
 from ctxtune.data.batch import micro_batches, padded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -27,18 +26,9 @@ if TYPE_CHECKING:
 # Tokens of one forward pass: large enough for the matrix products, small enough for memory.
 _TOKENS = 2048
 # Where every token is an answer row, the logits are what fills the memory: rows x vocabulary.
-_ROWS = 512
-# Rows kept states are compared on: the logits of a real model in float32 have a floor of 4e-5.
+ROWS = 512
+# Far above the float32 noise of a deep model (1e-6 was seen), far below any real mistake.
 _TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What the model says at the answer rows: logits (N, V), the tokens that stood there (N,), whose they are (N,)."""
-
-    logits: Tensor
-    labels: Tensor
-    owner: Tensor
 
 
 class Feed:
@@ -89,52 +79,57 @@ class Feed:
         """Cut a batch into what one forward pass takes, or into parts of `rows` examples."""
         answer_rows = sum(len(self.examples[i].rows) for i in indices)
         tokens = sum(self.lengths[i] for i in indices)
-        most = max(1, _TOKENS if answer_rows * _TOKENS <= _ROWS * tokens else _ROWS * tokens // answer_rows)
+        most = max(1, _TOKENS if answer_rows * _TOKENS <= ROWS * tokens else ROWS * tokens // answer_rows)
         return micro_batches(indices, self.lengths, rows=rows, max_tokens=most)
 
-    def score(self, part: Sequence[int]) -> Scored:
-        """One forward pass over a few examples."""
-        hidden, labels, owner = self.hidden(part)
-        return Scored(self.trunk.logits(hidden), labels, owner)
-
-    def hidden(self, part: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """The final states of the answer rows (N, D), before the head; their labels (N,) and their examples (N,)."""
-        ids, mask, b, t, labels = self._tensors(part)
+    def hidden(self, part: Sequence[int]) -> Tensor:
+        """One forward pass over a few examples: the final states of their answer rows (N, D), before the head."""
+        ids, mask, b, t = self._tensors(part)
         states = self.states.batch(part, self.device) if self.states is not None else None
-        owner = torch.as_tensor(part, device=self.device)[b]
-        return self.trunk.rows(ids, mask, b, t, states), labels, owner
+        return self.trunk.rows(ids, mask, b, t, states)
 
-    def _tensors(self, part: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    def labels(self, part: Sequence[int]) -> Tensor:
+        """The tokens at the answer rows of a part, (N,)."""
+        return torch.tensor([label for i in part for label in self.examples[i].labels], device=self.device)
+
+    def logits_in_chunks(self, part: Sequence[int]) -> Iterator[tuple[Tensor, slice]]:
+        """The logits of a part's answer rows in float32, a few hundred rows (C, V) at a time, and which rows they are."""
+        hidden = self.hidden(part)
+        for first in range(0, len(hidden), ROWS):
+            chunk = hidden[first : first + ROWS]
+            yield self.trunk.logits(chunk).float(), slice(first, first + len(chunk))
+
+    def _tensors(self, part: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         whole = padded([self.examples[i] for i in part], self.pad)
-        arrays = (whole.ids, whole.mask, whole.row, whole.position, whole.label)
-        ids, mask, b, t, labels = (torch.from_numpy(array).to(self.device) for array in arrays)
+        arrays = (whole.ids, whole.mask, whole.row, whole.position)
+        ids, mask, b, t = (torch.from_numpy(array).to(self.device) for array in arrays)
         # Padded on the right, no token of a causal model sees a pad: without a mask attention takes its fastest path.
-        return ids, None if self.trunk.causal else mask, b, t, labels
+        return ids, None if self.trunk.causal else mask, b, t
 
 
 def check_kept(feed: Feed) -> float:
-    """The largest difference between logits from kept states and from the whole model's own plain forward.
+    """The largest difference between final states from kept states and from the model's own plain forward.
 
     Looked at are the longest example, the shortest and two from the middle, together in one padded batch. Scale-free:
-    the difference is divided by the largest logit.
+    the difference is divided by the largest number.
     """
     order = sorted(range(len(feed.examples)), key=lambda i: feed.lengths[i])
     part = sorted({order[0], order[len(order) // 3], order[2 * len(order) // 3], order[-1]})
     with torch.no_grad():
-        kept = feed.score(part).logits
-    return float((kept - plain_logits(feed, part)).abs().max() / kept.abs().max().clamp(min=1e-6))
+        kept, plain = feed.hidden(part), plain_hidden(feed, part)
+    return float((kept - plain).abs().max() / plain.abs().max().clamp(min=1e-6))
 
 
-def plain_logits(feed: Feed, part: Sequence[int]) -> Tensor:
-    """The answer rows' logits by the model's own forward, nothing left out. The trunk is closed meanwhile."""
+def plain_hidden(feed: Feed, part: Sequence[int]) -> Tensor:
+    """The answer rows' final states (N, D) by the model's own forward, nothing left out. The trunk is closed meanwhile."""
     whole = padded([feed.examples[i] for i in part], feed.pad)
     arrays = (whole.ids, whole.mask, whole.row, whole.position)
     ids, mask, b, t = (torch.from_numpy(array).to(feed.device) for array in arrays)
-    with feed.trunk.closed(), torch.no_grad():
-        logits: Tensor = feed.trunk.base.model(input_ids=ids, attention_mask=mask).logits
-    return logits[b, t]
+    with feed.trunk.closed():
+        hidden: Tensor = feed.trunk.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+    return hidden[b, t]
 
 
 def is_exact(difference: float) -> bool:
-    """Whether kept states may be used: splitting sums differently moves float32 logits by less than this."""
+    """Whether kept states may be used: splitting sums differently moves float32 states by less than this."""
     return difference <= _TOLERANCE

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from ctxtune.backend.atomic import new_folder, storage_error, write_text
 from ctxtune.backend.folder import check_folder, read_json, weight_files
-from ctxtune.backend.load import quiet
+from ctxtune.backend.load import hush
 from ctxtune.backend.tensors import mapped, read_header
 from ctxtune.errors import ModelError
 
@@ -42,7 +42,7 @@ def convert(gguf: Path, out: Path) -> None:
     model, tokenizer = _read(gguf)
     with new_folder(out) as folder:
         try:
-            with quiet(), redirect_stderr(io.StringIO()):
+            with redirect_stderr(io.StringIO()):
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
         except OSError as error:
@@ -59,9 +59,10 @@ def _read(gguf: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    hush()
     where = {"gguf_file": gguf.name, "local_files_only": True}
     try:
-        with quiet(), redirect_stderr(io.StringIO()):  # the reader draws a bar of its own
+        with redirect_stderr(io.StringIO()):  # the reader draws a bar of its own
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error) as error:

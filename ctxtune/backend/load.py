@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from ctxtune.backend.linear import quicken
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import nn
@@ -39,18 +38,12 @@ class Base:
     attention: str
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def hush() -> None:
     """No progress bars and no advice from transformers: what a user should know, ctxtune says."""
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -58,8 +51,8 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        hush()
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be read: {_first_line(error)}") from error
     # What is too long is decided by `data.on_long`; the tokenizer's own warning would only stand beside it.
@@ -75,6 +68,7 @@ def load_base(folder: Path, device: str = "auto") -> Base:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+    hush()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -83,15 +77,14 @@ def load_base(folder: Path, device: str = "auto") -> Base:
     where = choose_device(device)
     loader = AutoModelForCausalLM if anatomy.kind == "causal" else AutoModelForMaskedLM
     try:
-        with quiet():
-            model, info = loader.from_pretrained(
-                folder,
-                dtype=where.dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+        model, info = loader.from_pretrained(
+            folder,
+            dtype=where.dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from error
     if info["missing_keys"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctxtune.backend.anatomy import anatomy_of
-from ctxtune.backend.load import quiet
+from ctxtune.backend.load import hush
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ def skeleton(folder: Path) -> nn.Module:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+    hush()
     try:
-        with quiet(), torch.device("meta"):
+        with torch.device("meta"):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             loader = AutoModelForCausalLM if anatomy_of(config.model_type).kind == "causal" else AutoModelForMaskedLM
             model: nn.Module = loader.from_config(config)

@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -264,12 +265,10 @@ class _Run:
         options = self.recipe.train
         kept = read_state(self.run.last)
         log = RunLog(self.run.metrics, resume_at=kept["loop"]["step"] if kept else None)
-        orders: dict[int, list[list[int]]] = {}
 
+        @lru_cache(maxsize=2)
         def batches(epoch: int) -> list[list[int]]:
-            if epoch not in orders:
-                orders[epoch] = length_buckets(feed.lengths, options.batch, options.seed, epoch)
-            return orders[epoch]
+            return length_buckets(feed.lengths, options.batch, options.seed, epoch)
 
         return fit(
             params,

@@ -30,8 +30,6 @@ def generate(
     """
     import torch
 
-    from ctxtune.backend.load import quiet
-
     opened = open_given(adapter)
     base = load_with(resolve(None, flags, [], opened, adapter).recipe, opened, force, say)
     if base.anatomy.kind != "causal":
@@ -47,7 +45,7 @@ def generate(
         if ids.shape[1] == 0 or room < 1:
             fault = "is empty" if ids.shape[1] == 0 else f"has {ids.shape[1]} tokens, the model reads {base.max_length}"
             raise DataError(f"prompt {number} {fault}")
-        with torch.no_grad(), quiet():
+        with torch.no_grad():
             out = base.model.generate(  # type: ignore[operator]
                 ids,
                 attention_mask=torch.ones_like(ids),

@@ -18,7 +18,9 @@ import torch
 from ctxtune.backend.feed import Feed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
 
     from ctxtune.backend.trunk import Trunk
     from ctxtune.data.encode import Encoded
@@ -45,23 +47,30 @@ class Requests:
         asking: dict[int, list[int]] = {}
         for number, place in enumerate(self.place):
             asking.setdefault(place, []).append(number)
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(self.requests)
+        sums = torch.zeros(len(self.requests), dtype=torch.float64)
+        misses = torch.zeros(len(self.requests), dtype=torch.float64)
+        order = sorted(range(len(self.feed.examples)), key=lambda i: (-self.feed.lengths[i], i))
         with torch.no_grad():
-            order = sorted(range(len(self.feed.examples)), key=lambda i: (-self.feed.lengths[i], i))
             for part in self.feed.parts(order):
-                scored = self.feed.score(part)
-                logits = scored.logits.float()
-                total, best = logits.logsumexp(-1), logits.argmax(-1)  # (N,)
-                ends = 0
-                for place in part:
-                    rows = slice(ends, ends + len(self.feed.examples[place].rows))
-                    ends = rows.stop
-                    for number in asking[place]:
-                        labels = torch.tensor(self.requests[number].labels, device=logits.device)
-                        picked = logits[rows].gather(-1, labels[:, None])[:, 0] - total[rows]
-                        greedy = bool(torch.equal(best[rows], labels))
-                        found[number] = picked.sum(dtype=torch.float64).item(), greedy
-        return found
+                row, label, asker = self._asked(part, asking)
+                for logits, rows in self.feed.logits_in_chunks(part):
+                    here = (row >= rows.start) & (row < rows.stop)
+                    at, token = row[here] - rows.start, label[here].to(logits.device)
+                    picked = logits[at, token] - logits.logsumexp(-1)[at]
+                    sums.index_add_(0, asker[here], picked.double().cpu())
+                    misses.index_add_(0, asker[here], (logits.argmax(-1)[at] != token).double().cpu())
+        return [(ll, miss == 0) for ll, miss in zip(sums.tolist(), misses.tolist(), strict=True)]
+
+    def _asked(self, part: Sequence[int], asking: Mapping[int, list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Every (answer row of the part, token, request) that is asked for, as three columns."""
+        table: list[tuple[int, int, int]] = []
+        first = 0
+        for place in part:
+            for number in asking[place]:
+                table += [(first + j, label, number) for j, label in enumerate(self.requests[number].labels)]
+            first += len(self.feed.examples[place].rows)
+        rows, labels, askers = torch.tensor(table).unbind(1)
+        return rows, labels, askers
 
 
 def choice_metrics(

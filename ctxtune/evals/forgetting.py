@@ -71,7 +71,7 @@ def read_base(feed: Feed, keep_head: bool = False) -> BaseProbe:
     head = feed.trunk.head.named_parameters()
     moving = {name: param.detach().clone() for name, param in head if keep_head or param.requires_grad}
     with torch.no_grad():
-        hidden = torch.cat([feed.hidden([i])[0] for i in range(len(feed.examples))])
+        hidden = torch.cat([feed.hidden([i]) for i in range(len(feed.examples))])
     return BaseProbe(hidden, moving)
 
 
@@ -81,7 +81,7 @@ def drift(feed: Feed, base: BaseProbe) -> Drift:
     count = begin = 0
     with torch.no_grad():
         for i in range(len(feed.examples)):
-            hidden, labels, _ = feed.hidden([i])
+            hidden, labels = feed.hidden([i]), feed.labels([i])
             earlier = base.hidden[begin : begin + len(hidden)]
             for first in range(0, len(hidden), _CHUNK):
                 chunk, old, label = (rows[first : first + _CHUNK] for rows in (hidden, earlier, labels))

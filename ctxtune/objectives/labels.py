@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from ctxtune.backend.feed import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,16 +41,28 @@ class Labels:
 
     def loss(self, part: Sequence[int]) -> Tensor:
         """The sum, in nats, over the answer rows of a part; a scalar that can be differentiated."""
-        scored = self.feed.score(part)
-        return functional.cross_entropy(scored.logits.float(), scored.labels, reduction="sum")
+        hidden, labels = self.feed.hidden(part), self.feed.labels(part)
+        if len(hidden) <= ROWS:
+            return self._nats(hidden, labels)
+        # One long text can have more rows x vocabulary than memory: its logits are made again in the backward pass.
+        return torch.stack(
+            [
+                checkpoint(self._nats, hidden[first : first + ROWS], labels[first : first + ROWS], use_reentrant=False)
+                for first in range(0, len(hidden), ROWS)
+            ]
+        ).sum()
 
     def losses(self, batch: Sequence[int]) -> list[float]:
         """The summed loss of each example, in nats, without a gradient."""
-        place = {example: position for position, example in enumerate(batch)}
-        sums = torch.zeros(len(batch), dtype=torch.float64)
+        sums = torch.zeros(len(self.feed.examples), dtype=torch.float64)
         with torch.no_grad():
             for part in self.feed.parts(batch):
-                scored = self.feed.score(part)
-                nats = functional.cross_entropy(scored.logits.float(), scored.labels, reduction="none").cpu().double()
-                sums.index_add_(0, torch.tensor([place[i] for i in scored.owner.tolist()]), nats)
-        return sums.tolist()
+                labels = self.feed.labels(part)
+                owner = torch.tensor([i for i in part for _ in self.feed.examples[i].labels])
+                for logits, rows in self.feed.logits_in_chunks(part):
+                    nats = functional.cross_entropy(logits, labels[rows], reduction="none")
+                    sums.index_add_(0, owner[rows], nats.double().cpu())
+        return sums[list(batch)].tolist()
+
+    def _nats(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(self.feed.trunk.logits(hidden).float(), labels, reduction="sum")
