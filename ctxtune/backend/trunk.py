@@ -96,7 +96,7 @@ class _Last(_Hidden):
         call = inspect.signature(self.block.forward).bind(hidden, *args, **kwargs)
         call.arguments.update(call.arguments.pop("kwargs", {}))
         arguments = dict(call.arguments)
-        if not self.trunk.narrow or not _can_narrow(arguments, hidden, b):
+        if self.trunk.plain or not self.trunk.narrow or not _can_narrow(arguments, hidden, b):
             raise _Cut(_first(self.block(hidden, *args, **kwargs))[b, t])
         raise _Cut(self._narrow(arguments, hidden, b, t))
 
@@ -174,6 +174,7 @@ class Trunk:
         self.causal = base.anatomy.kind == "causal"
         # Only where attention takes a boolean mask can the rows' own mask be handed in.
         self.narrow = narrow and base.attention == "sdpa"
+        self.plain = False  # set where the shortcuts turn out not to be exact for this model
         self.blocks = base.anatomy.block_list(base.model)
         self.backbone = base.model.get_submodule(base.anatomy.backbone)
         self.head = base.model.get_submodule(base.anatomy.head)

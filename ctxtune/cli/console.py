@@ -56,6 +56,14 @@ def grid(title: str, columns: list[str], rows: list[list[Any]]) -> Any:
     return table
 
 
+def with_error(scores: Mapping[str, Any], key: str) -> str:
+    """A number with its standard error, if it has one; what is not finite is a dash."""
+    value, error = scores[key], scores.get(f"{key}_stderr")
+    if value is None:
+        return "-"
+    return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
 class Progress:
     """The state of a run on standard error: a bar on a terminal, a plain line every few seconds elsewhere."""
 

@@ -42,8 +42,6 @@ def _table(facts: Mapping[str, Any]) -> Any:
     for key, value in scores.items():
         if key.endswith("_stderr"):
             continue
-        error = scores.get(f"{key}_stderr")
-        text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        rows.append([key, text + (f" ± {error:.4f}" if error is not None else "")])
+        rows.append([key, f"{value:,}" if isinstance(value, int) else console.with_error(scores, key)])
     who = f"{facts['model']} with {facts['adapter']}" if facts["adapter"] else str(facts["model"])
     return console.grid(f"{who} on {facts['eval']}", ["", ""], rows)

@@ -152,7 +152,7 @@ def result_table(facts: Mapping[str, Any]) -> Any:
     rows = []
     for key in ("acc", "acc_norm", "perplexity", "greedy_acc"):
         if key in after:
-            rows.append([key, with_error(before, key), with_error(after, key)])
+            rows.append([key, console.with_error(before, key), console.with_error(after, key)])
     drift = facts["forgetting"]
     if drift["after"]:
         rows.append(["probe loss, nats a token", f"{drift['before']['loss']:.4f}", f"{drift['after']['loss']:.4f}"])
@@ -166,9 +166,3 @@ def result_table(facts: Mapping[str, Any]) -> Any:
     if facts["best_step"] != facts["steps"]:
         rows.append(["kept", "", f"step {facts['best_step']}, the lowest eval loss"])
     return console.grid(f"{facts['model']}, {facts['method']['layers']}", ["", "base", "tuned"], rows)
-
-
-def with_error(scores: Mapping[str, Any], key: str) -> str:
-    """A number with its standard error, if it has one."""
-    error = scores.get(f"{key}_stderr")
-    return f"{scores[key]:.4f}" + (f" ± {error:.4f}" if isinstance(error, float) else "")

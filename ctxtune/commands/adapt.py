@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.commands import prepare
+from ctxtune.commands.facts import plain
 from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, num_steps, read_sources
@@ -90,7 +91,10 @@ class _Run:
 
     def story(self) -> dict[str, Any]:
         with self.clock.part("total"):
-            return self._story()
+            facts = self._story()
+        result: dict[str, Any] = plain({**facts, "seconds": self.clock.seconds})
+        self.run.write_result(result)
+        return result
 
     def _story(self) -> dict[str, Any]:
         from ctxtune.backend.fingerprint import fingerprint
@@ -113,8 +117,6 @@ class _Run:
         facts["parameters"] = sum(param.numel() for param in base.model.parameters())
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts)
-        facts["seconds"] = self.clock.seconds
-        self.run.write_result(facts)
         return facts
 
     def _train(
@@ -132,14 +134,15 @@ class _Run:
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
-            judge.keep(self.recipe.cache, mark)
+            judge.keep("off" if trunk.plain else self.recipe.cache, mark)
             before = judge.before(self.run.last)
         steps = num_steps(self.recipe, len(examples.examples))
         objective = Labels(feed)
         with self.clock.part("rate"):
             rate = self._rate(method.params, objective, len(examples.examples), steps)
+        notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
-            state = self._fit(method.params, objective, feed, judge, steps, rate, before)
+            state = self._fit(method.params, objective, feed, judge, steps, notes)
         with self.clock.part("after"):
             after = judge.after()
         return {
@@ -201,23 +204,23 @@ class _Run:
     def _keep(self, feed: Any, mark: str) -> dict[str, Any]:
         """Run the frozen layers once, and check that training from what they said is the same as training through them."""
         from ctxtune.backend.feed import check_kept, is_exact
+        from ctxtune.engine.checkpoint import read_state
 
         if feed.trunk.start > 0 and self.recipe.cache != "off":
             self.tell.note(f"running the {feed.trunk.start} frozen layers once over {len(feed.examples)} examples")
         states = feed.keep(self.recipe.cache, mark)
-        if states is None:
-            return {"place": "off", "bytes": 0, "digest": None, "difference": None}
         difference = check_kept(feed)
         if not is_exact(difference):
-            feed.states = None
-            self.tell.note(f"the cache differs from the model by {difference:.1e} and is not used")
+            self.tell.note(
+                f"kept states differ from the model by {difference:.1e}: every layer runs every time instead"
+            )
+            feed.trunk.plain, feed.states, states = True, None, None
+        if states is None:
             return {"place": "off", "bytes": 0, "digest": None, "difference": difference}
-        return {
-            "place": states.place,
-            "bytes": states.data.nbytes,
-            "digest": states.digest,
-            "difference": difference,
-        }
+        kept = read_state(self.run.last)
+        if kept is not None and kept["digest"] not in (None, states.digest):
+            self.tell.note("the kept states are not those of the interrupted run: it goes on, but not bit for bit")
+        return {"place": states.place, "bytes": states.data.nbytes, "digest": states.digest, "difference": difference}
 
     def _rate(self, params: Mapping[str, nn.Parameter], objective: Any, examples: int, steps: int) -> dict[str, Any]:
         """The learning rate: given, found by an earlier part of this run, or found now."""
@@ -254,8 +257,7 @@ class _Run:
         feed: Any,
         judge: Judge,
         steps: int,
-        rate: dict[str, Any],
-        before: dict[str, Any],
+        notes: dict[str, Any],
     ) -> State:
         from ctxtune.data.batch import length_buckets
         from ctxtune.engine.checkpoint import read_state
@@ -273,14 +275,14 @@ class _Run:
         return fit(
             params,
             objective,
-            Course(steps, rate["value"], batches),
+            Course(steps, notes["rate"]["value"], batches),
             options,
             Desk(self.run.last, self.run.best, log),
             self.stop,
             evaluate=judge.choose if judge.choices is not None else None,
             on_step=self.tell.step,
             token_count=lambda batch: sum(feed.lengths[i] for i in batch),
-            notes={"rate": rate, "before": before},
+            notes=notes,
         )
 
     def _save(self, base: Base, method: Method, mark: str, facts: dict[str, Any]) -> dict[str, Any]:

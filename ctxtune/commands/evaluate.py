@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
+from ctxtune.commands.facts import plain
 from ctxtune.commands.run_folder import RunFolder
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.load import Resolved, load
@@ -47,7 +48,7 @@ def evaluate(
         "model": recipe.model,
         "adapter": str(adapter) if adapter else None,
         "eval": recipe.data.eval,
-        "scores": scores,
+        "scores": plain(scores),
     }
 
 

@@ -144,36 +144,17 @@ def fit(
         state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer)["loop"])
     per_epoch = len(course.batches(0))
     saved_at = time.monotonic()
-
-    def save() -> None:
-        checkpoint.write_checkpoint(desk.last, params, optimizer, {"loop": asdict(state), **notes})
-
     with stop.deferred():
         while state.step < course.steps and not state.stopped_early:
-            begun = time.perf_counter()
-            epoch, place = divmod(state.step, per_epoch)
-            batch = course.batches(epoch)[place]
-            lr = course.lr * factor(state.step, course.steps, options.schedule, options.warmup)
-            loss, norm = take_step(list(params.values()), optimizer, objective, batch, lr, options)
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                raise CtxtuneError(
-                    f"step {state.step + 1}: the loss is {loss} and the gradient's norm {norm} at rate {lr:.2g}",
-                    "try a smaller --lr",
-                )
-            state.step += 1
-            state.tokens += token_count(batch)
-            seconds = time.perf_counter() - begun
-            state.seconds += seconds
-            facts = StepFacts(
-                state.step, course.steps, loss, lr, norm, token_count(batch), objective.tokens(batch), seconds
-            )
+            batch = course.batches(state.step // per_epoch)[state.step % per_epoch]
+            facts = _advance(params, optimizer, objective, course, options, state, batch, token_count(batch))
             desk.log.add(asdict(facts))
             on_step(facts)
             ends = state.step == course.steps
             if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
                 _judge(evaluate(), state, params, desk, options)
-            if ends or stop.requested or _save_due(state.step, options, saved_at):
-                save()
+            if ends or state.stopped_early or stop.requested or _save_due(state.step, options, saved_at):
+                checkpoint.write_checkpoint(desk.last, params, optimizer, {"loop": asdict(state), **notes})
                 saved_at = time.monotonic()
             if stop.requested and not ends:
                 raise Interrupted(
@@ -182,6 +163,34 @@ def fit(
     if evaluate and state.best_step != state.step:
         checkpoint.read_params(desk.best, params)
     return state
+
+
+def _advance(
+    params: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    course: Course,
+    options: Train,
+    state: State,
+    batch: Sequence[int],
+    tokens: int,
+) -> StepFacts:
+    """Take the next step and count it.
+
+    Raises:
+        CtxtuneError: the loss or the gradient is no longer a number.
+    """
+    begun = time.perf_counter()
+    lr = course.lr * factor(state.step, course.steps, options.schedule, options.warmup)
+    loss, norm = take_step(list(params.values()), optimizer, objective, batch, lr, options)
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        problem = f"step {state.step + 1}: the loss is {loss} and the gradient's norm {norm} at rate {lr:.2g}"
+        raise CtxtuneError(problem, "try a smaller --lr")
+    seconds = time.perf_counter() - begun
+    state.step += 1
+    state.tokens += tokens
+    state.seconds += seconds
+    return StepFacts(state.step, course.steps, loss, lr, norm, tokens, objective.tokens(batch), seconds)
 
 
 def _save_due(step: int, options: Train, saved_at: float) -> bool:
