@@ -21,7 +21,7 @@ from ctxtune.backend.atomic import new_folder, storing, write_text
 from ctxtune.backend.folder import INDEX, WEIGHTS, read_json, weight_files
 from ctxtune.backend.skeleton import skeleton, tied_groups
 from ctxtune.backend.tensors import mapped, read_header, write_tensors
-from ctxtune.errors import AdapterError, ModelError, StorageError
+from ctxtune.errors import AdapterError, ModelError, RecipeError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,14 +102,14 @@ def merge(
         StorageError: `out` exists, or there is no room.
     """
     if dtype is not None and dtype not in TYPES:
-        raise AdapterError(f"dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
+        raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StorageError(f"{out} exists already", "name a new folder")
     config = read_json(base / "config.json")
     if config.get("quantization_config"):
         raise ModelError(f"{base} is quantised: merging would round the adapter away", "name the unquantised base")
     stored = _stored(base)
-    plan = _plan(skeleton(base), stored, adapter)
+    plan = _plan(skeleton(base)[0], stored, adapter)
     with new_folder(out) as tmp:
         num_bytes = _write_weights(base, tmp, stored, plan, dtype)
         _write_rest(base, tmp, config, plan, dtype)

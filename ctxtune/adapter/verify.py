@@ -84,7 +84,7 @@ def _configuration(adapter: AdapterFile) -> str:
             raise AdapterError(f"tensor {strange!r} is not the weight or the bias of a module")
         modules = {module for module, _ in names.values()}
     else:
-        return f"type {adapter.container}: its tensors are not known to ctxtune"
+        raise AdapterError(f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, LN_TUNING")
     targets = adapter.config.get("target_modules")
     if isinstance(targets, str):
         return _pattern(targets, modules)

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Literal, cast
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
 Kind = Literal["causal", "masked"]
@@ -21,11 +19,7 @@ Kind = Literal["causal", "masked"]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parts of one family. `norm` is None where no norm stands between the last block and the head.
-
-    `tied` maps a second name of a parameter to its first, for models whose config ties them; `loose` are parameters that
-    stand outside of any leaf module and are second names as well.
-    """
+    """The parts of one family. `norm` is None where no norm stands between the last block and the head."""
 
     family: str
     kind: Kind
@@ -37,8 +31,6 @@ class Anatomy:
     attn: tuple[str, ...]
     mlp: tuple[str, ...]
     norms: tuple[str, ...]
-    tied: Mapping[str, str]
-    loose: tuple[str, ...] = ()
 
     def block_list(self, model: nn.Module) -> nn.ModuleList:
         """The model's own list of blocks (not a copy)."""
@@ -59,7 +51,6 @@ FAMILIES = {
             attn=("self_attn",),
             mlp=("mlp",),
             norms=("input_layernorm", "post_attention_layernorm"),
-            tied={"lm_head.weight": "model.embed_tokens.weight"},
         ),
         Anatomy(
             family="gpt2",
@@ -72,7 +63,6 @@ FAMILIES = {
             attn=("attn",),
             mlp=("mlp",),
             norms=("ln_1", "ln_2"),
-            tied={"lm_head.weight": "transformer.wte.weight"},
         ),
         Anatomy(
             family="bert",
@@ -85,11 +75,6 @@ FAMILIES = {
             attn=("attention.self", "attention.output.dense"),
             mlp=("intermediate", "output.dense"),
             norms=("attention.output.LayerNorm", "output.LayerNorm"),
-            tied={
-                "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-                "cls.predictions.bias": "cls.predictions.decoder.bias",
-            },
-            loose=("cls.predictions.bias",),
         ),
     )
 }

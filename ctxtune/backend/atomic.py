@@ -110,7 +110,7 @@ def _sweep(final: Path) -> None:
     """Delete what killed processes left of their attempts to write `final`."""
     for path in final.parent.glob(f".{_literal(final.name)}.*-*.tmp"):
         pid = path.name.removeprefix(f".{final.name}.").partition("-")[0]
-        if pid.isdecimal() and not _alive(int(pid)):
+        if pid.isdecimal() and not alive(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -118,7 +118,8 @@ def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of that number is running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

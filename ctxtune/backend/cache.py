@@ -77,8 +77,13 @@ def keep_states(
             return States(kept[0], offsets, kept[1], "kept")
         if where == "disk" or num_bytes < min(LIMIT, free_bytes(path.parent) // 2):
             make_room(num_bytes)
-            data, digest = _build_file(path, shape, lambda data: fill(data, offsets))
-            return States(data, offsets, digest, "disk")
+            try:
+                data, digest = _build_file(path, shape, lambda data: fill(data, offsets))
+                return States(data, offsets, digest, "disk")
+            except StorageError:
+                # A quota, or a disk that filled meanwhile: `auto` still has the memory.
+                if where == "disk":
+                    raise
     if where == "memory" or (where == "auto" and num_bytes < available_memory() // 2):
         if num_bytes > available_memory():
             raise CtxtuneError(f"the cache needs {num_bytes / 1e9:.1f} GB of memory", "use --cache disk or --cache off")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import Anatomy, anatomy_of
 from ctxtune.backend.device import Device, choose_device
+from ctxtune.backend.folder import weight_files
 from ctxtune.backend.linear import quicken
+from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def load_tokenizer(folder: Path) -> Any:
         hush()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{folder}: the tokenizer cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from error
     # What is too long is decided by `data.on_long`; the tokenizer's own warning would only stand beside it.
     tokenizer.model_max_length = sys.maxsize
     return tokenizer
@@ -66,18 +68,12 @@ def load_base(folder: Path, device: str = "auto") -> Base:
     Raises:
         ModelError: the folder is broken, or its family is not in the anatomy table.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
-
-    hush()
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}/config.json: {_first_line(error)}") from error
-    anatomy = anatomy_of(config.model_type)
+    _, anatomy = read_config(folder)
+    for path in weight_files(folder):
+        read_header(path)  # a lying header is met here, in our words
     where = choose_device(device)
-    loader = AutoModelForCausalLM if anatomy.kind == "causal" else AutoModelForMaskedLM
     try:
-        model, info = loader.from_pretrained(
+        model, info = model_class(anatomy).from_pretrained(
             folder,
             dtype=where.dtype,
             local_files_only=True,
@@ -85,8 +81,10 @@ def load_base(folder: Path, device: str = "auto") -> Base:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # the same: the model is built from its config
+        raise ModelError(f"{folder}: the model cannot be loaded: {one_line(error)}") from error
     if info["missing_keys"]:
         names = sorted(info["missing_keys"])
         raise ModelError(f"{folder}: {len(names)} tensors are missing, the first is {names[0]}")
@@ -96,8 +94,31 @@ def load_base(folder: Path, device: str = "auto") -> Base:
     if where.name == "cpu":
         quicken(model)
     tokenizer = load_tokenizer(folder)
-    context, attention = context_length(config.to_dict()), model.config._attn_implementation
-    return Base(model, tokenizer, anatomy, where, folder, context, config.hidden_size, attention)
+    context, attention = context_length(model.config.to_dict()), model.config._attn_implementation
+    return Base(model, tokenizer, anatomy, where, folder, context, model.config.hidden_size, attention)
+
+
+def read_config(folder: Path) -> tuple[Any, Anatomy]:
+    """The configuration of a model folder, and the anatomy of its family.
+
+    Raises:
+        ModelError: config.json is broken, or of a family that is not supported.
+    """
+    from transformers import AutoConfig
+
+    hush()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
+        raise ModelError(f"{folder}/config.json: {one_line(error)}") from error
+    return config, anatomy_of(config.model_type)
+
+
+def model_class(anatomy: Anatomy) -> Any:
+    """What transformers calls a model of this kind."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    return AutoModelForCausalLM if anatomy.kind == "causal" else AutoModelForMaskedLM
 
 
 def context_length(config: Mapping[str, Any]) -> int:
@@ -109,6 +130,7 @@ def context_length(config: Mapping[str, Any]) -> int:
     return 2048
 
 
-def _first_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The first line of what a library says, without the advice that follows it."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

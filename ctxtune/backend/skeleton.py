@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ctxtune.backend.anatomy import anatomy_of
-from ctxtune.backend.load import hush
+from ctxtune.backend.folder import weight_files
+from ctxtune.backend.load import model_class, one_line, read_config
+from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -15,24 +16,39 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from ctxtune.backend.anatomy import Anatomy
 
-def skeleton(folder: Path) -> nn.Module:
-    """The model of `folder` on the meta device: takes no memory and reads no tensor.
+
+def skeleton(folder: Path) -> tuple[nn.Module, Anatomy]:
+    """The model of `folder` on the meta device, which takes no memory and reads no tensor, and its anatomy.
 
     Raises:
         ModelError: config.json is broken, or of a family that is not supported.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
-
-    hush()
+    config, anatomy = read_config(folder)
     try:
         with torch.device("meta"):
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            loader = AutoModelForCausalLM if anatomy_of(config.model_type).kind == "causal" else AutoModelForMaskedLM
-            model: nn.Module = loader.from_config(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / 'config.json'}: {str(error).strip() or type(error).__name__}") from error
-    return model
+            model: nn.Module = model_class(anatomy).from_config(config)
+    except Exception as error:  # a model is built by computing with its config: any error can come of a wrong one
+        raise ModelError(f"{folder / 'config.json'}: {one_line(error)}") from error
+    return model, anatomy
+
+
+def check_headers(model: nn.Module, folder: Path) -> None:
+    """Compare the headers of the weights with what the config promises.
+
+    Raises:
+        ModelError: a parameter is missing from the files, or has another shape there.
+    """
+    stored = {name: info.shape for path in weight_files(folder) for name, info in read_header(path).tensors.items()}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for names in tied_groups(model):
+        found = next((key for name in names for key in (name, name.removeprefix(prefix)) if key in stored), None)
+        if found is None:
+            raise ModelError(f"{folder}: the weights lack {names[0]}, which config.json promises")
+        shape = tuple(model.get_parameter(names[0]).shape)
+        if stored[found] != shape:
+            raise ModelError(f"{folder}: {found} has shape {stored[found]}, config.json promises {shape}")
 
 
 def tied_groups(model: nn.Module) -> list[list[str]]:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ctxtune.backend.atomic import alive
 from ctxtune.backend.home import states as folder
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def clear_stores(older_than_days: float = 0.0) -> list[Stored]:
     for store in gone:
         (folder() / f"{store.key}.safetensors").unlink(missing_ok=True)
     for stray in folder().glob("*.tmp"):
-        if stray.stat().st_mtime <= limit:
+        builder = stray.name.split(".")[-2]
+        if stray.stat().st_mtime <= limit and not (builder.isdecimal() and alive(int(builder))):
             stray.unlink(missing_ok=True)
     return gone
 

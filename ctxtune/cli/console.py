@@ -1,5 +1,6 @@
 """Everything that is printed: results to standard output, progress and notes to standard error."""
 
+import io
 import json
 import sys
 import time
@@ -16,12 +17,18 @@ class Quiet:
 def emit(facts: Mapping[str, Any], as_json: bool, table: Callable[[], Any]) -> None:
     """The result of a command: one JSON object, or what `table` builds for people."""
     if as_json:
-        emit_text(json.dumps(facts, ensure_ascii=False, default=str))
+        emit_json(facts)
         return
     from rich.console import Console
 
     # Piped into a file nobody's terminal width matters: lines are not broken there.
     Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table())
+
+
+def emit_json(facts: Mapping[str, Any]) -> None:
+    """One JSON object on a line, in whatever letters the stream can hold."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    emit_text(json.dumps(facts, ensure_ascii=not utf8, default=str))
 
 
 def emit_text(text: str) -> None:
@@ -37,10 +44,21 @@ def note(text: str) -> None:
 
 
 def fail(message: str, hint: str | None) -> None:
-    """An error: one line, and what to do."""
-    print(f"error: {message}", file=sys.stderr)
+    """An error: one line, and what to do. Names from outside may hold what would draw on the terminal: it is spelled out."""
+    print(f"error: {_spelled(message).rstrip('.')}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr, flush=True)
+        print(f"hint: {_spelled(hint)}", file=sys.stderr, flush=True)
+
+
+def _spelled(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def set_up_streams() -> None:
+    """A letter that the terminal or the pipe cannot hold is written as an escape, never the end of a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def grid(title: str, columns: list[str], rows: list[list[Any]]) -> Any:

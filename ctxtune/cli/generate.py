@@ -1,6 +1,5 @@
 """`ctxtune generate`: text from a model, with or without an adapter."""
 
-import json as jsonlib
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -18,9 +17,9 @@ def generate(
     adapter: options.Adapter = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="At most this many new tokens.")] = 64,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")
+        float, typer.Option("--temperature", min=0.0, max=1000.0, help="0 always takes the likeliest token.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The seed of sampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The seed of sampling.")] = 0,
     device: options.Device = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -34,12 +33,15 @@ def generate(
     from ctxtune.commands.generate import generate as command
     from ctxtune.errors import DataError
 
-    if prompt is None and sys.stdin.isatty():
+    if prompt is None and (sys.stdin is None or sys.stdin.isatty()):
         raise DataError("no prompt", "give one, or pipe one a line")
     prompts = iter([prompt]) if prompt is not None else _lines()
     flags = options.flags(model=model, device=device)
     for facts in command(prompts, flags, adapter, force, max_tokens, temperature, seed, console.note):
-        console.emit_text(jsonlib.dumps(facts, ensure_ascii=False) if json else facts["text"])
+        if json:
+            console.emit_json(facts)
+        else:
+            console.emit_text(facts["text"])
 
 
 def _lines() -> Iterator[str]:

@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,8 +53,9 @@ class Debug:
 
 def run() -> None:
     """Run the command line; never shows a traceback unless --debug asks for it."""
+    console.set_up_streams()
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except CtxtuneError as error:
         _leave(error)
     except BrokenPipeError:
@@ -73,11 +74,24 @@ def run() -> None:
         console.fail("interrupted", None)
         sys.exit(130)
     except Exception as error:
+        if hasattr(error, "format_message"):
+            _usage(error)
         # The last net: whatever slipped through is a bug of ours, and still only one line for the user.
         if _is_memory(error):
             _leave(OutOfMemoryError("memory ran out", "a smaller --set train.micro_batch needs less"), error)
         text = " ".join(str(error).split()) or "no message"
         _leave(CtxtuneError(f"unexpected: {type(error).__name__}: {text}", "this is a bug; --debug shows where"), error)
+
+
+def _usage(error: Any) -> None:
+    """What Typer could not read: its words, in our form. Called with nothing at all, a group shows its help."""
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        console.emit_text(message)
+        sys.exit(2)
+    path = error.ctx.command_path if error.ctx is not None else "ctxtune"
+    console.fail(" ".join(message.split()), f"{path} --help shows what there is")
+    sys.exit(2)
 
 
 def _is_memory(error: Exception) -> bool:

@@ -6,7 +6,7 @@ from ctxtune.cli import console, freeze, options
 def quickstart(out: options.Out = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Adapt a real model to real data, with no other input.
 
-    Fetches SmolLM2-135M-Instruct once (93 MB), trains its last layers on 512 film reviews, prints what it learned and what
+    Fetches SmolLM2-135M-Instruct once (93 MB), trains its last layers on 1,024 film reviews, prints what it learned and what
     it forgot, and leaves an adapter.
     """
     console.Quiet.on = quiet

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.commands import prepare
-from ctxtune.commands.facts import plain
 from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, num_steps, read_sources
+from ctxtune.data.finite import plain
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
@@ -66,10 +66,10 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
 
     out = Path(resolved.recipe.out or default_out(resolved.recipe))
     with stop_signals() as stop, open_run(out, resume) as run:
-        if resume and (done := run.read_result()) is not None:
+        resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved)
+        if (done := run.read_result()) is not None:
             tell.note(f"{run.path} is complete: nothing to resume")
             return done
-        resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved)
         sources = read_sources(resolved.recipe)
         return _Run(run, resolved, sources, stop, tell).story()
 
@@ -109,7 +109,7 @@ class _Run:
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
         examples = prepare.to_learn(self.sources.train, spec)
         self._note_losses(examples)
-        method = open_method(self.recipe.method, base)
+        method = open_method(self.recipe.method, base.model, base.anatomy)
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)

@@ -11,7 +11,7 @@ from ctxtune.adapter.verify import Check
 from ctxtune.adapter.verify import verify as check_adapter
 from ctxtune.backend.fingerprint import fingerprint
 from ctxtune.backend.folder import resolve_model
-from ctxtune.errors import AdapterError
+from ctxtune.errors import AdapterError, RecipeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,8 +109,12 @@ def merge(
 def export(place: Path, to: str, out: Path) -> ExportedAdapter:
     """Write the adapter in the form `to`, of which there is one: peft."""
     if to != "peft":
-        raise AdapterError(f"an adapter cannot be exported to {to!r}", "forms that work: peft")
-    return ExportedAdapter(out, export_peft(open_adapter(place), out))
+        raise RecipeError(f"--to: an adapter cannot be exported to {to!r}", "forms that work: peft")
+    adapter = open_adapter(place)
+    for check in check_adapter(adapter):
+        if not check.ok:
+            raise AdapterError(f"{adapter.path} is not exported: {check.name}: {check.detail}")
+    return ExportedAdapter(out, export_peft(adapter, out))
 
 
 def _base_name(adapter: AdapterFile) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
-from ctxtune.commands.facts import plain
 from ctxtune.commands.run_folder import RunFolder
+from ctxtune.data.finite import plain
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.read import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from ctxtune.adapter.read import AdapterFile
     from ctxtune.backend.load import Base
@@ -69,11 +69,18 @@ def resolve(
     given = {key: value for key, value in flags.items() if value is not None}
     if source is not None:
         return load(source, given, sets)
-    run = RunFolder(adapter).recipe if adapter is not None else None
-    if run is not None and run.is_file():
-        return load(str(run), given, sets)
     remembered = _from_manifest(opened) if opened is not None else {}
-    return load(None, {"method.name": "freeze", **remembered, **given}, sets)
+    found = _from_run(RunFolder(adapter)) if adapter is not None else {}
+    return load(None, {"method.name": "freeze", **remembered, **found, **given}, sets)
+
+
+def _from_run(run: RunFolder) -> dict[str, object]:
+    """What the adapter's run folder still finds: its paths are relative to it, and either of them may have moved."""
+    if not run.recipe.is_file():
+        return {}
+    recipe = load(str(run.recipe), {}).recipe
+    places = {"model": recipe.model, "data.eval": recipe.data.eval}
+    return {key: place for key, place in places.items() if place is not None and Path(place).exists()}
 
 
 def _from_manifest(opened: AdapterFile) -> dict[str, object]:

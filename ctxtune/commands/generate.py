@@ -40,6 +40,8 @@ def generate(
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     pad = base.tokenizer.pad_token_id if base.tokenizer.pad_token_id is not None else base.tokenizer.eos_token_id
     for number, prompt in enumerate(prompts, 1):
+        if not _is_text(prompt):
+            raise DataError(f"prompt {number} is not text: it holds half a character")
         ids = base.tokenizer(prompt, return_tensors="pt")["input_ids"].to(base.device.name)
         room = base.max_length - ids.shape[1]
         if ids.shape[1] == 0 or room < 1:
@@ -55,3 +57,8 @@ def generate(
             )
         new = out[0, ids.shape[1] :]
         yield {"prompt": prompt, "text": base.tokenizer.decode(new, skip_special_tokens=True), "tokens": len(new)}
+
+
+def _is_text(prompt: str) -> bool:
+    """Bytes of the command line that are no UTF-8 arrive as halves of surrogate pairs."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in prompt)

@@ -74,4 +74,7 @@ def probe_feed(trunk: Trunk, text: str) -> Feed:
     tokenizer = trunk.base.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     mask = getattr(tokenizer, "mask_token_id", None)
-    return Feed(trunk, probe_examples(ids, trunk.base.anatomy.kind, mask, trunk.base.max_length))
+    examples = probe_examples(ids, trunk.base.anatomy.kind, mask, trunk.base.max_length)
+    if not examples:
+        raise DataError("forget.probe: a text of one token leaves nothing to predict", "name a longer text")
+    return Feed(trunk, examples)

@@ -47,7 +47,9 @@ def spooled(run: RunFolder, resolved: Resolved) -> Resolved:
         return resolved
     from ctxtune.data.read import spool_stdin
 
-    spool_stdin(run.stdin)
+    # Killed before its recipe was written, a run has used up its pipe: the rows lie here already.
+    if not run.stdin.exists():
+        spool_stdin(run.stdin)
     data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
 

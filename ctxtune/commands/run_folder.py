@@ -79,9 +79,12 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
         RecipeError: something else lies there, or a run does and `resume` is false.
         StorageError: another process is writing there, or the folder cannot be made.
     """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    had_lock = (path / ".lock").exists()
     with storing(path):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (path / ".lock").open("a")
+    run = RunFolder(path)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,15 +92,28 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
             raise StorageError(
                 f"{path}: another run is writing there", "wait for it, or choose another --out"
             ) from error
-        run = RunFolder(path)
         _check_use(run, resume)
         yield run
     finally:
+        if not had_lock and not run.recipe.exists():
+            _leave_nothing(path, made)
         lock.close()
 
 
+def _leave_nothing(path: Path, made: list[Path]) -> None:
+    """Take away what was made for a run that never began; rows put aside from a pipe stay, and so does the folder then."""
+    (path / ".lock").unlink(missing_ok=True)
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
 def _check_use(run: RunFolder, resume: bool) -> None:
-    others = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name}
+    # Hidden .tmp files are what a killed process left half-written.
+    names = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name}
+    others = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
     if others and not run.recipe.exists():
         raise RecipeError(
             f"{run.path} holds other files: {sorted(others)[0]}", "choose an empty or a new folder for --out"

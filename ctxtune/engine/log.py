@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import storing, write_text
+from ctxtune.data.finite import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -20,10 +20,10 @@ class RunLog:
         kept = [] if resume_at is None else [r for r in read_log(path) if r.get("step", 0) <= resume_at]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: dict[str, Any]) -> None:
         """Append one record."""
         with storing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(plain(record)) + "\n")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -160,7 +160,7 @@ def fit(
                 raise Interrupted(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )
-    if evaluate and state.best_step != state.step:
+    if evaluate and state.best_step not in (0, state.step):
         checkpoint.read_params(desk.best, params)
     return state
 

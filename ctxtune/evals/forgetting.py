@@ -91,4 +91,4 @@ def drift(feed: Feed, base: BaseProbe) -> Drift:
                 kl += functional.kl_div(now, was, reduction="sum", log_target=True).item()
             begin += len(hidden)
             count += len(hidden)
-    return Drift(loss / count, max(0.0, kl / count), count)
+    return Drift(loss / count, max(kl / count, 0.0), count)

@@ -24,39 +24,30 @@ from ctxtune.adapter.container import layer_config, layer_tensors
 from ctxtune.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
-    from ctxtune.backend.load import Base
     from ctxtune.recipe.schema import Freeze
 
 _KINDS = ("attn", "mlp", "norms")
 _NAMES = ("all", *_KINDS, "embeddings", "head")
-_TERM = re.compile(r"(?:(last|first):(\d{1,6})|(\d{1,6})-(\d{1,6})|(\d{1,6}))(?:\.(attn|mlp|norms))?\Z")
+_TERM = re.compile(r"(?:(last|first):([0-9]{1,6})|([0-9]{1,6})-([0-9]{1,6})|([0-9]{1,6}))(?:\.(attn|mlp|norms))?\Z")
 _GRAMMAR = "write for example last:4, first:2, 10-19, last:4.mlp, last:4+norms, all, embeddings or head"
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The parameters that move, in the model's order, and the lowest block that they touch (the number of blocks: none)."""
-
-    names: tuple[str, ...]
-    start: int
-
-
-def choose(layers: str, names: Sequence[str], anatomy: Anatomy, num_layers: int) -> Chosen:
-    """The parameters that `layers` names, out of all parameter names of the model (tied ones under each name).
+def choose(layers: str, names: Sequence[str], anatomy: Anatomy, num_layers: int) -> list[str]:
+    """The parameters that `layers` names, in the model's order, out of all its parameter names (tied ones under each).
 
     Raises:
         RecipeError: the text is not a choice of layers, names a block that is not there, or chooses nothing.
     """
     prefixes = [prefix for term in layers.split("+") for prefix in _prefixes(term.strip(), anatomy, num_layers)]
-    chosen = tuple(name for name in names if any(_inside(name, prefix) for prefix in prefixes))
+    chosen = [name for name in names if any(_inside(name, prefix) for prefix in prefixes)]
     if not chosen:
         raise RecipeError(f"method.layers {layers!r} chooses no parameter of this model", _GRAMMAR)
-    return Chosen(chosen, min(_depth(name, anatomy, num_layers) for name in chosen))
+    return chosen
 
 
 def _prefixes(term: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
@@ -134,24 +125,26 @@ class Opened:
         return layer_config(self.modules, base_name, self.causal)
 
 
-def open_method(settings: Freeze, base: Base) -> Opened:
-    """Let the chosen parameters of a base train.
+def open_method(settings: Freeze, model: nn.Module, anatomy: Anatomy) -> Opened:
+    """Let the chosen parameters of a model train.
 
     Raises:
         RecipeError: `settings.layers` does not fit the model.
     """
-    names = [name for name, _ in base.model.named_parameters(remove_duplicate=False)]
-    chosen = choose(settings.layers, names, base.anatomy, len(base.anatomy.block_list(base.model)))
-    params = trainable(base.model, chosen)
-    return Opened(params, chosen.start, by_module(base.model, params), base.anatomy.kind == "causal")
-
-
-def trainable(model: nn.Module, chosen: Chosen) -> dict[str, nn.Parameter]:
-    """Let the chosen parameters train. Tied ones appear once, under their first name."""
     everything = dict(model.named_parameters(remove_duplicate=False))
+    num_layers = len(anatomy.block_list(model))
+    params = trainable(everything, choose(settings.layers, list(everything), anatomy, num_layers))
+    moved = {id(param) for param in params.values()}
+    # A tied head moves the embeddings: the lowest block counts under each of a parameter's names.
+    start = min(_depth(name, anatomy, num_layers) for name, param in everything.items() if id(param) in moved)
+    return Opened(params, start, by_module(model, params), anatomy.kind == "causal")
+
+
+def trainable(everything: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Let the named parameters train. Tied ones appear once, under their first name."""
     params: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
-    for name in chosen.names:
+    for name in names:
         param = everything[name]
         if id(param) not in seen:
             seen.add(id(param))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from ctxtune.backend.load import Base
+    from ctxtune.backend.anatomy import Anatomy
     from ctxtune.recipe.schema import Method as Settings
 
 _MODULES = {"freeze": "ctxtune.methods.freeze"}
@@ -37,11 +37,11 @@ class Method(Protocol):
         """PEFT's adapter_config.json; None where PEFT does not have the method."""
 
 
-def open_method(settings: Settings, base: Base) -> Method:
-    """Open the method that a recipe names on a loaded base.
+def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy) -> Method:
+    """Open the method that a recipe names on a model; one on the meta device tells what would be trained and written.
 
     Raises:
-        RecipeError: the settings do not fit this base.
+        RecipeError: the settings do not fit this model.
     """
     module = importlib.import_module(_MODULES[settings.name])
-    return cast("Method", module.open_method(settings, base))
+    return cast("Method", module.open_method(settings, model, anatomy))

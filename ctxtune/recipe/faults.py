@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fault:
-    """One mistake; `line` is 0 for an option."""
+    """One mistake; `line` is 0 for an option, infinite for what is missing: a misspelt key may be why it is."""
 
-    line: int
+    line: float
     message: str
     hint: str | None = None
 
@@ -90,4 +91,4 @@ def _missing(key: str, given: Mapping[str, Given], source: str) -> Fault:
     else:
         hint = f"write '{option}: ...' in a recipe, or give --{option}"
     in_file = any(one.origin == "recipe" for one in given.values())
-    return Fault(0, f"{at(source, None)}: '{key}' is missing" if in_file else f"'{key}' is missing", hint)
+    return Fault(math.inf, f"{at(source, None)}: '{key}' is missing" if in_file else f"'{key}' is missing", hint)

@@ -14,6 +14,7 @@ def template_folder() -> Path:
 
 
 def names() -> list[str]:
+    """The names of the bundled recipes."""
     return sorted(path.stem for path in template_folder().glob("*.yaml"))
 
 

@@ -71,6 +71,7 @@ def takes_text(key: str) -> bool:
 
 
 def takes_null(key: str) -> bool:
+    """Whether null is a value of the key."""
     return any(kind.get("type") == "null" for kind in _schema(key).get("anyOf", []))
 
 

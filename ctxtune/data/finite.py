@@ -1,4 +1,4 @@
-"""Facts that commands return, as JSON can hold them."""
+"""Numbers as JSON can hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """The same facts with null for every number that is not finite: JSON has no word for those."""
+    """The same value with null for every number that is not finite: JSON has no word for those."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
