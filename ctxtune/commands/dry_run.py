@@ -26,9 +26,9 @@ def dry_run(resolved: Resolved) -> dict[str, Any]:
     model, anatomy = skeleton(sources.model)
     check_headers(model, sources.model)
     method = open_method(recipe.method, model, anatomy)
-    config = model.config.to_dict()  # type: ignore[union-attr,operator]
+    config: Any = model.config
     spec = prepare.encoder(
-        recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config)
+        recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())
     )
     examples = prepare.to_learn(sources.train, spec)
     tensors = method.tensors()
@@ -48,5 +48,5 @@ def dry_run(resolved: Resolved) -> dict[str, Any]:
         "supervised_tokens": examples.supervised_tokens,
         "steps": num_steps(recipe, len(examples.examples)),
         "start_layer": method.start,
-        "cache_bytes": examples.tokens * int(config["hidden_size"]) * 4 if kept else 0,
+        "cache_bytes": examples.tokens * config.hidden_size * 4 if kept else 0,
     }
