@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Tokens of one forward pass: large enough for the matrix products, small enough for memory.
 _TOKENS = 2048
 # Where every token is an answer row, the logits are what fills the memory: rows x vocabulary.
-ROWS = 512
+ROWS = 128
 # Far above the float32 noise of a deep model (1e-6 was seen), far below any real mistake.
 _TOLERANCE = 1e-3
 

@@ -14,6 +14,7 @@ from ctxtune.errors import CtxtuneError, OutOfMemoryError, StorageError
 app = typer.Typer(
     help="Adapt a language model that lies on your own disk, and say what it forgot.",
     no_args_is_help=True,
+    add_completion=False,  # completions/ holds static ones, which need no Python at each TAB
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -153,10 +153,11 @@ def fit(
             ends = state.step == course.steps
             if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
                 _judge(evaluate(), state, params, desk, options)
-            if ends or state.stopped_early or stop.requested or _save_due(state.step, options, saved_at):
+            stopping = stop.requested  # read once: a signal after the save below waits for the next step
+            if ends or state.stopped_early or stopping or _save_due(state.step, options, saved_at):
                 checkpoint.write_checkpoint(desk.last, params, optimizer, {"loop": asdict(state), **notes})
                 saved_at = time.monotonic()
-            if stop.requested and not ends:
+            if stopping and not ends:
                 raise Interrupted(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )

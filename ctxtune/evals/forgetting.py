@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.feed import Feed
 
 ROWS, LENGTH = 16, 256
-_CHUNK = 256  # rows of logits in memory at once
+_CHUNK = 64  # rows of logits in memory at once: V numbers each, several times over
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def ours(model: str, data: str) -> dict[str, float]:
              "--set", "train.warmup=0", "--set", "forget.probe=none", "--out", f"{folder}/run", "--quiet", "--json"]
         )  # fmt: skip
         facts = json.loads(text)
-        steps = [json.loads(line) for line in open(f"{folder}/run/metrics.jsonl", encoding="utf-8")]
+        steps = [json.loads(line) for line in Path(f"{folder}/run/metrics.jsonl").read_text("utf-8").splitlines()]
     per_epoch = len(steps) // EPOCHS
     later = [sum(s["seconds"] for s in steps[e * per_epoch : (e + 1) * per_epoch]) for e in range(1, EPOCHS)]
     return {

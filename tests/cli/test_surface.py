@@ -1,0 +1,71 @@
+"""The commands and their options, frozen: a new one is an act of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TASK = {"--train", "--eval", "--prompt", "--answer", "--choices"}
+SURFACE = {
+    "": {"--version", "--debug"},
+    "quickstart": {"--out", "--json", "--quiet", "-q"},
+    "freeze": TASK
+    | {
+        "recipe",
+        "--model",
+        "--layers",
+        "--epochs",
+        "--batch",
+        "--lr",
+        "--cache",
+        "--out",
+        "--set",
+        "--seed",
+        "--device",
+    }
+    | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
+    "run": {"recipe", "--out", "--set", "--resume", "--dry-run", "--json", "--quiet", "-q"},
+    "eval": (TASK - {"--train"})
+    | {"recipe", "--model", "--adapter", "--set", "--device", "--force", "--json", "--quiet", "-q"},
+    "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--temperature", "--seed", "--device", "--force"}
+    | {"--json", "--quiet", "-q"},
+    "adapter": set(),
+    "adapter show": {"adapter", "--json"},
+    "adapter verify": {"adapter", "--model", "--json"},
+    "adapter merge": {"adapter", "--out", "--model", "--dtype", "--force", "--json"},
+    "adapter export": {"adapter", "--out", "--to", "--json"},
+    "model": set(),
+    "model pull": {"name", "--from", "--json"},
+    "model list": {"--json"},
+    "model show": {"model", "--json"},
+    "cache": set(),
+    "cache list": {"--json"},
+    "cache clear": {"--older-than", "--json"},
+    "recipe": set(),
+    "recipe list": {"--json"},
+    "recipe show": {"recipe"},
+    "recipe new": {"name", "--out"},
+    "recipe check": {"recipe", "--set", "--json"},
+    "recipe schema": set(),
+}
+
+
+def walk(command: Any, *path: str) -> Iterator[tuple[str, set[str]]]:
+    names = {
+        name
+        for param in command.params
+        for name in (param.opts + param.secondary_opts if param.param_type_name == "option" else [param.name])
+    }
+    yield " ".join(path), names
+    for name, child in getattr(command, "commands", {}).items():
+        yield from walk(child, *path, name)
+
+
+def test_the_surface_is_what_was_decided() -> None:
+    from typer.main import get_command
+
+    from ctxtune.cli.main import app
+
+    assert dict(walk(get_command(app))) == SURFACE
