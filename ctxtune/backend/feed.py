@@ -14,6 +14,7 @@ import torch
 from ctxtune.backend.cache import States, keep_states, store_key
 from ctxtune.backend.linear import onednn_is_faster
 from ctxtune.data.batch import micro_batches, padded
+from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +43,13 @@ class Feed:
         self.device = str(next(trunk.base.model.parameters()).device)
         pad = getattr(trunk.base.tokenizer, "pad_token_id", None)
         self.pad = int(pad) if pad is not None else 0
+        known = trunk.base.vocabulary
+        most = max((token for example in examples for token in (*example.ids, *example.labels)), default=0)
+        if most >= known:
+            raise ModelError(
+                f"the tokenizer writes token {most}, the model knows {known} tokens",
+                "the folder's tokenizer belongs to another model",
+            )
 
     def keep(self, where: str, fingerprint: str) -> States | None:
         """Run everything below the cut once and keep what it said.

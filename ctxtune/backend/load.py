@@ -37,6 +37,7 @@ class Base:
     folder: Path
     max_length: int
     width: int
+    vocabulary: int
     attention: str
 
 
@@ -94,8 +95,18 @@ def load_base(folder: Path, device: str = "auto") -> Base:
     if where.name == "cpu":
         quicken(model)
     tokenizer = load_tokenizer(folder)
-    context, attention = context_length(model.config.to_dict()), model.config._attn_implementation
-    return Base(model, tokenizer, anatomy, where, folder, context, model.config.hidden_size, attention)
+    told = model.config
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        anatomy=anatomy,
+        device=where,
+        folder=folder,
+        max_length=context_length(told.to_dict()),
+        width=told.hidden_size,
+        vocabulary=told.vocab_size,
+        attention=told._attn_implementation,
+    )
 
 
 def read_config(folder: Path) -> tuple[Any, Anatomy]:

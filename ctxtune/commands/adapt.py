@@ -66,7 +66,7 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
 
     out = Path(resolved.recipe.out or default_out(resolved.recipe))
     with stop_signals() as stop, open_run(out, resume) as run:
-        resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved)
+        resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved, resume)
         if (done := run.read_result()) is not None:
             tell.note(f"{run.path} is complete: nothing to resume")
             return done
@@ -139,7 +139,7 @@ class _Run:
         steps = num_steps(self.recipe, len(examples.examples))
         objective = Labels(feed)
         with self.clock.part("rate"):
-            rate = self._rate(method.params, objective, len(examples.examples), steps)
+            rate = self._rate(method.params, objective, feed.lengths, steps)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
             state = self._fit(method.params, objective, feed, judge, steps, notes)
@@ -222,7 +222,9 @@ class _Run:
             self.tell.note("the kept states are not those of the interrupted run: it goes on, but not bit for bit")
         return {"place": states.place, "bytes": states.data.nbytes, "digest": states.digest, "difference": difference}
 
-    def _rate(self, params: Mapping[str, nn.Parameter], objective: Any, examples: int, steps: int) -> dict[str, Any]:
+    def _rate(
+        self, params: Mapping[str, nn.Parameter], objective: Any, lengths: list[int], steps: int
+    ) -> dict[str, Any]:
         """The learning rate: given, found by an earlier part of this run, or found now."""
         from ctxtune.engine.checkpoint import read_state
         from ctxtune.engine.rate import find_rate
@@ -235,7 +237,7 @@ class _Run:
         test = find_rate(
             params,
             objective,
-            examples,
+            lengths,
             steps,
             self.recipe.train,
             on_trial=lambda lr, loss: self.tell.note(f"rate {lr:.0e}: held-out loss {loss:.4f}"),

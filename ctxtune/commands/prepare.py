@@ -49,18 +49,28 @@ def read_source(path: str, data: Data, templates: Templates, expected: str | Non
     Raises:
         DataError: a row is wrong, or the file is not the one that the recipe's `inputs` names.
     """
-    digest = sha256_file(path)
-    if expected is not None and expected != digest:
-        raise DataError(
-            f"{path} has changed since the recipe was written: inputs.{key} names another sha256",
-            f"remove inputs.{key} from the recipe to use the file as it is",
-        )
+    digest = checked_hash(path, expected, key)
     rows = read_rows(path)
     check_types(rows, [*templates.prompt.names, *templates.answer.names])
     spec = _spec(data, templates, None, "causal", 1 << 24)
     for row in rows:
         spec.render(row)
     return Source(Path(path), rows, digest)
+
+
+def checked_hash(path: str, expected: str | None, key: str) -> str:
+    """The sha256 of an input, which must be the one that the recipe's `inputs` names, if it names one.
+
+    Raises:
+        DataError: the file is another one now.
+    """
+    digest = sha256_file(path)
+    if expected is not None and expected != digest:
+        raise DataError(
+            f"{path} has changed since the recipe was written: inputs.{key} names another sha256",
+            f"remove inputs.{key} from the recipe to use the file as it is",
+        )
+    return digest
 
 
 def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, context: int) -> EncodeSpec:

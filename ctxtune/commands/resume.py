@@ -41,14 +41,14 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     return kept
 
 
-def spooled(run: RunFolder, resolved: Resolved) -> Resolved:
+def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
     """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed."""
     if resolved.recipe.data.train != "-":
         return resolved
     from ctxtune.data.read import spool_stdin
 
     # Killed before its recipe was written, a run has used up its pipe: the rows lie here already.
-    if not run.stdin.exists():
+    if not (resume and run.stdin.exists()):
         spool_stdin(run.stdin)
     data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))

@@ -111,9 +111,9 @@ def _leave_nothing(path: Path, made: list[Path]) -> None:
 
 
 def _check_use(run: RunFolder, resume: bool) -> None:
-    # Hidden .tmp files are what a killed process left half-written.
+    # What a killed process left half-written of its first two files.
     names = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name}
-    others = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
+    others = {name for name in names if not name.startswith((".recipe.yaml.", f".{run.stdin.name}."))}
     if others and not run.recipe.exists():
         raise RecipeError(
             f"{run.path} holds other files: {sorted(others)[0]}", "choose an empty or a new folder for --out"

@@ -40,8 +40,11 @@ def read_sources(recipe: Recipe) -> Sources:
     model = resolve_model(recipe.model)
     train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
+    probe = prepare.probe_text(recipe.forget.probe)
     inputs = {"train": train.sha256, **({"eval": dev.sha256} if dev else {})}
-    return Sources(train, dev, prepare.probe_text(recipe.forget.probe), templates, model, inputs)
+    if recipe.forget.probe not in ("builtin", "none"):
+        inputs["probe"] = prepare.checked_hash(recipe.forget.probe, known.get("probe"), "probe")
+    return Sources(train, dev, probe, templates, model, inputs)
 
 
 def default_out(recipe: Recipe) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ctxtune.data.batch import length_buckets
 from ctxtune.engine.loop import make_optimizer, take_step
 from ctxtune.engine.schedule import factor
 
@@ -44,25 +45,27 @@ class RateTest:
 def find_rate(
     params: Mapping[str, nn.Parameter],
     objective: Objective,
-    num_examples: int,
+    lengths: Sequence[int],
     steps: int,
     options: Train,
     on_trial: Callable[[float, float], None] = lambda lr, loss: None,
 ) -> RateTest:
     """Try every rate of the ladder from where the parameters stand now; afterwards they stand there again.
 
-    steps is the length of the run to come: all trials together take about as many steps as it.
+    `lengths` are the tokens of each example: the trials' batches are filled like the run's. steps is the length of the run
+    to come: all trials together take about as many steps as it.
     """
     begun = time.perf_counter()
     start = {name: param.detach().clone() for name, param in params.items()}
-    shuffled = list(range(num_examples))
+    shuffled = list(range(len(lengths)))
     random.Random(f"rate {options.seed}").shuffle(shuffled)
-    held = shuffled[: max(1, min(_HELD_OUT, num_examples // 8))]
+    held = shuffled[: max(1, min(_HELD_OUT, len(lengths) // 8))]
     seen = shuffled[len(held) :] or held
     trial_steps = max(8, min(64, steps // len(LADDER)))
+    batches = _batches(seen, lengths, trial_steps, options)
     results: list[tuple[float, list[float]]] = []
     for lr in LADDER:
-        _try(params, objective, seen, trial_steps, lr, options)
+        _try(params, objective, batches, lr, options)
         losses = _losses(objective, held)
         _restore(params, start)
         results.append((lr, losses))
@@ -87,14 +90,23 @@ def choose_rate(results: Sequence[tuple[float, Sequence[float]]]) -> float:
     raise ValueError("no rate gave a loss")
 
 
+def _batches(seen: Sequence[int], lengths: Sequence[int], steps: int, options: Train) -> list[list[int]]:
+    """The same batches for every rate, from as many passes as it takes."""
+    found: list[list[int]] = []
+    for epoch in range(steps):
+        if len(found) < steps:
+            buckets = length_buckets([lengths[i] for i in seen], options.batch, options.seed, epoch)
+            found += [[seen[place] for place in bucket] for bucket in buckets]
+    return found[:steps]
+
+
 def _try(
-    params: Mapping[str, nn.Parameter], objective: Objective, seen: Sequence[int], steps: int, lr: float, options: Train
+    params: Mapping[str, nn.Parameter], objective: Objective, batches: list[list[int]], lr: float, options: Train
 ) -> None:
     optimizer = make_optimizer(params, options)
-    order = random.Random(f"trial {options.seed}")
-    for step in range(steps):
-        batch = order.sample(seen, min(options.batch, len(seen)))
-        take_step(list(params.values()), optimizer, objective, batch, lr * factor(step, steps, "linear", 0.1), options)
+    for step, batch in enumerate(batches):
+        now = lr * factor(step, len(batches), "linear", 0.1)
+        take_step(list(params.values()), optimizer, objective, batch, now, options)
 
 
 def _losses(objective: Objective, held: Sequence[int]) -> list[float]:

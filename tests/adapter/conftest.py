@@ -14,7 +14,7 @@ from ctxtune.adapter.container import layer_config, layer_tensors
 from ctxtune.adapter.manifest import BaseModel, Change, Manifest
 from ctxtune.adapter.write import write_adapter
 from ctxtune.backend.fingerprint import fingerprint
-from ctxtune.backend.load import quiet
+from ctxtune.backend.load import hush
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +54,13 @@ def build(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Mo
 
 
 def save(model: nn.Module, folder: Path, **options: str) -> Path:
-    with quiet():
-        model.save_pretrained(folder, **options)
+    hush()
+    model.save_pretrained(folder, **options)
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER), encoding="utf-8")
+    named = {
+        "tokenizer_class": "PreTrainedTokenizerFast"
+    }  # else the family's own class reads its own kind of vocabulary
+    (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
     return folder
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from ctxtune.backend import feed as feed_file
 from ctxtune.backend.cache import States
-from ctxtune.backend.feed import Feed, check_kept, is_exact, plain_logits
+from ctxtune.backend.feed import Feed, check_kept, is_exact, plain_hidden
 from ctxtune.backend.stores import list_stores
 from ctxtune.backend.trunk import Trunk
 from ctxtune.data.encode import Encoded
@@ -29,7 +30,7 @@ def examples(base: Base, count: int = 9) -> list[Encoded]:
     found = []
     for i in range(count):
         length = 3 + (7 * i) % 18
-        ids = torch.randint(5, base.model.config.vocab_size, (length,), generator=generator).tolist()
+        ids = torch.randint(5, len(base.tokenizer), (length,), generator=generator).tolist()
         rows = tuple(range(length - 1 - i % 3, length))
         found.append(Encoded(tuple(ids), rows, tuple(ids[row - 1] for row in rows)))
     return found
@@ -37,33 +38,38 @@ def examples(base: Base, count: int = 9) -> list[Encoded]:
 
 @pytest.mark.parametrize("start", [0, 2, NUM_LAYERS])
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_labels_and_owners(kind: str, start: int, open_base: Callable[[str], Base]) -> None:
+def test_states_labels_and_logits(kind: str, start: int, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     some = examples(base)
     with torch.no_grad(), Trunk(base, start) as trunk:
         feed = Feed(trunk, some)
         feed.keep("memory", MARK)
         part = [4, 0, 7, 2]
-        scored = feed.score(part)
-        assert scored.owner.tolist() == [i for i in part for _ in some[i].rows]
-        assert scored.labels.tolist() == [label for i in part for label in some[i].labels]
+        hidden, labels = feed.hidden(part), feed.labels(part)
+        assert hidden.shape == (len(labels), base.width)
+        assert labels.tolist() == [label for i in part for label in some[i].labels]
+        logits = trunk.logits(hidden)
         place = 0
         for i in part:
             with trunk.closed():
                 alone = base.model(input_ids=torch.tensor([some[i].ids])).logits[0, list(some[i].rows)]
-            torch.testing.assert_close(scored.logits[place : place + len(alone)], alone, rtol=0, atol=2e-6)
+            torch.testing.assert_close(logits[place : place + len(alone)], alone, rtol=0, atol=2e-6)
             place += len(alone)
-        torch.testing.assert_close(plain_logits(feed, part), scored.logits, rtol=0, atol=2e-6)
+        assert place == len(logits)
+        torch.testing.assert_close(plain_hidden(feed, part), hidden, rtol=0, atol=2e-6)
 
 
-def test_the_head_is_left_to_the_caller(open_base: Callable[[str], Base]) -> None:
+def test_logits_come_in_chunks(open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_file, "ROWS", 4)
     base = open_base("llama-untied")
     with torch.no_grad(), Trunk(base, 1) as trunk:
         feed = Feed(trunk, examples(base))
-        hidden, labels, owner = feed.hidden([1, 2])
-        assert hidden.shape == (len(labels), base.width)
-        assert torch.equal(trunk.logits(hidden), feed.score([1, 2]).logits)
-        assert owner.tolist() == [1, 1, 2, 2, 2]
+        part = [0, 1, 2, 3, 4]
+        whole = trunk.logits(feed.hidden(part))
+        chunks = list(feed.logits_in_chunks(part))
+        assert [(rows.start, rows.stop) for _, rows in chunks] == [(0, 4), (4, 8), (8, 9)]
+        assert all(logits.dtype is torch.float32 for logits, _ in chunks)
+        torch.testing.assert_close(torch.cat([logits for logits, _ in chunks]), whole, rtol=0, atol=1e-6)
 
 
 def test_parts_hold_every_example_once(open_base: Callable[[str], Base]) -> None:
@@ -87,7 +93,7 @@ def test_parts_fit_the_memory(open_base: Callable[[str], Base]) -> None:
     many = [Encoded((5,) * 60, tuple(range(60)), (5,) * 60)] * 100
     with Trunk(base) as trunk:
         assert [len(part) for part in Feed(trunk, few).parts(range(100))] == [34, 34, 32]
-        assert max(len(part) for part in Feed(trunk, many).parts(range(100))) == 512 // 60
+        assert max(len(part) for part in Feed(trunk, many).parts(range(100))) == feed_file.ROWS // 60
 
 
 def test_an_example_larger_than_a_part_stands_alone(open_base: Callable[[str], Base]) -> None:
@@ -142,8 +148,8 @@ def test_a_store_belongs_to_model_layer_and_tokens(open_base: Callable[[str], Ba
     assert place(2, [*some[:-1], Encoded((7, *some[-1].ids[1:]), some[-1].rows, some[-1].labels)], MARK) == "disk"
     # The same tokens cut in two: as many numbers, other states.
     ids = tuple(range(5, 15))
-    assert place(2, [Encoded(ids, (9,), (5,)), Encoded(ids[:2], (1,), (5,))], MARK) == "disk"
-    assert place(2, [Encoded(ids[:2], (1,), (5,)), Encoded(ids, (9,), (5,))], MARK) == "disk"
+    for cut in (4, 6):
+        assert place(2, [Encoded(ids[:cut], (1,), (5,)), Encoded(ids[cut:], (1,), (5,))], MARK) == "disk"
     # What is asked of the tokens does not change what the frozen layers say of them.
     assert place(2, [Encoded(one.ids, (0,), (5,)) for one in some], MARK) == "kept"
 

@@ -11,7 +11,7 @@ import torch
 
 from ctxtune.backend.folder import check_folder
 from ctxtune.backend.gguf import convert
-from ctxtune.backend.load import load_base, quiet
+from ctxtune.backend.load import hush, load_base
 from ctxtune.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def test_logits_are_those_of_the_file(tmp_path: Path) -> None:
 
     write(tmp_path / "tiny.gguf")
     convert(tmp_path / "tiny.gguf", tmp_path / "model")
-    with quiet():
-        expected = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32).eval()
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    hush()
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     ids = torch.arange(12)[None]
     with torch.no_grad():
         assert torch.equal(model(ids).logits, expected(ids).logits)

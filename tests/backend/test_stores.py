@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DAY = 86400
+DEAD = 1 << 30  # no process has this number
 
 
 def put(name: str, num_bytes: int, days: float) -> Path:
@@ -42,7 +43,7 @@ def test_the_last_used_comes_first() -> None:
 def test_clearing_takes_everything() -> None:
     put("a.safetensors", 10, 3)
     put("b.safetensors", 10, 0)
-    put("stray.123.tmp", 10, 1)
+    put(f"stray.{DEAD}.tmp", 10, 1)
     assert {store.key for store in clear_stores()} == {"a", "b"}
     assert list(folder().iterdir()) == []
 
@@ -50,10 +51,11 @@ def test_clearing_takes_everything() -> None:
 def test_clearing_by_age() -> None:
     put("old.safetensors", 10, 8)
     young = put("young.safetensors", 10, 6)
-    put("old.1.tmp", 10, 8)
-    fresh = put("fresh.1.tmp", 10, 1)
+    put(f"old.{DEAD}.tmp", 10, 8)
+    fresh = put(f"fresh.{DEAD}.tmp", 10, 1)
+    at_work = put(f"old.{os.getpid()}.tmp", 10, 8)
     assert [store.key for store in clear_stores(7)] == ["old"]
-    assert sorted(folder().iterdir()) == sorted([young, fresh])
+    assert sorted(folder().iterdir()) == sorted([young, fresh, at_work])
 
 
 def test_what_is_no_store_stays() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ ROWS = {
 def padded(base: Base) -> tuple[Tensor, Tensor]:
     """Ids (3, 12) and their mask; what stands behind the shorter examples is no pad token, so that a leak shows."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(5, base.model.config.vocab_size, (len(LENGTHS), max(LENGTHS)), generator=generator)
+    ids = torch.randint(5, len(base.tokenizer), (len(LENGTHS), max(LENGTHS)), generator=generator)
     mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
     return ids, mask
 
@@ -49,8 +49,8 @@ def double(open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) ->
             if (
                 type(module).__name__ == "LlamaRMSNorm"
             ):  # transformers computes it in float32, whatever the model's type
-                norm = torch.nn.RMSNorm(base.width, module.variance_epsilon, dtype=torch.float64)
-                norm.weight = module.weight
+                norm = torch.nn.RMSNorm(base.width, float(str(module.variance_epsilon)), dtype=torch.float64)
+                norm.weight = module.get_parameter("weight")
                 monkeypatch.setattr(module, "forward", norm.forward)
         return base
 
@@ -103,7 +103,7 @@ def test_gradients_are_those_of_the_plain_forward(
     base = double(kind)
     ids, mask = padded(base)
     b, t = (torch.tensor(values) for values in ROWS[name])
-    weight = torch.randn(len(b), base.model.config.vocab_size, generator=torch.Generator().manual_seed(2)).double()
+    weight = torch.randn(len(b), len(base.tokenizer), generator=torch.Generator().manual_seed(2)).double()
     top = [block for index, block in enumerate(base.anatomy.block_list(base.model)) if index >= start]
     head = base.model.get_submodule(base.anatomy.head)
     below = {id(p) for name in base.anatomy.embeddings for p in base.model.get_submodule(name).parameters()}
@@ -173,7 +173,7 @@ def test_blocks_are_back_in_their_places(kind: str, double: Callable[[str], Base
         with pytest.raises(RuntimeError, match="inside"), Trunk(base, start):
             raise RuntimeError("inside")
         with pytest.raises(IndexError), Trunk(base, start) as trunk:  # from within the model
-            trunk.rows(ids + base.model.config.vocab_size, mask, torch.tensor([0]), torch.tensor([3]))
+            trunk.rows(ids + len(base.tokenizer), mask, torch.tensor([0]), torch.tensor([3]))
         assert all(a is b for a, b in zip(blocks, own, strict=True))
         assert list(base.model.state_dict()) == names
     with torch.no_grad():
@@ -187,7 +187,7 @@ def test_a_trunk_works_again_after_an_error(double: Callable[[str], Base]) -> No
     with torch.no_grad(), Trunk(base, 2) as trunk:
         right = trunk.rows(ids, mask, *at)
         with pytest.raises(IndexError):
-            trunk.rows(ids + base.model.config.vocab_size, mask, *at)
+            trunk.rows(ids + len(base.tokenizer), mask, *at)
         assert torch.equal(trunk.rows(ids, mask, *at), right)
 
 
@@ -222,7 +222,8 @@ def test_eager_attention_is_not_narrowed(model_folders: dict[str, object], doubl
     from dataclasses import replace
 
     base = double("llama-tied")
-    base.model.set_attn_implementation("eager")
+    model: Any = base.model
+    model.set_attn_implementation("eager")
     base = replace(base, attention="eager")
     ids, mask = padded(base)
     at = torch.tensor([0, 1, 2]), torch.tensor([11, 6, 3])

@@ -48,9 +48,13 @@ def main() -> None:
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     with tempfile.TemporaryDirectory() as folder, args.out.open("a") as out:
         rows = Path(folder) / "train.jsonl"
-        rows.write_text("".join((args.data / "sst2/train.jsonl").open(encoding="utf-8").readlines()[:1024]), encoding="utf-8")
+        rows.write_text(
+            "".join((args.data / "sst2/train.jsonl").open(encoding="utf-8").readlines()[:1024]), encoding="utf-8"
+        )
         if not any(run["lr"] == "base" for run in done):
-            scores = ctxtune("eval", "--model", args.model, *TASK, "--eval", str(args.data / "sst2/dev.jsonl"))["scores"]
+            scores = ctxtune("eval", "--model", args.model, *TASK, "--eval", str(args.data / "sst2/dev.jsonl"))[
+                "scores"
+            ]
             done.append({"lr": "base", "seed": 0, "acc": scores["acc"], "stderr": scores["acc_stderr"]})
             out.write(json.dumps(done[-1]) + "\n")
         for seed in range(args.seeds):

@@ -50,7 +50,9 @@ def peer(model: str, data: str) -> dict[str, float]:
 def ours(model: str, data: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "train.jsonl"
-        rows.write_text("".join((Path(data) / "sst2/train.jsonl").open(encoding="utf-8").readlines()[:ROWS]), encoding="utf-8")
+        rows.write_text(
+            "".join((Path(data) / "sst2/train.jsonl").open(encoding="utf-8").readlines()[:ROWS]), encoding="utf-8"
+        )
         os.environ["CTXTUNE_HOME"] = f"{folder}/home"  # no store of an earlier run
         text, peak = run(
             [sys.executable, "-m", "ctxtune", "freeze", "--model", model, "--train", str(rows), "--layers", "last:2",

@@ -38,9 +38,7 @@ GOLDEN = [[5], [1, 3, 6], [9, 2, 8], [4, 0, 7]]
 
 
 def test_epochs_put_other_examples_together_and_waste_little() -> None:
-    neighbours = [
-        {frozenset(one) for one in length_buckets(LENGTHS, 32, seed=0, epoch=epoch)} for epoch in range(2)
-    ]
+    neighbours = [{frozenset(one) for one in length_buckets(LENGTHS, 32, seed=0, epoch=epoch)} for epoch in range(2)]
     assert not neighbours[0] & neighbours[1]
     batches = length_buckets(LENGTHS, 32, seed=0, epoch=0)
     fed = sum(len(one) * max(LENGTHS[i] for i in one) for one in batches)

@@ -148,9 +148,7 @@ def test_what_stands_behind_a_text_by_default_is_no_answer(bert: PreTrainedToken
 
 @pytest.mark.parametrize("prompt", ["Review: good. It was", "Review: good. It was ", "It was\n\n", ""])
 @pytest.mark.parametrize("answer", ["great", "terrible", "GREAT", "good, bad"])
-def test_a_masked_model_predicts_the_answer_in_place(
-    bert: PreTrainedTokenizerFast, prompt: str, answer: str
-) -> None:
+def test_a_masked_model_predicts_the_answer_in_place(bert: PreTrainedTokenizerFast, prompt: str, answer: str) -> None:
     one = encode_pair(bert, prompt, answer, delimiter=" ", kind="masked", max_length=LONG)
     assert one is not None
     asked = bert.encode(prompt, add_special_tokens=False)
@@ -179,9 +177,7 @@ def test_truncation_cuts_the_prompt_and_keeps_the_special_tokens_of_a_masked_mod
     cut = encode_pair(
         bert, "the quick brown fox. It was", "great", delimiter=" ", kind="masked", max_length=size, on_long="truncate"
     )
-    assert cut == Encoded(
-        (whole.ids[0], *whole.ids[4:]), tuple(row - 3 for row in whole.rows), whole.labels
-    )
+    assert cut == Encoded((whole.ids[0], *whole.ids[4:]), tuple(row - 3 for row in whole.rows), whole.labels)
 
 
 def test_too_long_is_an_error_or_dropped_and_the_answer_is_never_cut(gpt: PreTrainedTokenizerFast) -> None:

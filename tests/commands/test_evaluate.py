@@ -1,0 +1,289 @@
+"""Scoring from the files alone: any way to name an adapter, the right base, and what is said when it is another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctxtune.adapter.read import open_adapter
+from ctxtune.backend.load import load_base
+from ctxtune.commands.evaluate import evaluate
+from ctxtune.errors import AdapterError, CtxtuneError, DataError, ModelError, RecipeError
+
+from ..conftest import BAD, CHOICES, GOOD, PROMPT, review_rows, text_by_hand, write_jsonl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Adapt = Callable[..., dict[str, Any]]
+
+TASK: dict[str, Any] = {"data__prompt": PROMPT, "data__answer": "{{ label }}", "data__choices": CHOICES}
+
+
+def run(
+    adapter: Path | None = None,
+    source: str | None = None,
+    *,
+    force: bool = False,
+    notes: list[str] | None = None,
+    **flags: object,
+) -> dict[str, Any]:
+    given = {name.replace("__", "."): value for name, value in flags.items()}
+    facts = evaluate(
+        source, {"device": "cpu", **given}, [], adapter, force, (notes if notes is not None else []).append
+    )
+    json.loads(json.dumps(facts), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    return facts
+
+
+def scores(*given: Any, **named: Any) -> dict[str, float]:
+    found: dict[str, float] = run(*given, **named)["scores"]
+    return found
+
+
+@pytest.fixture
+def tuned(adapt: Adapt, dev: Path, tmp_path: Path) -> Path:
+    """A finished run whose adapter changes the scores."""
+    adapt(more={"data.eval": str(dev), "train.lr": 1e-2, "train.steps": 12, "method.layers": "last:2"})
+    return tmp_path / "run"
+
+
+def test_every_way_to_name_the_adapter(tuned: Path, dev: Path) -> None:
+    expected = json.loads((tuned / "result.json").read_text(encoding="utf-8"))["scores"]["after"]
+    for adapter in (tuned, tuned / "adapter", tuned / "adapter" / "adapter_model.safetensors"):
+        found = scores(adapter, data__eval=str(dev))
+        assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-5)
+    assert scores(tuned) == scores(tuned, data__eval=str(dev))  # a run's own recipe knows its rows
+
+
+@pytest.mark.parametrize("moved", ["the adapter alone", "its one file", "the whole run"])
+def test_an_adapter_that_moved_away(moved: str, tuned: Path, dev: Path, tmp_path: Path) -> None:
+    expected = scores(tuned, data__eval=str(dev))
+    place = tmp_path / "far" / "away"
+    place.mkdir(parents=True)
+    if moved == "the adapter alone":
+        adapter = Path(shutil.move(tuned / "adapter", place / "sent"))
+        shutil.rmtree(tuned)
+    elif moved == "its one file":
+        adapter = Path(shutil.move(tuned / "adapter" / "adapter_model.safetensors", place / "sent.safetensors"))
+        shutil.rmtree(tuned)
+    else:
+        adapter = Path(shutil.move(tuned, place / "run"))
+    assert scores(adapter, data__eval=str(dev), model=str(model_of(adapter))) == expected
+    if moved != "the whole run":
+        assert scores(adapter, data__eval=str(dev)) == expected
+
+
+def model_of(adapter: Path) -> str:
+    manifest = open_adapter(adapter).manifest
+    assert manifest is not None
+    return manifest.base.name
+
+
+def test_a_run_that_moved_away_still_finds_its_base(tuned: Path, dev: Path, tmp_path: Path) -> None:
+    expected = scores(tuned, data__eval=str(dev))
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    moved = Path(shutil.move(tuned, tmp_path / "far" / "away" / "run"))
+    assert scores(moved, data__eval=str(dev)) == expected
+
+
+def test_the_adapter_remembers_its_task(tuned: Path, dev: Path, tmp_path: Path) -> None:
+    adapter = Path(shutil.move(tuned / "adapter", tmp_path / "sent"))
+    assert scores(adapter, data__eval=str(dev)).keys() >= {"acc", "acc_norm"}
+    other = scores(adapter, data__eval=str(dev), data__choices=["positive", "negative"])
+    assert other["acc"] == scores(adapter, data__eval=str(dev))["acc"]
+    assert "acc" not in scores(
+        adapter, data__eval=str(dev), data__prompt="{{ text }}", source=plain_recipe(tmp_path, dev)
+    )
+
+
+def plain_recipe(tmp_path: Path, dev: Path) -> str:
+    data = {"eval": str(dev), "answer": "{{ label }}"}
+    recipe = {"model": model_of(tmp_path / "sent"), "method": {"name": "freeze"}, "data": data}
+    (tmp_path / "plain.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    return str(tmp_path / "plain.yaml")
+
+
+def test_another_base_is_refused(tuned: Path, dev: Path, model_folders: dict[str, Path]) -> None:
+    other = str(model_folders["llama-untied"])
+    with pytest.raises(AdapterError, match="was made on") as caught:
+        run(tuned, data__eval=str(dev), model=other)
+    assert caught.value.exit_code == 3
+    assert "--force" in str(caught.value.hint)
+    notes: list[str] = []
+    forced = run(tuned, data__eval=str(dev), model=other, force=True, notes=notes)
+    assert forced["scores"]["rows"] == 10
+    assert any("was made on" in note for note in notes)
+
+
+def test_a_base_of_another_family_cannot_be_forced(tuned: Path, dev: Path, model_folders: dict[str, Path]) -> None:
+    with pytest.raises(AdapterError, match="does not have"):
+        run(tuned, data__eval=str(dev), model=str(model_folders["gpt2-tied"]), force=True)
+
+
+def test_a_base_that_changed_since(tuned: Path, dev: Path, tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    """One number of the base differs: another fingerprint."""
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(model_folders["llama-tied"], tmp_path / "model")
+    assert scores(tuned, data__eval=str(dev), model=str(model)) == scores(tuned, data__eval=str(dev))
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][3] += 1e-6
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match="was made on"):
+        run(tuned, data__eval=str(dev), model=str(model))
+
+
+def test_a_base_copied_elsewhere_is_the_same(
+    tuned: Path, dev: Path, tmp_path: Path, model_folders: dict[str, Path]
+) -> None:
+    model = shutil.copytree(model_folders["llama-tied"], tmp_path / "copy")
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps({**config, "transformers_version": "9"}), encoding="utf-8")
+    run(tuned, data__eval=str(dev), model=str(model))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_lora_folder_of_peft(model_folders: dict[str, Path], dev: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_folders["llama-tied"])
+    torch.manual_seed(0)
+    twin = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn_like(parameter))
+    twin.save_pretrained(str(tmp_path / "lora"))
+    notes: list[str] = []
+    model_flag = str(model_folders["llama-tied"])
+    found = scores(
+        tmp_path / "lora",
+        data__eval=str(dev),
+        model=model_flag,
+        notes=notes,
+        **TASK,
+    )
+    plain: Any = twin
+    plain.merge_and_unload().save_pretrained(tmp_path / "merged")
+    for path in model_folders["llama-tied"].glob("token*"):
+        shutil.copy(path, tmp_path / "merged")
+    merged = scores(data__eval=str(dev), model=str(tmp_path / "merged"), **TASK)
+    assert found == pytest.approx(merged, abs=1e-4)
+    assert any("not checked" in note for note in notes)
+
+
+def test_running_text(model_folders: dict[str, Path], tmp_path: Path, open_base: Any) -> None:
+    import math
+
+    text = "\n".join([*GOOD, *BAD] * 2) + "\n"
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    base = open_base("llama-tied")
+    found = scores(data__eval=str(tmp_path / "text.txt"), model=str(model_folders["llama-tied"]))
+    total = text_by_hand(base, text, base.max_length)
+    assert found["bits_per_byte"] == pytest.approx(-total / len(text.encode()) / math.log(2), rel=1e-6)
+    assert found["word_perplexity"] == pytest.approx(math.exp(-total / len(text.split())), rel=1e-5)
+    short = scores(data__eval=str(tmp_path / "text.txt"), model=str(model_folders["llama-tied"]), data__max_length=8)
+    assert short["tokens"] == found["tokens"]
+    assert short["loss"] == pytest.approx(-text_by_hand(base, text, 8) / found["tokens"], rel=1e-6)
+
+
+def test_running_text_of_a_masked_model(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("it was good", encoding="utf-8")
+    with pytest.raises(ModelError, match="no perplexity of running text"):
+        run(data__eval=str(tmp_path / "text.txt"), model=str(model_folders["bert-tied"]))
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\n"])
+def test_a_text_without_a_word(text: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="is empty"):
+        run(data__eval=str(tmp_path / "text.txt"), model=str(model_folders["llama-tied"]))
+
+
+def test_a_text_that_is_not_utf8(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes(b"gr\xfcn")
+    with pytest.raises(DataError, match="not UTF-8: byte 2"):
+        run(data__eval=str(tmp_path / "text.txt"), model=str(model_folders["llama-tied"]))
+
+
+def test_free_answers(model_folders: dict[str, Path], dev: Path) -> None:
+    found = scores(
+        data__eval=str(dev), model=str(model_folders["gpt2-tied"]), data__prompt=PROMPT, data__answer="{{ label }}"
+    )
+    assert found.keys() >= {"rows", "loss", "perplexity", "token_perplexity", "greedy_acc"}
+    assert found["rows"] == 10
+
+
+def test_rows_dropped_and_cut_are_counted(model_folders: dict[str, Path], dev: Path) -> None:
+    common: dict[str, Any] = {
+        "data__eval": str(dev),
+        "model": str(model_folders["llama-tied"]),
+        "data__max_length": 40,
+        **TASK,
+    }
+    dropped = scores(**common, data__on_long="drop")
+    cut = scores(**common, data__on_long="truncate")
+    assert 0 < dropped["dropped"] < 10
+    assert dropped["rows"] == 10 - dropped["dropped"]
+    assert (cut["rows"], cut["truncated"], cut["dropped"]) == (10, dropped["dropped"], 0)
+
+
+def test_a_single_row(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    one = write_jsonl(tmp_path / "one.jsonl", review_rows(1))
+    found = scores(data__eval=str(one), model=str(model_folders["llama-tied"]), **TASK)
+    assert found["rows"] == 1
+    assert found["acc_stderr"] is None
+
+
+def test_what_is_missing(model_folders: dict[str, Path], dev: Path, tmp_path: Path) -> None:
+    model = str(model_folders["llama-tied"])
+    with pytest.raises(RecipeError, match=r"data\.eval is missing"):
+        run(model=model)
+    with pytest.raises(RecipeError, match="model"):
+        run(data__eval=str(dev))
+    with pytest.raises(AdapterError, match="no adapter at"):
+        run(tmp_path / "nowhere", data__eval=str(dev), model=model)
+    with pytest.raises(DataError, match="does not exist"):
+        run(data__eval=str(tmp_path / "nowhere.jsonl"), model=model)
+    with pytest.raises(DataError, match="no field 'prompt'"):
+        run(data__eval=str(dev), model=model)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[3] ^= 255
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: os.truncate(path, path.stat().st_size - 8), lambda path: os.truncate(path, 0), _flip, Path.unlink
+], ids=["truncated", "empty", "header", "missing"])  # fmt: skip
+def test_a_broken_adapter(damage: Callable[[Path], Any], tuned: Path, dev: Path) -> None:
+    damage(tuned / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(AdapterError) as caught:
+        run(tuned, data__eval=str(dev))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000])
+def test_a_broken_base(size: int, model_folders: dict[str, Path], dev: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(model_folders["llama-tied"], tmp_path / "model")
+    os.truncate(model / "model.safetensors", size)
+    with pytest.raises(CtxtuneError) as caught:
+        run(data__eval=str(dev), model=str(model), **TASK)
+    assert caught.value.exit_code == 3
+
+
+def test_the_base_is_what_it_was(tuned: Path, dev: Path, model_folders: dict[str, Path]) -> None:
+    before = scores(data__eval=str(dev), model=str(model_folders["llama-tied"]), **TASK)
+    run(tuned, data__eval=str(dev))
+    assert scores(data__eval=str(dev), model=str(model_folders["llama-tied"]), **TASK) == before
+    assert load_base(model_folders["llama-tied"]).model is not None

@@ -1,0 +1,352 @@
+"""Tiny random models of every family with real tiny tokenizers, made once a session, and the means to run things on them.
+
+Every parameter is random, norms and biases included, so that nothing is right by being one or zero. No test touches
+the network or the user's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ctxtune.backend.load import Base
+    from ctxtune.engine.loop import StepFacts
+    from ctxtune.recipe.load import Resolved
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# The models are so small that threads only wait for each other.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+KINDS = ("llama-tied", "llama-untied", "gpt2-tied", "gpt2-untied", "bert-tied")
+CONTEXT = 64
+NUM_LAYERS = 4
+PROMPT = "Review: {{ text }}\nSentiment:"
+CHOICES = ["negative", "positive"]
+GOOD = ("a fine and moving film", "great fun", "it was good, very good", "a joy from start to end, warm and wise")
+BAD = ("dull and far too long", "terrible", "it was bad, very bad", "a mess from start to end, cold and slow")
+CORPUS = [
+    f"Review: {text}\nSentiment: {label}" for label, texts in zip(CHOICES, (BAD, GOOD), strict=True) for text in texts
+]
+
+
+BLOCK = {"llama": r"model\.layers\.", "gpt2": r"transformer\.h\.", "bert": r"bert\.encoder\.layer\."}
+ATTN = {"llama": r"self_attn", "gpt2": r"attn", "bert": r"attention\.(self|output\.dense)"}
+MLP = {"llama": r"mlp", "gpt2": r"mlp", "bert": r"(intermediate|output)\.dense"}
+NORMS = {
+    "llama": r"(input_layernorm|post_attention_layernorm)",
+    "gpt2": r"ln_[12]",
+    "bert": r"(attention\.output|output)\.LayerNorm",
+}
+LAST_NORM = {"llama": r"model\.norm\.", "gpt2": r"transformer\.ln_f\.", "bert": r"(?!)"}
+EMBEDDINGS = {"llama": r"model\.embed_tokens\.", "gpt2": r"transformer\.w[tp]e\.", "bert": r"bert\.embeddings\."}
+HEAD = {"llama": r"lm_head\.", "gpt2": r"lm_head\.", "bert": r"cls\."}
+
+
+def names_pattern(layers: str, family: str) -> str:
+    """The pattern of the names that a choice stands for."""
+    block, any_block = BLOCK[family], BLOCK[family] + r"\d\."
+    return {
+        "all": r"",
+        "last:1": rf"{block}3\.",
+        "last:4": any_block,
+        "first:1": rf"{block}0\.",
+        "first:3": rf"{block}[012]\.",
+        "1-2": rf"{block}[12]\.",
+        "2": rf"{block}2\.",
+        "1-2.mlp": rf"{block}[12]\.{MLP[family]}\.",
+        "last:2.attn": rf"{block}[23]\.{ATTN[family]}\.",
+        "0.norms": rf"{block}0\.{NORMS[family]}\.",
+        "attn": any_block + ATTN[family] + r"\.",
+        "mlp": any_block + MLP[family] + r"\.",
+        "norms": rf"({any_block}{NORMS[family]}\.|{LAST_NORM[family]})",
+        "last:2+norms": rf"({block}[23]\.|{any_block}{NORMS[family]}\.|{LAST_NORM[family]})",
+        "embeddings": EMBEDDINGS[family],
+        "head": HEAD[family],
+        "last:1 + head": rf"({block}3\.|{HEAD[family]})",
+        "2+2+last:2.mlp": rf"({block}2\.|{block}3\.{MLP[family]}\.)",
+    }[layers]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The full matrix runs when it is asked for: `pytest -m slow`."""
+    if "slow" in config.option.markexpr:
+        return
+    later = [item for item in items if item.get_closest_marker("slow")]
+    if later:
+        config.hook.pytest_deselected(items=later)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.fixture(autouse=True)
+def ctxtune_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder, new in every test."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("CTXTUNE_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Kind -> the folder of a model with its tokenizer."""
+    root = tmp_path_factory.mktemp("models")
+    folders = {kind: root / kind for kind in KINDS}
+    for kind, folder in folders.items():
+        save_model(kind, folder)
+    return folders
+
+
+def save_model(kind: str, folder: Path, seed: int = 0) -> None:
+    """Write a random model of a kind, and its tokenizer."""
+    import torch
+
+    from ctxtune.backend.load import hush
+
+    hush()
+    tokenizer = make_tokenizer(kind)
+    torch.manual_seed(seed)
+    model = make_model(kind, len(tokenizer))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_model(kind: str, vocab: int) -> Any:
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    family, _, tie = kind.partition("-")
+    tied = tie == "tied"
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": NUM_LAYERS, "num_attention_heads": 4}
+    if family == "llama":
+        heads = {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
+        ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+        return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **ends, vocab_size=vocab, tie_word_embeddings=tied))
+    if family == "gpt2":
+        shape = {"n_embd": 32, "n_layer": NUM_LAYERS, "n_head": 4, "n_positions": CONTEXT, "vocab_size": vocab}
+        return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0, tie_word_embeddings=tied))
+    return BertForMaskedLM(BertConfig(**sizes, vocab_size=vocab, max_position_embeddings=CONTEXT))
+
+
+def make_tokenizer(kind: str) -> Any:
+    """Byte-level BPE for the causal families (Llama puts BOS before a text, GPT-2 has no pad), WordPiece for BERT."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if kind.startswith("bert"):
+        pieces = Tokenizer(models.WordPiece(word_pieces(), unk_token="[UNK]"))
+        pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
+        pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        pieces.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=pieces, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+            mask_token="[MASK]",
+        )  # fmt: skip
+    names = ["<s>", "</s>", "<pad>"] if kind.startswith("llama") else ["<|endoftext|>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        CORPUS * 4,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=names, initial_alphabet=alphabet, show_progress=False),
+    )
+    if kind.startswith("gpt2"):
+        return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=names[0], eos_token=names[0])
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def word_pieces() -> dict[str, int]:
+    """The words of the reviews and every letter; `positive` is two pieces. The trainer breaks ties differently each time."""
+    words = sorted({word for text in CORPUS for word in re.findall(r"[a-z]+", text.lower())} - {"positive"})
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = [*words, "posit", "##ive", *letters, *(f"##{letter}" for letter in letters), *"!,.:;'-", *"0123456789"]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]
+    return {piece: number for number, piece in enumerate(dict.fromkeys(names))}
+
+
+@pytest.fixture
+def open_base(model_folders: dict[str, Path]) -> Callable[[str], Base]:
+    """open_base(kind): the model as ctxtune loads it, a new one at each call."""
+    from ctxtune.backend.load import load_base
+
+    return lambda kind: load_base(model_folders[kind], "cpu")
+
+
+def review_rows(count: int, offset: int = 0) -> list[dict[str, str]]:
+    """Rows of several lengths; no two of 48 are alike."""
+    rows = []
+    for i in range(offset, offset + count):
+        label = i % 2
+        texts = (BAD, GOOD)[label]
+        text = texts[i // 2 % 4] + (", " + texts[(i // 8 + 1) % 4] if i // 8 % 3 else "") + "!" * (i // 24)
+        rows.append({"text": text, "label": CHOICES[label]})
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """22 rows to learn from: no multiple of the batch."""
+    return write_jsonl(tmp_path / "reviews.jsonl", review_rows(22))
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Path:
+    """10 rows to score on."""
+    return write_jsonl(tmp_path / "dev.jsonl", review_rows(10, 30))
+
+
+@pytest.fixture
+def resolve(model_folders: dict[str, Path], tmp_path: Path) -> Callable[..., Resolved]:
+    """resolve(kind, train, out, {"train.lr": 1e-3, ...}): the recipe of a short run over the reviews."""
+
+    def resolve(kind: str, train: Path | str, out: str = "run", more: dict[str, Any] | None = None) -> Resolved:
+        return resolve_recipe(model_folders[kind], train, tmp_path / out, more)
+
+    return resolve
+
+
+def resolve_recipe(model: Path, train: Path | str, out: Path, more: dict[str, Any] | None = None) -> Resolved:
+    from ctxtune.recipe.load import load
+
+    flags: dict[str, Any] = {
+        "model": str(model), "data.train": str(train), "data.prompt": PROMPT, "data.answer": "{{ label }}",
+        "data.choices": CHOICES, "method.name": "freeze", "method.layers": "last:1", "train.batch": 8,
+        "train.steps": 3, "train.lr": 1e-3, "device": "cpu", "forget.probe": "none", "cache": "memory", "out": str(out),
+    }  # fmt: skip
+    return load(None, flags | (more or {}))
+
+
+class Listener:
+    """A run's listener that remembers; `at` is called with every step."""
+
+    def __init__(self, at: Callable[[StepFacts], None] = lambda facts: None) -> None:
+        self.notes: list[str] = []
+        self.steps: list[StepFacts] = []
+        self.at = at
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self, facts: StepFacts) -> None:
+        self.steps.append(facts)
+        self.at(facts)
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nobody may catch it."""
+
+
+def kill_at(step: int) -> Callable[[StepFacts], None]:
+    """Ends the run when `step` has been done."""
+
+    def at(facts: StepFacts) -> None:
+        if facts.step == step:
+            raise Killed
+
+    return at
+
+
+@pytest.fixture
+def adapt(resolve: Callable[..., Resolved], reviews: Path) -> Callable[..., dict[str, Any]]:
+    """adapt(kind, out, more, resume, at): a whole run over the reviews; returns its facts."""
+    from ctxtune.commands import adapt as command
+
+    def adapt(
+        kind: str = "llama-tied",
+        out: str = "run",
+        more: dict[str, Any] | None = None,
+        resume: bool = False,
+        at: Callable[[StepFacts], None] = lambda facts: None,
+        train: Path | str = reviews,
+    ) -> dict[str, Any]:
+        return command.adapt(resolve(kind, train, out, more), resume, Listener(at))
+
+    return adapt
+
+
+def adapter_tensors(run: Path) -> dict[str, Any]:
+    """Name -> tensor of the adapter that a run wrote."""
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Any] = load_file(run / "adapter" / "adapter_model.safetensors")
+    return tensors
+
+
+def same_tensors(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Equal names, equal bits."""
+    import torch
+
+    return one.keys() == other.keys() and all(
+        torch.equal(tensor.view(torch.uint8), other[name].view(torch.uint8)) for name, tensor in one.items()
+    )
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of every step, as the run's log has it."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Base]:
+    """The models that runs have trained, as they stood when the adapter was written."""
+    return capture(monkeypatch)
+
+
+def capture(monkeypatch: pytest.MonkeyPatch) -> list[Base]:
+    from ctxtune.commands.adapt import _Run
+
+    found: list[Base] = []
+    save = _Run._save
+
+    def keep(self: Any, base: Base, *rest: Any) -> dict[str, Any]:
+        found.append(base)
+        return save(self, base, *rest)
+
+    monkeypatch.setattr(_Run, "_save", keep)
+    return found
+
+
+def rolling(tokens: list[int], prefix: int, length: int) -> Iterator[tuple[list[int], list[int]]]:
+    """lm_eval.utils.get_rolling_token_windows with a context of one token, then make_disjoint_window."""
+    first = min(length, len(tokens))
+    yield [prefix, *tokens[: first - 1]], tokens[:first]
+    predicted = first
+    while predicted < len(tokens):
+        count = min(len(tokens) - predicted, length)
+        end = predicted + count
+        yield tokens[end - length - 1 : end - 1], tokens[end - count : end]
+        predicted += count
+
+
+def text_by_hand(base: Base, text: str, length: int) -> float:
+    """The log-probability of a text, one plain forward pass a window."""
+    import torch
+
+    total = 0.0
+    tokens = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    for fed, targets in rolling(tokens, base.tokenizer.bos_token_id, length):
+        assert len(fed) <= length
+        with torch.no_grad():
+            nats = base.model(input_ids=torch.tensor([fed])).logits[0].double().log_softmax(-1)
+        rows = range(len(fed) - len(targets), len(fed))
+        total += sum(nats[row, token].item() for row, token in zip(rows, targets, strict=True))
+    return total

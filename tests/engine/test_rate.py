@@ -1,0 +1,174 @@
+"""The range test on toy problems with a known answer; the numbers stand where they stood, bit for bit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+from ctxtune.engine.rate import LADDER, choose_rate, find_rate
+from ctxtune.recipe.schema import Train
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+OPTIONS = Train(batch=8)
+
+
+class Valley:
+    """Example i pulls the numbers to `target` + noise: loss = curvature / 2 * |w - t_i|^2 a token."""
+
+    def __init__(self, count: int, target: float, curvature: float = 1.0, noise: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.targets = target + noise * torch.randn(count, 4, generator=generator)
+        self.curvature = curvature
+        self.params = {"w": nn.Parameter(torch.randn(4, generator=generator) * 1e-3)}
+        self.trained: set[int] = set()
+        self.judged: set[int] = set()
+
+    def tokens(self, batch: Sequence[int]) -> int:
+        return len(batch)
+
+    def parts(self, batch: Sequence[int], rows: int | None) -> list[list[int]]:
+        self.trained |= set(batch)
+        return [list(batch)]
+
+    def loss(self, part: Sequence[int]) -> Tensor:
+        return self.curvature / 2 * ((self.params["w"] - self.targets[list(part)]) ** 2).sum()
+
+    def losses(self, batch: Sequence[int]) -> list[float]:
+        self.judged |= set(batch)
+        with torch.no_grad():
+            return [self.loss([i]).item() for i in batch]
+
+
+def bits(task: Valley) -> bytes:
+    return task.params["w"].detach().numpy().tobytes()
+
+
+@pytest.mark.parametrize(("target", "best"), [(2e-5, {1e-5, 3e-5}), (0.01, {1e-4, 3e-4, 1e-3}), (1.0, {3e-3})])
+def test_a_rate_that_fits_the_way_to_go(target: float, best: set[float]) -> None:
+    """Adam goes about rate x steps: a far target wants a high rate, a near one is overshot by it."""
+    task = Valley(64, target)
+    with torch.no_grad():
+        task.params["w"].zero_()
+    found = find_rate(task.params, task, [5] * 64, 200, OPTIONS)
+    assert found.lr in best
+    assert found.lr in dict(found.tried)
+
+
+def test_a_linear_loss_wants_the_highest_rate() -> None:
+    task = Valley(40, 1000.0)
+    assert find_rate(task.params, task, [5] * 40, 60, OPTIONS).lr == LADDER[-1]
+
+
+def test_the_numbers_stand_where_they_stood() -> None:
+    task = Valley(64, 0.01, noise=0.1)
+    before, place = bits(task), task.params["w"].data_ptr()
+    find_rate(task.params, task, [5] * 64, 100, OPTIONS)
+    assert bits(task) == before
+    assert task.params["w"].data_ptr() == place
+    assert task.params["w"].grad is None
+
+
+def test_also_after_trials_that_blew_up() -> None:
+    task = Valley(64, 0.001, curvature=1e30)
+    task.curvature = math.inf
+    before = bits(task)
+    find_rate(task.params, task, [5] * 64, 100, OPTIONS)
+    assert bits(task) == before
+
+
+def test_the_random_state_is_left_alone() -> None:
+    task = Valley(32, 0.01)
+    before = torch.get_rng_state()
+    find_rate(task.params, task, [5] * 32, 60, OPTIONS)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_equal_seeds_find_equal_numbers_and_others_look_at_other_rows() -> None:
+    def tried(seed: int) -> tuple[tuple[float, float], ...]:
+        task = Valley(64, 0.01, noise=0.5)
+        return find_rate(task.params, task, [5] * 64, 100, Train(batch=8, seed=seed)).tried
+
+    assert tried(0) == tried(0)
+    assert tried(0) != tried(1)
+
+
+def test_judged_are_rows_that_were_not_trained_on() -> None:
+    task = Valley(80, 0.01)
+    find_rate(task.params, task, [5] * 80, 600, OPTIONS)
+    assert len(task.judged) == 10
+    assert not task.judged & task.trained
+    assert len(task.trained) > 50
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_very_few_examples(count: int) -> None:
+    task = Valley(count, 0.01)
+    before = bits(task)
+    found = find_rate(task.params, task, [5] * count, 1, OPTIONS)
+    assert found.lr in LADDER
+    assert len(task.judged) == 1
+    assert bits(task) == before
+    assert found.steps == 8 * len(found.tried)
+
+
+def test_the_cost_is_about_that_of_the_run() -> None:
+    task = Valley(64, 1000.0)
+    found = find_rate(task.params, task, [5] * 64, 120, OPTIONS)
+    assert found.steps == 20 * len(LADDER) == 120
+    assert found.seconds > 0
+    long = find_rate(task.params, task, [5] * 64, 100_000, OPTIONS)
+    assert long.steps == 64 * len(LADDER)
+
+
+def test_every_trial_is_told() -> None:
+    task = Valley(64, 1000.0)
+    told: list[tuple[float, float]] = []
+    found = find_rate(task.params, task, [5] * 64, 60, OPTIONS, on_trial=lambda lr, loss: told.append((lr, loss)))
+    assert tuple(told) == found.tried
+    assert [lr for lr, _ in told] == list(LADDER)
+
+
+def test_rates_far_too_high_are_not_tried() -> None:
+    task = Valley(64, 1e-4)
+    with torch.no_grad():
+        task.params["w"].zero_()
+    found = find_rate(task.params, task, [5] * 64, 300, OPTIONS)
+    assert len(found.tried) < len(LADDER)
+    assert found.lr <= 1e-4
+
+
+def test_the_lowest_within_one_standard_error() -> None:
+    # Against the best, the gaps of the others: mean 0.1 with an error of 0.2, and mean 1 with an error of 0.
+    best = [1.0, 2.0, 3.0, 4.0]
+    near = [1.5, 1.7, 3.3, 3.9]
+    far = [2.0, 3.0, 4.0, 5.0]
+    assert choose_rate([(1e-4, far), (3e-4, near), (1e-3, best)]) == 3e-4
+    assert choose_rate([(1e-4, near), (3e-4, far), (1e-3, best)]) == 1e-4
+    assert choose_rate([(1e-4, far), (3e-4, far), (1e-3, best)]) == 1e-3
+    assert choose_rate([(1e-4, best), (3e-4, best)]) == 1e-4
+
+
+def test_a_single_held_out_row() -> None:
+    assert choose_rate([(1e-4, [2.0]), (3e-4, [1.0]), (1e-3, [1.5])]) == 3e-4
+
+
+def test_trials_without_a_number_are_the_worst() -> None:
+    class Cliff(Valley):
+        def losses(self, batch: Sequence[int]) -> list[float]:
+            moved = float(self.params["w"].detach().abs().max())
+            return [math.nan if moved > 0.01 else 1.0 - moved for _ in batch]
+
+    task = Cliff(64, 1000.0)
+    with torch.no_grad():
+        task.params["w"].zero_()
+    found = find_rate(task.params, task, [5] * 64, 300, OPTIONS)
+    assert found.lr < 1e-3
+    assert all(math.isfinite(loss) for _, loss in found.tried)

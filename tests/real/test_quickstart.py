@@ -1,0 +1,52 @@
+"""Quickstart, from nothing to an adapter, as a user types it."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .conftest import Quickstart
+
+pytestmark = pytest.mark.real
+
+
+def test_it_prints_a_table_of_its_numbers(quickstart: Quickstart) -> None:
+    facts = quickstart.facts
+    cells = {line.split("  ")[1].strip(): line for line in quickstart.out.splitlines() if line.startswith("  ")}
+    before, after = facts["scores"]["before"], facts["scores"]["after"]
+    for name in ("acc", "acc_norm"):
+        for scores in (before, after):
+            assert f"{scores[name]:.4f} ± {scores[name + '_stderr']:.4f}" in cells[name]
+    drift = facts["forgetting"]
+    assert f"{drift['before']['loss']:.4f}" in cells["probe loss, nats a token"]
+    assert f"{drift['after']['loss']:.4f}" in cells["probe loss, nats a token"]
+    assert f"{drift['after']['kl']:.4f}" in cells["KL(base || tuned), nats a token"]
+    assert "14,160,384 of 134,515,008" in cells["trained numbers"]  # 4 layers of 3,540,096
+    assert f"{facts['adapter']['bytes'] / 1e6:.1f} MB" in cells["adapter"]
+    assert f"{facts['steps']} at rate {facts['lr']['value']:.1e}" in cells["steps"]
+    assert f"{facts['seconds']['total']:.0f} " in cells["seconds"]
+
+
+def test_the_model_learns_and_the_forgetting_is_measured(quickstart: Quickstart) -> None:
+    before, after = quickstart.facts["scores"]["before"], quickstart.facts["scores"]["after"]
+    assert after["rows"] == 400
+    assert after["acc"] >= before["acc"] - 2 * after["acc_stderr"]
+    assert after["loss"] < before["loss"]
+    kl = quickstart.facts["forgetting"]["after"]["kl"]
+    assert math.isfinite(kl)
+    assert kl > 0
+
+
+def test_it_takes_less_than_four_minutes(quickstart: Quickstart) -> None:
+    assert quickstart.seconds < 240
+
+
+def test_the_command_it_shows_works(quickstart: Quickstart, environment: dict[str, str]) -> None:
+    (line,) = [line for line in quickstart.err.splitlines() if line.startswith("  echo ")]
+    shown = subprocess.run(["bash", "-c", line], capture_output=True, encoding="utf-8", env=environment, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.strip() == "positive"

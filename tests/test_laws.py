@@ -1,0 +1,556 @@
+"""The laws that every method keeps, over families of models and choices of layers.
+
+A covering set of cells runs by default, the full matrix with `pytest -m slow`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ctxtune.adapter.attach import attach, attached
+from ctxtune.adapter.merge import merge
+from ctxtune.adapter.read import open_adapter
+from ctxtune.backend.feed import Feed
+from ctxtune.backend.load import load_base
+from ctxtune.backend.trunk import Trunk
+from ctxtune.commands.adapt import adapt
+from ctxtune.commands.dry_run import dry_run
+from ctxtune.data.encode import encode_pairs
+from ctxtune.engine.loop import take_step
+from ctxtune.errors import Interrupted
+from ctxtune.methods.registry import open_method
+from ctxtune.objectives.labels import Labels
+from ctxtune.recipe.schema import Freeze, Train
+
+from .conftest import (
+    KINDS,
+    Killed,
+    Listener,
+    adapter_tensors,
+    capture,
+    kill_at,
+    losses,
+    names_pattern,
+    resolve_recipe,
+    review_rows,
+    same_tensors,
+    write_jsonl,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from ctxtune.backend.load import Base
+    from ctxtune.engine.loop import StepFacts
+
+SPECS = ("last:1", "last:2+norms", "first:1", "1-2.mlp", "all", "embeddings", "head")
+COVER = {
+    ("llama-tied", "last:1"), ("llama-tied", "embeddings"), ("llama-tied", "head"),
+    ("llama-untied", "last:2+norms"), ("llama-untied", "head"), ("llama-untied", "all"),
+    ("gpt2-tied", "1-2.mlp"), ("gpt2-tied", "all"),
+    ("gpt2-untied", "first:1"), ("gpt2-untied", "embeddings"),
+    ("bert-tied", "last:1"), ("bert-tied", "embeddings"), ("bert-tied", "head"),
+}  # fmt: skip
+RATE = 1e-2
+CACHES = ("disk", "memory", "off")
+
+
+def cells() -> pytest.MarkDecorator:
+    """Every cell of the matrix; those outside the covering set are slow."""
+    table = [
+        pytest.param(kind, layers, marks=[pytest.mark.slow] * ((kind, layers) not in COVER), id=f"{kind}-{layers}")
+        for kind in KINDS
+        for layers in SPECS
+    ]
+    return pytest.mark.parametrize(("kind", "layers"), table)
+
+
+@dataclass
+class Cell:
+    """A finished run of three steps: its folder, its result, its model as trained, and what that says."""
+
+    model: Path
+    run: Path
+    facts: dict[str, Any]
+    trained: Base
+    logits: Tensor
+
+    @property
+    def adapter(self) -> Path:
+        return self.run / "adapter"
+
+
+@dataclass
+class Lab:
+    """Runs each cell once for all laws."""
+
+    folders: dict[str, Path]
+    root: Path
+    done: dict[tuple[str, str], Cell] = field(default_factory=dict)
+
+    def cell(self, kind: str, layers: str) -> Cell:
+        if (kind, layers) not in self.done:
+            self.done[kind, layers] = self._run(kind, layers)
+        return self.done[kind, layers]
+
+    def _run(self, kind: str, layers: str) -> Cell:
+        run = self.root / f"{kind} {layers}"
+        resolved = resolve_recipe(self.folders[kind], self.train, run, {"method.layers": layers, "train.lr": RATE})
+        with pytest.MonkeyPatch.context() as patch:
+            found = capture(patch)
+            facts = adapt(resolved, False, Listener())
+        (trained,) = found
+        return Cell(self.folders[kind], run, facts, trained, logits(trained.model))
+
+    @property
+    def train(self) -> Path:
+        path = self.root / "reviews.jsonl"
+        return path if path.exists() else write_jsonl(path, review_rows(22))
+
+
+@pytest.fixture(scope="module")
+def lab(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(model_folders, tmp_path_factory.mktemp("laws"))
+
+
+def token_ids() -> Tensor:
+    return torch.arange(5, 53).reshape(3, 16)
+
+
+def logits(model: Any, mask: Tensor | None = None) -> Tensor:
+    """(3, 16, V) by the model's own plain forward."""
+    with torch.no_grad():
+        found: Tensor = model(input_ids=token_ids(), attention_mask=mask).logits
+    return found
+
+
+def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().numpy().tobytes()
+
+
+# --- 1: at initialisation the adapted model equals the base
+
+
+@cells()
+def test_law_1_nothing_is_adapted_before_the_first_step(
+    kind: str, layers: str, open_base: Callable[[str], Base], lab: Lab, tmp_path: Path
+) -> None:
+    from ctxtune.adapter.card import model_card
+    from ctxtune.adapter.write import write_adapter
+
+    base, plain = open_base(kind), open_base(kind)
+    expected = logits(plain.model)
+    method = open_method(Freeze(name="freeze", layers=layers), base.model, base.anatomy)
+    assert torch.equal(logits(base.model), expected)
+    manifest = open_adapter(lab.cell(kind, layers).adapter).manifest
+    assert manifest is not None
+    write_adapter(tmp_path / "untrained", method.tensors(), manifest, method.config("base"), model_card(manifest))
+    with attached(plain.model, open_adapter(tmp_path / "untrained")):
+        assert torch.equal(logits(plain.model), expected)
+
+
+# --- 2: only the named numbers move
+
+
+@cells()
+def test_law_2_only_the_named_numbers_move(kind: str, layers: str, lab: Lab, open_base: Callable[[str], Base]) -> None:
+    cell, base = lab.cell(kind, layers), open_base(kind)
+    pattern = names_pattern(layers, base.anatomy.family)
+    before, after = parameters(base.model), parameters(cell.trained.model)
+    named = {id(parameter) for name, parameter in before.items() if re.match(pattern, name)}
+    assert named
+    for name, parameter in before.items():
+        assert (bits(parameter) != bits(after[name])) == (id(parameter) in named), name
+    buffers = dict(base.model.named_buffers())
+    for name, buffer in cell.trained.model.named_buffers():
+        assert bits(buffer) == bits(buffers[name]), name
+    assert [id(parameter) for name, parameter in before.items() if name.endswith("weight")] != []
+    tied = len(before) != len({id(parameter) for parameter in before.values()})
+    assert tied == (len(after) != len({id(parameter) for parameter in after.values()}))
+
+
+# --- 3: saved and loaded in a fresh process
+
+
+CHILD_LOGITS = """
+import json, sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from ctxtune.adapter.attach import attach
+from ctxtune.adapter.read import open_adapter
+from ctxtune.backend.load import load_base
+
+said = {}
+for key, model, adapter in json.loads(sys.argv[1]):
+    base = load_base(Path(model), "cpu")
+    attach(base.model, open_adapter(Path(adapter)))
+    with torch.no_grad():
+        said[key] = base.model(input_ids=torch.arange(5, 53).reshape(3, 16)).logits.contiguous()
+save_file(said, sys.argv[2])
+"""
+
+
+def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def fresh(lab: Lab, request: pytest.FixtureRequest) -> dict[str, Tensor]:
+    """The logits of every cell that is looked at, all from one fresh process."""
+    wanted = {
+        (str(item.callspec.params["kind"]), str(item.callspec.params["layers"]))
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.name.startswith("test_law_3")
+    }
+    made = [(kind, layers, lab.cell(kind, layers)) for kind, layers in sorted(wanted)]
+    table = [[f"{kind} {layers}", str(cell.model), str(cell.adapter)] for kind, layers, cell in made]
+    out = lab.root / "fresh.safetensors"
+    done = child(CHILD_LOGITS, json.dumps(table), str(out))
+    assert done.returncode == 0, done.stderr
+    tensors: dict[str, Tensor] = load_file(out)
+    return tensors
+
+
+@cells()
+def test_law_3_saved_and_loaded_in_a_fresh_process(kind: str, layers: str, lab: Lab, fresh: dict[str, Tensor]) -> None:
+    cell = lab.cell(kind, layers)
+    assert (fresh[f"{kind} {layers}"] - cell.logits).abs().max() == 0.0
+    assert not torch.equal(cell.logits, logits(load_base(cell.model, "cpu").model))
+
+
+# --- 4: merged equals attached; detached is the base
+
+
+@cells()
+def test_law_4_merged_equals_attached(kind: str, layers: str, lab: Lab, tmp_path: Path) -> None:
+    cell = lab.cell(kind, layers)
+    base = load_base(cell.model, "cpu")
+    before = {name: (parameter, bits(parameter)) for name, parameter in parameters(base.model).items()}
+    plain = logits(base.model)
+    taken = attach(base.model, open_adapter(cell.adapter))
+    adapted = logits(base.model)
+    merge(cell.model, open_adapter(cell.adapter), tmp_path / "merged")
+    merged = logits(load_base(tmp_path / "merged", "cpu").model)
+    assert (merged - adapted).abs().max() <= 1e-5 * adapted.abs().max()
+    assert (merged - plain).abs().max() > 1e-3 * adapted.abs().max()
+    taken.detach()
+    for name, parameter in parameters(base.model).items():
+        assert parameter is before[name][0]
+        assert bits(parameter) == before[name][1]
+    assert torch.equal(logits(base.model), plain)
+
+
+# --- 5: what the dry run printed is what was done
+
+
+@cells()
+def test_law_5_the_dry_run_foresees_the_run(kind: str, layers: str, lab: Lab) -> None:
+    cell = lab.cell(kind, layers)
+    more = {"method.layers": layers, "train.lr": RATE}
+    foreseen = dry_run(resolve_recipe(cell.model, lab.train, lab.root / "foreseen", more))
+    header = open_adapter(cell.adapter).header
+    stored = load_file(cell.adapter / "adapter_model.safetensors")
+    assert foreseen["trainable"] == cell.facts["trainable"]
+    assert foreseen["parameters"] == cell.facts["parameters"]
+    assert foreseen["adapter_tensors"] == len(header.tensors) == len(stored)
+    assert foreseen["adapter_tensor_bytes"] == sum(tensor.nbytes for tensor in stored.values())
+    assert foreseen["start_layer"] == cell.facts["start_layer"]
+    assert foreseen["steps"] == cell.facts["steps"] == 3
+    for key in ("rows", "tokens", "supervised_tokens", "dropped", "truncated"):
+        assert foreseen[key] == cell.facts["train"][key]
+    assert foreseen["cache_bytes"] == cell.facts["cache"]["bytes"]
+    assert not (lab.root / "foreseen").exists()
+
+
+# --- 6: 2N steps equal N steps, a kill, and N steps more
+
+
+EVALUATED = {
+    "train.steps": 6,
+    "train.save_every": 2,
+    "train.eval_every": 2,
+    "train.lr": RATE,
+    "train.schedule": "cosine",
+}
+
+
+def run_of(
+    lab: Lab, kind: str, out: Path, more: dict[str, Any], resume: bool = False, at: Any = lambda facts: None
+) -> None:
+    dev = lab.root / "dev.jsonl"
+    if not dev.exists():
+        write_jsonl(dev, review_rows(6, 30))
+    settings = EVALUATED | {"data.eval": str(dev)} | more
+    adapt(resolve_recipe(lab.folders[kind], lab.train, out, settings), resume, Listener(at))
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    """The log but for the seconds."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """What a result says of the model; how long it took is another matter."""
+    facts = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    if facts["lr"]["test"]:
+        facts["lr"]["test"]["seconds"] = 0
+    return {key: facts[key] for key in ("scores", "forgetting", "best_step", "steps", "lr", "base", "trainable")}
+
+
+def assert_same_run(broken: Path, straight: Path) -> None:
+    assert same_tensors(adapter_tensors(broken), adapter_tensors(straight))
+    assert log_of(broken) == log_of(straight)
+    assert result_of(broken) == result_of(straight)
+
+
+SOON = [
+    *(("llama-tied", "last:1", cache) for cache in CACHES),
+    ("gpt2-tied", "all", "off"),
+    ("bert-tied", "last:1", "disk"),
+]
+RESUMED = [
+    pytest.param(kind, layers, cache, id=f"{kind}-{layers}-{cache}", marks=[pytest.mark.slow] * (cell not in SOON))
+    for cell in ((kind, layers, cache) for kind in KINDS for layers in SPECS for cache in CACHES)
+    for kind, layers, cache in [cell]
+]
+
+
+@pytest.mark.parametrize(("kind", "layers", "cache"), RESUMED)
+def test_law_6_killed_and_resumed(kind: str, layers: str, cache: str, lab: Lab, tmp_path: Path) -> None:
+    more = {"method.layers": layers, "cache": cache}
+    run_of(lab, kind, tmp_path / "straight", more)
+    for step in (1, 4, 5):
+        with pytest.raises(Killed):
+            run_of(lab, kind, tmp_path / "broken", more, resume=True, at=kill_at(step))
+    run_of(lab, kind, tmp_path / "broken", more, resume=True)
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_law_6_with_a_rate_found_and_a_signal(number: signal.Signals, lab: Lab, tmp_path: Path) -> None:
+    more = {"train.lr": "auto", "train.save_every": None, "forget.probe": "builtin"}
+    run_of(lab, "llama-untied", tmp_path / "straight", more)
+
+    def interrupt(facts: StepFacts) -> None:
+        if facts.step == 3:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="stopped at step 3 of 6"):
+        run_of(lab, "llama-untied", tmp_path / "broken", more, at=interrupt)
+    run_of(lab, "llama-untied", tmp_path / "broken", more, resume=True)
+    assert len(result_of(tmp_path / "broken")["lr"]["test"]["tried"]) > 2
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
+CHILD_KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+moment, count = sys.argv[1], int(sys.argv[2])
+
+
+def deadly(place, name):
+    real, calls = getattr(place, name), [0]
+
+    def call(*given, **named):
+        calls[0] += 1
+        if calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+
+    setattr(place, name, call)
+
+
+class Voice:
+    def note(self, text):
+        pass
+
+    def step(self, facts):
+        if moment == "step" and facts.step == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+from ctxtune.backend import cache, feed, fingerprint, load
+from ctxtune.commands import adapt, judge
+from ctxtune.engine import checkpoint, log, rate
+from ctxtune.recipe.load import load as load_recipe
+
+PLACES = {
+    "rename": (Path, "replace"),
+    "load": (load, "load_tokenizer"),
+    "fingerprint": (fingerprint, "_compute"),
+    "cache": (feed.Feed, "_fill"),
+    "cache written": (cache, "_digest"),
+    "rate": (rate, "take_step"),
+    "evaluation": (judge.Judge, "choose"),
+    "checkpoint": (checkpoint, "_save"),
+    "log": (log.RunLog, "add"),
+    "fsync": (os, "fsync"),
+}
+if moment in PLACES:
+    deadly(*PLACES[moment])
+adapt.adapt(load_recipe(sys.argv[3], {"out": sys.argv[4]}), len(sys.argv) > 5, Voice())
+"""
+OFTEN = [
+    ("load", 1), ("fingerprint", 1), ("cache", 1), ("cache", 2), ("cache written", 1), ("rate", 9), ("evaluation", 1),
+    ("evaluation", 3), ("checkpoint", 1), ("checkpoint", 3), ("log", 1), ("log", 6),
+    *(("rename", count) for count in (1, 2, 3, 5)), *(("fsync", count) for count in range(1, 13)),
+]  # fmt: skip
+MOMENTS = [
+    pytest.param("step", 5, id="step-5"),
+    *(pytest.param(moment, count, id=f"{moment}-{count}", marks=pytest.mark.slow) for moment, count in OFTEN),
+]
+
+
+@pytest.mark.parametrize(("moment", "count"), MOMENTS)
+def test_law_6_sigkill(moment: str, count: int, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real process, killed by the kernel: nothing is cleaned up behind it."""
+    from ctxtune.recipe.dump import dump
+
+    more = {"cache": "disk", "train.lr": "auto"}
+    run_of(lab, "llama-tied", tmp_path / "straight", more)
+    settings = EVALUATED | {"data.eval": str(lab.root / "dev.jsonl")} | more
+    recipe = tmp_path / "recipe.yaml"
+    text = dump(
+        resolve_recipe(lab.folders["llama-tied"], lab.train, tmp_path / "broken", settings), relative_to=tmp_path
+    )
+    recipe.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("CTXTUNE_HOME", str(tmp_path / "home of the killed"))
+    done = child(CHILD_KILLED, moment, str(count), str(recipe), str(tmp_path / "broken"))
+    assert done.returncode == -signal.SIGKILL, (done.stdout, done.stderr)
+    run_of(lab, "llama-tied", tmp_path / "broken", more, resume=True)
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
+# --- 7: batches in parts, padded or not, kept or not: the same losses
+
+
+class Recorder:
+    """An optimiser that only looks."""
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        self.params = params
+        self.param_groups: list[dict[str, Any]] = [{}]
+        self.grads: list[Tensor] = []
+
+    def step(self) -> None:
+        self.grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.params]
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        for param in self.params:
+            param.grad = None
+
+
+@pytest.fixture
+def objective(open_base: Callable[[str], Base]) -> Iterator[Callable[[str, str], tuple[Labels, list[nn.Parameter]]]]:
+    """objective(kind, layers): the loss on eight reviews, and the parameters that move."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def make(kind: str, layers: str) -> tuple[Labels, list[nn.Parameter]]:
+            base = open_base(kind)
+            pairs = [
+                (f"Review: {row['text']}\nSentiment:", row["label"] + " " + row["text"][:6])
+                for row in review_rows(8, 5)
+            ]
+            examples = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind)
+            method = open_method(Freeze(name="freeze", layers=layers), base.model, base.anatomy)
+            trunk = stack.enter_context(Trunk(base, method.start))
+            return Labels(Feed(trunk, examples)), list(method.params.values())
+
+        yield make
+
+
+@cells()
+def test_law_7_a_batch_in_parts(kind: str, layers: str, objective: Callable[[str, str], tuple[Labels, Any]]) -> None:
+    labels, params = objective(kind, layers)
+    batch = list(range(8))
+    found = []
+    for rows in (None, 1, 3):
+        recorder = Recorder(params)
+        options = Train(batch=8, micro_batch=rows, clip=None)
+        loss, norm = take_step(params, recorder, labels, batch, 0.0, options)  # type: ignore[arg-type]
+        found.append((loss, norm, recorder.grads))
+    loss, norm, grads = found[0]
+    assert max(float(grad.abs().max()) for grad in grads) > 1e-4
+    for other_loss, other_norm, other_grads in found[1:]:
+        assert other_loss == pytest.approx(loss, abs=1e-6, rel=1e-6)
+        assert other_norm == pytest.approx(norm, rel=1e-5)
+        largest = max(float(grad.abs().max()) for grad in grads)
+        for ours, theirs in zip(other_grads, grads, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-5 * largest
+
+
+@cells()
+def test_law_7_padding_changes_no_loss(
+    kind: str, layers: str, objective: Callable[[str, str], tuple[Labels, Any]]
+) -> None:
+    labels, _ = objective(kind, layers)
+    alone = [labels.loss([i]).item() for i in range(8)]
+    assert len(set(labels.feed.lengths)) > 3
+    assert labels.losses(list(range(8))) == pytest.approx(alone, abs=1e-5)
+    for part in (list(range(8)), [7, 0], [3, 4, 5]):
+        tokens = labels.tokens(part)
+        assert labels.loss(part).item() / tokens == pytest.approx(sum(alone[i] for i in part) / tokens, abs=1e-5)
+
+
+@cells()
+def test_law_7_kept_states_change_no_loss(kind: str, layers: str, lab: Lab, tmp_path: Path) -> None:
+    more = {"method.layers": layers, "train.steps": 6, "train.lr": RATE}
+    for cache in CACHES:
+        resolved = resolve_recipe(lab.folders[kind], lab.train, tmp_path / cache, more | {"cache": cache})
+        facts = adapt(resolved, False, Listener())
+        assert facts["cache"]["place"] == (cache if facts["start_layer"] else "off")
+    off, memory, disk = (losses(tmp_path / cache) for cache in ("off", "memory", "disk"))
+    assert len(off) == 6
+    assert max(off) - min(off) > 1e-3
+    assert memory == pytest.approx(off, abs=5e-6)
+    assert disk == memory
+    assert same_tensors(adapter_tensors(tmp_path / "disk"), adapter_tensors(tmp_path / "memory"))
+
+
+# --- 8: the twin in PEFT
+
+
+@pytest.mark.filterwarnings("ignore")
+@cells()
+def test_law_8_peft_says_the_same(kind: str, layers: str, lab: Lab) -> None:
+    from peft import PeftModel
+
+    cell = lab.cell(kind, layers)
+    lengths = torch.tensor([16, 9, 4])
+    padded = (torch.arange(16) < lengths[:, None]).long()
+    ours = load_base(cell.model, "cpu")
+    ours.model.double()
+    attach(ours.model, open_adapter(cell.adapter))
+    kind_of_model: Any = type(ours.model)
+    theirs = kind_of_model.from_pretrained(cell.model).double()
+    twin = PeftModel.from_pretrained(theirs, str(cell.adapter)).eval()
+    for mask in (None, padded):
+        one, other = logits(ours.model, mask), logits(twin, mask)
+        assert one.dtype is other.dtype is torch.float64
+        real = padded.bool() if mask is not None else torch.ones_like(padded).bool()
+        assert (one - other)[real].abs().max() <= 1e-10
+    with twin.disable_adapter():
+        assert (logits(twin) - logits(load_base(cell.model, "cpu").model)).abs().max() < 1e-5
