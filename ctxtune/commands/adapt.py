@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ctxtune.adapter.folder import require_free
 from ctxtune.commands import prepare
 from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
@@ -70,6 +71,7 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
         if (done := run.read_result()) is not None:
             tell.note(f"{run.path} is complete: nothing to resume")
             return done
+        require_free(run.adapter)
         sources = read_sources(resolved.recipe)
         return _Run(run, resolved, sources, stop, tell).story()
 

@@ -43,6 +43,11 @@ def generate(
         if not _is_text(prompt):
             raise DataError(f"prompt {number} is not text: it holds half a character")
         ids = base.tokenizer(prompt, return_tensors="pt")["input_ids"].to(base.device.name)
+        if ids.numel() and int(ids.max()) >= base.vocabulary:
+            raise ModelError(
+                f"the tokenizer writes token {int(ids.max())}, the model knows {base.vocabulary} tokens",
+                "the folder's tokenizer belongs to another model",
+            )
         room = base.max_length - ids.shape[1]
         if ids.shape[1] == 0 or room < 1:
             fault = "is empty" if ids.shape[1] == 0 else f"has {ids.shape[1]} tokens, the model reads {base.max_length}"

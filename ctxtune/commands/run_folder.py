@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,7 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
                 f"{path}: another run is writing there", "wait for it, or choose another --out"
             ) from error
         _check_use(run, resume)
+        _sweep(path)
         yield run
     finally:
         if not had_lock and not run.recipe.exists():
@@ -108,6 +110,15 @@ def _leave_nothing(path: Path, made: list[Path]) -> None:
             folder.rmdir()
         except OSError:
             return
+
+
+def _sweep(path: Path) -> None:
+    """Delete what a killed run left half-written: the lock is ours, so nobody is writing it now."""
+    for stray in path.glob(".*.tmp"):
+        if stray.is_dir():
+            shutil.rmtree(stray, ignore_errors=True)
+        else:
+            stray.unlink(missing_ok=True)
 
 
 def _check_use(run: RunFolder, resume: bool) -> None:

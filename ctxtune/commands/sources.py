@@ -36,6 +36,9 @@ def read_sources(recipe: Recipe) -> Sources:
     data, known = recipe.data, recipe.inputs or {}
     if data.train is None:
         raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
+    if data.eval is None and (recipe.train.patience is not None or recipe.train.eval_every is not None):
+        key = "train.patience" if recipe.train.patience is not None else "train.eval_every"
+        raise RecipeError(f"{key} needs rows to score, and data.eval is missing", "name them: --eval FILE")
     templates = prepare.compile_templates(data)
     model = resolve_model(recipe.model)
     train = prepare.read_source(data.train, data, templates, known.get("train"), "train")

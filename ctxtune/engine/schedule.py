@@ -22,5 +22,5 @@ def factor(step: int, steps: int, kind: str, warmup: float) -> float:
     if kind == "cosine":
         return 0.5 * (1 - math.cos(math.pi * left))
     if kind == "wsd":
-        return min(1.0, (steps - step) / max(1, math.ceil(0.2 * steps)))
+        return min(1.0, (steps - step) / max(1, min(math.ceil(0.2 * steps), steps - rise)))
     raise ValueError(f"no schedule is called {kind!r}")

@@ -509,6 +509,40 @@ def test_a_complete_run_has_nothing_to_resume(adapt: Adapt, resolve: Resolve, re
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.name != ".lock"} == stamps
 
 
+def test_what_is_known_is_not_done_again(
+    adapt: Adapt, dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run takes the rate and the base's scores from its checkpoint."""
+    from ctxtune.commands.judge import Judge
+    from ctxtune.engine import rate
+
+    more = {"data.eval": str(dev), "train.lr": "auto", "train.steps": 4, "train.save_every": 2, "train.eval_every": 4}
+    with pytest.raises(Killed):
+        adapt(more=more, at=kill_at(3))
+    monkeypatch.setattr(rate, "find_rate", lambda *_, **__: pytest.fail("the rate was looked for again"))
+    scored: list[dict[str, float]] = []
+    choose = Judge.choose
+
+    def spy(judge: Judge) -> dict[str, float]:
+        scored.append(choose(judge))
+        return scored[-1]
+
+    monkeypatch.setattr(Judge, "choose", spy)
+    facts = adapt(more=more, resume=True)
+    assert len(scored) == 2  # the evaluation of step 4, and the result
+    assert facts["scores"]["before"] != facts["scores"]["after"]
+
+
+def test_what_a_killed_run_left_half_written_is_swept(adapt: Adapt, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        adapt(more={"train.save_every": 1}, at=kill_at(2))
+    names = ("checkpoint.safetensors", "best.safetensors", "metrics.jsonl", "result.json", "adapter")
+    for name in names:
+        (tmp_path / "run" / f".{name}.{1 << 30}-0badf00d.tmp").write_text("half", encoding="utf-8")
+    adapt(more={"train.save_every": 1}, resume=True)
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.endswith(".tmp")]
+
+
 OTHER = {
     "train.lr": 2e-3, "train.batch": 4, "train.seed": 5, "train.steps": 9, "method.layers": "last:2", "cache": "off",
     "data.prompt": "{{ text }}", "data.choices": ["positive", "negative"], "forget.probe": "builtin",

@@ -102,6 +102,20 @@ def test_the_adapter_remembers_its_task(tuned: Path, dev: Path, tmp_path: Path) 
     )
 
 
+def test_what_is_asked_for_wins_over_what_is_remembered(tuned: Path, dev: Path, tmp_path: Path) -> None:
+    adapter = Path(shutil.move(tuned / "adapter", tmp_path / "sent"))
+    asked = {**TASK, "data__prompt": "{{ text }}", "data__choices": ["positive", "negative", "x"]}
+    found = scores(adapter, data__eval=str(dev), **asked)
+    assert found["loss"] != scores(adapter, data__eval=str(dev))["loss"]
+    manifest = open_adapter(adapter).manifest
+    assert manifest is not None
+    source = tmp_path / "asked.yaml"
+    data = {key.removeprefix("data__"): value for key, value in asked.items()}
+    recipe = {"model": manifest.base.name, "method": {"name": "freeze"}, "data": {**data, "eval": str(dev)}}
+    source.write_text(json.dumps(recipe), encoding="utf-8")
+    assert scores(adapter, str(source)) == found
+
+
 def plain_recipe(tmp_path: Path, dev: Path) -> str:
     data = {"eval": str(dev), "answer": "{{ label }}"}
     recipe = {"model": model_of(tmp_path / "sent"), "method": {"name": "freeze"}, "data": data}

@@ -166,6 +166,20 @@ def test_another_base_is_refused(adapt: Any, model_folders: dict[str, Path], tmp
     assert any("was made on" in note for note in notes)
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    model = shutil.copytree(model_folders["llama-tied"], tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["wonderful"])
+    tokenizer.save_pretrained(model)
+    assert len(list(run(["It was good"], model))) == 1
+    with pytest.raises(ModelError, match="token"):
+        list(run(["It was wonderful"], model))
+
+
 def test_neither_model_nor_adapter(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="model"):
         list(run(["It was"], None))
