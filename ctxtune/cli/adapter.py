@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Show, verify, merge and export adapters.")
+from ctxtune.cli.group import Group
+
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Show, verify, merge and export adapters.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Place = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or its safetensors file.")]

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from ctxtune.cli import console, options
+from ctxtune.cli.group import Group
 
-app = typer.Typer(no_args_is_help=True, help="List and clear what frozen layers said, kept on disk.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="List and clear what frozen layers said, kept on disk.")
 
 
 @app.command("list")

@@ -9,9 +9,11 @@ import typer
 
 from ctxtune import __version__
 from ctxtune.cli import adapter, cache, console, evaluate, freeze, generate, model, quickstart, recipe
+from ctxtune.cli.group import Group
 from ctxtune.errors import CtxtuneError, OutOfMemoryError, StorageError
 
 app = typer.Typer(
+    cls=Group,
     help="Adapt a language model that lies on your own disk, and say what it forgot.",
     no_args_is_help=True,
     add_completion=False,  # completions/ holds static ones, which need no Python at each TAB

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, list and show base models.")
+from ctxtune.cli.group import Group
+
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Fetch, list and show base models.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List, show, write and check recipes.")
+from ctxtune.cli.group import Group
+
+app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show, write and check recipes.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Source = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")]

@@ -203,11 +203,27 @@ def test_other_processors_are_left_alone(
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    onednn_is_faster.cache_clear()
+    answers = (onednn_is_faster, linear_file._foreign_to_mkl)
+    for answer in answers:
+        answer.cache_clear()
     try:
         assert onednn_is_faster() is faster
     finally:
-        onednn_is_faster.cache_clear()
+        for answer in answers:
+            answer.cache_clear()
+
+
+def test_a_wide_head_alone_goes_through_onednn_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head over a vocabulary is read from memory: there the two libraries differ on every foreign processor."""
+    monkeypatch.setattr(linear_file, "onednn_is_faster", lambda: False)
+    monkeypatch.setattr(linear_file, "_foreign_to_mkl", lambda: True)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, linear_file.WIDE))
+    x = numbers(2, 4)
+    with torch.no_grad():
+        before = model(x)
+        assert not quicken(model)
+        assert ["forward" in vars(layer) for layer in model] == [False, True]
+        torch.testing.assert_close(model(x), before)
 
 
 def test_empty_products() -> None:

@@ -91,7 +91,7 @@ for path in {list(TREE)!r}:
         except SystemExit as exit_:
             assert not exit_.code, path
     assert "Usage" in out.getvalue(), path
-print(sorted(set({HEAVY!r}) & set(sys.modules)))
+print(sorted(set({LATE!r}) & set(sys.modules)))
 """
     answer = python(script)
     assert answer.stdout.strip() == "[]", answer.stderr
