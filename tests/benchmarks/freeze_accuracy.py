@@ -2,7 +2,8 @@
 
     python tests/benchmarks/freeze_accuracy.py --data DATA --model MODEL --out results.jsonl [--seeds 3]
 
-DATA and MODEL as in freeze_speed.py. The 872 dev rows are scored after training by `ctxtune eval`; no epoch is chosen on them.
+DATA and MODEL as in freeze_speed.py. The 872 dev rows are scored once before and once after training; no epoch is chosen on
+them. All runs keep the same frozen layers: the first one runs these, the others start from what they said.
 One JSON line a run; lines that are there already are not computed again, so that the script can be stopped and resumed.
 """
 
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+NEVER = 10_000_000  # steps between evaluations: beyond the end, so that the last numbers are kept
 RATES = ["3e-5", "1e-4", "3e-4", "1e-3", "3e-3"]
 TASK = ["--prompt", "Review: {{ text }}\nSentiment:", "--answer", "{{ label }}", "--choices", "negative,positive"]
 
@@ -28,13 +30,14 @@ def ctxtune(*arguments: str) -> dict:
 def one(model: str, data: Path, rows: Path, lr: str, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         facts = ctxtune(
-            "freeze", "--model", model, "--train", str(rows), *TASK, "--layers", "last:4", "--batch", "16", "--epochs", "3",
-            "--lr", lr, "--seed", str(seed), "--out", f"{folder}/run",
+            "freeze", "--model", model, "--train", str(rows), "--eval", str(data / "sst2/dev.jsonl"), *TASK,
+            "--layers", "last:4", "--batch", "16", "--epochs", "3", "--lr", lr, "--seed", str(seed),
+            "--set", f"train.eval_every={NEVER}", "--out", f"{folder}/run",
         )  # fmt: skip
-        scores = ctxtune("eval", "--adapter", f"{folder}/run", "--eval", str(data / "sst2/dev.jsonl"))["scores"]
+    before, after = facts["scores"]["before"], facts["scores"]["after"]
     return {
-        "lr": lr, "seed": seed, "rate": facts["lr"]["value"], "acc": scores["acc"], "stderr": scores["acc_stderr"],
-        "kl": facts["forgetting"]["after"]["kl"], "seconds": facts["seconds"],
+        "lr": lr, "seed": seed, "rate": facts["lr"]["value"], "base": before["acc"], "acc": after["acc"],
+        "stderr": after["acc_stderr"], "kl": facts["forgetting"]["after"]["kl"], "seconds": facts["seconds"],
     }  # fmt: skip
 
 
@@ -51,20 +54,15 @@ def main() -> None:
         rows.write_text(
             "".join((args.data / "sst2/train.jsonl").open(encoding="utf-8").readlines()[:1024]), encoding="utf-8"
         )
-        if not any(run["lr"] == "base" for run in done):
-            scores = ctxtune("eval", "--model", args.model, *TASK, "--eval", str(args.data / "sst2/dev.jsonl"))[
-                "scores"
-            ]
-            done.append({"lr": "base", "seed": 0, "acc": scores["acc"], "stderr": scores["acc_stderr"]})
-            out.write(json.dumps(done[-1]) + "\n")
         for seed in range(args.seeds):
             for lr in ["auto", *RATES]:
                 if not any(run["lr"] == lr and run["seed"] == seed for run in done):
                     done.append(one(args.model, args.data, rows, lr, seed))
                     print(json.dumps(done[-1]), file=out, flush=True)
-    for lr in ["base", "auto", *RATES]:
+    print(f"  base  accuracy {done[0]['base']:.4f}")
+    for lr in ["auto", *RATES]:
         accs = [run["acc"] for run in done if run["lr"] == lr]
-        kls = [run["kl"] for run in done if run["lr"] == lr and "kl" in run]
+        kls = [run["kl"] for run in done if run["lr"] == lr]
         print(f"{lr:>6}  mean accuracy {statistics.mean(accs):.4f}  of {accs}  KL {[round(kl, 3) for kl in kls]}")
 
 
