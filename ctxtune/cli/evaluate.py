@@ -1,7 +1,10 @@
 """`ctxtune eval`: how well a model does a task, with or without an adapter."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from ctxtune.cli import console, options
 
@@ -14,6 +17,11 @@ def evaluate(
     prompt: options.Prompt = None,
     answer: options.Answer = None,
     choices: options.Choices = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Compare with: a file that --save wrote, an adapter, or base."),
+    ] = None,
     set_: options.Set = None,
     device: options.Device = None,
     force: options.Force = False,
@@ -24,7 +32,8 @@ def evaluate(
 
     With --choices: acc, acc_norm and acc_bytes with standard errors, by lm-evaluation-harness's rules. Without: how likely
     the answers are. A .txt file with neither --prompt nor --answer: perplexity by word and byte, bits per byte.
-    With an adapter of ctxtune the recipe may be left out: the adapter remembers it.
+    With an adapter of ctxtune the recipe may be left out: the adapter remembers it. With --against: the difference in each
+    score on the same rows, its 95 % interval (paired bootstrap) and the p of a sign test (McNemar's, for hits and misses).
     """
     console.Quiet.on = quiet
     from ctxtune.commands import evaluate as command
@@ -32,11 +41,13 @@ def evaluate(
     given = options.flags(
         model=model, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices, device=device
     )
-    facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note)
+    facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))
 
 
 def _table(facts: Mapping[str, Any]) -> Any:
+    from rich.console import Group
+
     scores = facts["scores"]
     rows = []
     for key, value in scores.items():
@@ -44,4 +55,21 @@ def _table(facts: Mapping[str, Any]) -> Any:
             continue
         rows.append([key, f"{value:,}" if isinstance(value, int) else console.with_error(scores, key)])
     who = f"{facts['model']} with {facts['adapter']}" if facts["adapter"] else str(facts["model"])
-    return console.grid(f"{who} on {facts['eval']}", ["", ""], rows)
+    table = console.grid(f"{who} on {facts['eval']}", ["", ""], rows)
+    return Group(table, _differences(facts["against"])) if "against" in facts else table
+
+
+def _differences(against: Mapping[str, Any]) -> Any:
+    columns = ["", against["name"], "difference", "95 % interval", "higher / lower rows", "p"]
+    rows = [
+        [
+            name,
+            f"{one['other']:.4f}",
+            f"{one['difference']:+.4f}",
+            f"{one['low']:+.4f} .. {one['high']:+.4f}",
+            f"{one['higher']} / {one['lower']}",
+            f"{one['p']:.2g}",
+        ]
+        for name, one in against["differences"].items()
+    ]
+    return console.grid(f"against {against['name']}, on the same rows", columns, rows)

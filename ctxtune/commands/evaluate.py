@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
+from ctxtune.commands.rival import Rival, open_rival
 from ctxtune.commands.run_folder import RunFolder
 from ctxtune.data.finite import plain
+from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import RecipeError
+from ctxtune.evals.items import Item, write_items
+from ctxtune.evals.paired import check_same_rows
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.read import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ctxtune.adapter.read import AdapterFile
     from ctxtune.backend.load import Base
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A result: its scores, and the rows that they are means of."""
+
+    scores: dict[str, float]
+    items: list[Item]
 
 
 def evaluate(
@@ -28,28 +42,58 @@ def evaluate(
     adapter: Path | None,
     force: bool,
     say: Callable[[str], None],
+    save: Path | None = None,
+    against: str | None = None,
 ) -> dict[str, Any]:
-    """Score a model, with or without an adapter; returns the scores.
+    """Score a model, with or without an adapter, alone or against another result; returns the scores.
 
     Raises:
-        CtxtuneError: a wrong recipe, row, model or adapter.
+        CtxtuneError: a wrong recipe, row, model or adapter; a result on other rows.
     """
     opened = open_given(adapter)
     recipe = resolve(source, flags, sets, opened, adapter).recipe
     if recipe.data.eval is None:
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
-    text = running_text(recipe)
-    templates = prepare.compile_templates(recipe.data)
-    rows = None if text is not None else prepare.read_source(recipe.data.eval, recipe.data, templates, None, "eval")
-    base = load_with(recipe, opened, force, say)
-    spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
-    scores = _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
-    return {
+    rival = open_rival(against, adapter)
+    score = _scorer(recipe, rival)
+    base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
+    ours = score(base, opened)
+    if save is not None:
+        write_items(save, ours.items)
+    facts = {
         "model": recipe.model,
         "adapter": str(adapter) if adapter else None,
         "eval": recipe.data.eval,
-        "scores": plain(scores),
+        "scores": plain(ours.scores),
     }
+    if rival is None:
+        return facts
+    theirs = rival.items if rival.items is not None else score(base, rival.adapter).items
+    return {**facts, "against": plain(rival.compared(ours.items, theirs))}
+
+
+def _scorer(recipe: Recipe, rival: Rival | None) -> Callable[[Base, AdapterFile | None], Scored]:
+    """Read what is to be scored, and return how it is: by an opened base, with an adapter or without.
+
+    Raises:
+        DataError: the rows are wrong, or others than those of the rival.
+    """
+    text = running_text(recipe)
+    templates = prepare.compile_templates(recipe.data)
+    rows = prepare.read_source(str(recipe.data.eval), recipe.data, templates, None, "eval") if text is None else None
+    if rows is not None and rival is not None and rival.items is not None and recipe.data.on_long != "drop":
+        check_same_rows(
+            (sha256_fields(row.fields) for row in rows.rows), (item.row for item in rival.items), rival.name
+        )
+
+    def score(base: Base, adapter: AdapterFile | None) -> Scored:
+        from ctxtune.adapter.attach import attached
+
+        spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
+        with attached(base.model, adapter) if adapter is not None else nullcontext():
+            return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
+
+    return score
 
 
 def open_given(adapter: Path | None) -> AdapterFile | None:
@@ -107,47 +151,61 @@ def load_with(recipe: Recipe, opened: AdapterFile | None, force: bool, say: Call
     """The base with the adapter attached.
 
     Raises:
-        AdapterError: the adapter was made on another base, and `force` does not insist.
+        AdapterError: as in `load_for`.
     """
     from ctxtune.adapter.attach import attach
+
+    base = load_for(recipe, [opened] if opened is not None else [], force, say)
+    if opened is not None:
+        attach(base.model, opened)
+    return base
+
+
+def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: Callable[[str], None]) -> Base:
+    """The base that adapters will be attached to.
+
+    Raises:
+        AdapterError: one of them was made on another base, and `force` does not insist.
+    """
     from ctxtune.adapter.read import check_base
     from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.folder import resolve_model
     from ctxtune.backend.load import load_base
 
     folder = resolve_model(recipe.model)
-    if opened is not None and (warning := check_base(opened, fingerprint(folder), force)):
-        say(warning)
+    for adapter in adapters:
+        if warning := check_base(adapter, fingerprint(folder), force):
+            say(warning)
     base = load_base(folder, recipe.device)
     say(f"device: {base.device.reason}")
-    if opened is not None:
-        attach(base.model, opened)
     return base
 
 
-def _score(base: Base, rows: prepare.Source | None, spec: EncodeSpec) -> dict[str, float]:
+def _score(base: Base, rows: prepare.Source | None, spec: EncodeSpec) -> Scored:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.judge import Judge
 
     with Trunk(base) as trunk:
         judge = Judge.make(trunk, rows, spec, None)
-        scores = judge.choose()
+        items = judge.items()
         assert judge.choices is not None
-        return {**scores, "dropped": judge.choices.dropped, "truncated": judge.choices.truncated}
+        cut = {"dropped": judge.choices.dropped, "truncated": judge.choices.truncated}
+        return Scored({**judge.total(items), **cut}, items)
 
 
-def _perplexity(base: Base, text: str, max_length: int) -> dict[str, float]:
+def _perplexity(base: Base, text: str, max_length: int) -> Scored:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.data.encode import encode_text_windows
     from ctxtune.errors import ModelError
     from ctxtune.evals.choice import Requests
-    from ctxtune.evals.perplexity import text_metrics
+    from ctxtune.evals.perplexity import text_metrics, window_items
 
     if base.anatomy.kind != "causal":
         raise ModelError(
             f"a {base.anatomy.family} model has no perplexity of running text", "score answers: --prompt, --answer"
         )
-    windows = encode_text_windows(base.tokenizer, text, max_length)
+    whole = encode_text_windows(base.tokenizer, text, max_length)
     with Trunk(base) as trunk:
-        total = sum(ll for ll, _ in Requests(trunk, windows.windows).loglikelihoods())
-    return text_metrics(total, windows.words, windows.num_bytes, windows.tokens)
+        lls = [ll for ll, _ in Requests(trunk, whole.windows).loglikelihoods()]
+    scores = text_metrics(sum(lls), whole.words, whole.num_bytes, whole.tokens)
+    return Scored(scores, window_items(lls, [window.labels for window in whole.windows]))

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.feed import Feed
 from ctxtune.commands import prepare
+from ctxtune.data.hash import sha256_fields
 from ctxtune.engine.checkpoint import read_state
 from ctxtune.errors import DataError
-from ctxtune.evals.choice import Requests, choice_metrics
+from ctxtune.evals.choice import Requests, choice_scores
 from ctxtune.evals.forgetting import BaseProbe, drift, probe_examples, read_base
-from ctxtune.evals.perplexity import answer_metrics
+from ctxtune.evals.items import Item, summarise
+from ctxtune.evals.perplexity import answer_perplexities
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ctxtune.backend.trunk import Trunk
@@ -59,14 +62,30 @@ class Judge:
 
     def choose(self) -> dict[str, float]:
         """The scores alone; `loss` chooses the best checkpoint."""
+        return self.total(self.items())
+
+    def items(self) -> list[Item]:
+        """What every row gave."""
         if self.requests is None or self.choices is None:
             raise ValueError("nothing to score")
         found = self.requests.loglikelihoods()
-        if self.texts is None:
-            return answer_metrics(found, sum(len(row[0].labels) for row in self.choices.requests))
-        count = len(self.texts)
-        rows = [[ll for ll, _ in found[i : i + count]] for i in range(0, len(found), count)]
-        return choice_metrics(rows, self.choices.gold, [self.texts] * len(rows))
+        count = len(self.texts) if self.texts is not None else 1
+        items = []
+        for i, (row, gold) in enumerate(zip(self.choices.row_of, self.choices.gold, strict=True)):
+            lls = [ll for ll, _ in found[i * count : (i + 1) * count]]
+            if self.texts is not None:
+                scores = choice_scores(lls, gold, self.texts)
+            else:
+                scores = {"loss": -lls[0], "greedy_acc": float(found[i][1])}
+            items.append(Item(sha256_fields(row.fields), row.line, scores, {"ll": lls, "gold": gold}))
+        return items
+
+    def total(self, items: Sequence[Item]) -> dict[str, float]:
+        """The scores of all rows together."""
+        if self.texts is not None or self.choices is None:
+            return summarise(items)
+        tokens = sum(len(row[0].labels) for row in self.choices.requests)
+        return {**summarise(items), **answer_perplexities([item.scores["loss"] for item in items], tokens)}
 
 
 def probe_feed(trunk: Trunk, text: str) -> Feed:

@@ -1,14 +1,16 @@
-"""The sha256 of a file: resolved recipes and adapters name their inputs by it."""
+"""The sha256 of a file, by which recipes and adapters name their inputs, and of a row, by which results are compared."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from ctxtune.data.read import open_file
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -22,3 +24,9 @@ def sha256_file(path: Path | str) -> str:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def sha256_fields(fields: Mapping[str, object]) -> str:
+    """The hexadecimal sha256 of a row: the same for the same fields, in whatever order and file they stand."""
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

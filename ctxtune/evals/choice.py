@@ -10,7 +10,6 @@ Ties go to the first. Standard error: sample deviation (n - 1) / sqrt(n). Source
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,35 +72,22 @@ class Requests:
         return rows, labels, askers
 
 
-def choice_metrics(
-    lls: Sequence[Sequence[float]], gold: Sequence[int], choices: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    """Accuracies with their standard errors, and `loss`: the mean of -ll of the right choice, in nats."""
-    numbers: dict[str, float] = {"rows": len(gold)}
-    divisors: dict[str, Callable[[str], int]] = {
-        "acc": lambda text: 1,
-        "acc_norm": len,
-        "acc_bytes": lambda text: len(text.encode("utf-8")),
+DIVISORS: dict[str, Callable[[str], int]] = {
+    "acc": lambda text: 1,
+    "acc_norm": len,
+    "acc_bytes": lambda text: len(text.encode("utf-8")),
+}
+
+
+def choice_scores(lls: Sequence[float], gold: int, choices: Sequence[str]) -> dict[str, float]:
+    """Of one row: a hit or a miss by each of the rules, and `loss`: -ll of the right choice, in nats."""
+    scores = {
+        name: float(argmax([ll / divisor(text) for ll, text in zip(lls, choices, strict=True)]) == gold)
+        for name, divisor in DIVISORS.items()
     }
-    for name, divisor in divisors.items():
-        hits = [
-            float(argmax([ll / divisor(text) for ll, text in zip(row, texts, strict=True)]) == right)
-            for row, texts, right in zip(lls, choices, gold, strict=True)
-        ]
-        numbers[name], numbers[f"{name}_stderr"] = mean_and_error(hits)
-    losses = [-row[right] for row, right in zip(lls, gold, strict=True)]
-    numbers["loss"], numbers["loss_stderr"] = mean_and_error(losses)
-    return numbers
+    return {**scores, "loss": -lls[gold]}
 
 
 def argmax(values: Sequence[float]) -> int:
     """The first of the largest."""
     return max(range(len(values)), key=lambda i: values[i])
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error of the mean; the error of a single value is unknown: nan."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))

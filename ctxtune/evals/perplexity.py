@@ -2,8 +2,7 @@
 
 For text of W words (split at white space) and Y UTF-8 bytes whose tokens have the log-probabilities ll:
     word perplexity = exp(-ll / W)    byte perplexity = exp(-ll / Y)    bits per byte = -ll / (Y ln 2)
-Bits per byte can be compared between tokenizers. For answers: perplexity = exp(-mean ll of an answer), and the share of
-answers that greedy decoding gives.
+Bits per byte can be compared between tokenizers. For answers: perplexity = exp(-mean ll of an answer).
 """
 
 from __future__ import annotations
@@ -11,26 +10,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ctxtune.evals.choice import mean_and_error
+from ctxtune.data.hash import sha256_fields
+from ctxtune.evals.items import Item
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def answer_metrics(lls: Sequence[tuple[float, bool]], tokens: int) -> dict[str, float]:
-    """Of (ll, greedy) for each answer, and the number of answer tokens: loss in nats an answer, perplexities, accuracy."""
-    loss, loss_error = mean_and_error([-ll for ll, _ in lls])
-    greedy, greedy_error = mean_and_error([float(hit) for _, hit in lls])
-    total = -sum(ll for ll, _ in lls)
-    return {
-        "rows": len(lls),
-        "loss": loss,
-        "loss_stderr": loss_error,
-        "perplexity": _exp(loss),
-        "token_perplexity": _exp(total / tokens),
-        "greedy_acc": greedy,
-        "greedy_acc_stderr": greedy_error,
-    }
+def answer_perplexities(losses: Sequence[float], tokens: int) -> dict[str, float]:
+    """Of the losses of answers, in nats an answer, that have so many tokens together."""
+    total = sum(losses)
+    return {"perplexity": _exp(total / len(losses)), "token_perplexity": _exp(total / tokens)}
 
 
 def text_metrics(ll: float, words: int, num_bytes: int, tokens: int) -> dict[str, float]:
@@ -42,6 +32,14 @@ def text_metrics(ll: float, words: int, num_bytes: int, tokens: int) -> dict[str
         "byte_perplexity": _exp(-ll / max(1, num_bytes)),
         "bits_per_byte": -ll / max(1, num_bytes) / math.log(2),
     }
+
+
+def window_items(lls: Sequence[float], tokens: Sequence[Sequence[int]]) -> list[Item]:
+    """The windows of a running text as rows: `loss` is nats a token, and a window weighs as much as it has tokens."""
+    return [
+        Item(sha256_fields({"tokens": list(window)}), number, {"loss": -ll / len(window)}, {"ll": [ll]}, len(window))
+        for number, (ll, window) in enumerate(zip(lls, tokens, strict=True), 1)
+    ]
 
 
 def _exp(value: float) -> float:

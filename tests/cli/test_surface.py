@@ -28,7 +28,19 @@ SURFACE = {
     | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
     "run": {"recipe", "--out", "--set", "--resume", "--dry-run", "--json", "--quiet", "-q"},
     "eval": (TASK - {"--train"})
-    | {"recipe", "--model", "--adapter", "--set", "--device", "--force", "--json", "--quiet", "-q"},
+    | {
+        "recipe",
+        "--model",
+        "--adapter",
+        "--save",
+        "--against",
+        "--set",
+        "--device",
+        "--force",
+        "--json",
+        "--quiet",
+        "-q",
+    },
     "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--temperature", "--seed", "--device", "--force"}
     | {"--json", "--quiet", "-q"},
     "adapter": set(),

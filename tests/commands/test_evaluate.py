@@ -31,12 +31,13 @@ def run(
     *,
     force: bool = False,
     notes: list[str] | None = None,
+    save: Path | None = None,
+    against: str | None = None,
     **flags: object,
 ) -> dict[str, Any]:
     given = {name.replace("__", "."): value for name, value in flags.items()}
-    facts = evaluate(
-        source, {"device": "cpu", **given}, [], adapter, force, (notes if notes is not None else []).append
-    )
+    say = (notes if notes is not None else []).append
+    facts = evaluate(source, {"device": "cpu", **given}, [], adapter, force, say, save, against)
     json.loads(json.dumps(facts), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     return facts
 
@@ -301,3 +302,79 @@ def test_the_base_is_what_it_was(tuned: Path, dev: Path, model_folders: dict[str
     run(tuned, data__eval=str(dev))
     assert scores(data__eval=str(dev), model=str(model_folders["llama-tied"]), **TASK) == before
     assert load_base(model_folders["llama-tied"]).model is not None
+
+
+def test_what_every_row_gave(tuned: Path, dev: Path, tmp_path: Path) -> None:
+    """The saved rows are those that the scores are means of."""
+    found = scores(tuned, save=tmp_path / "items.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in dev.read_text("utf-8").splitlines()]
+    assert [line["line"] for line in lines] == list(range(1, 11))
+    assert len({line["row"] for line in lines}) == 10
+    for line, row in zip(lines, rows, strict=True):
+        lls, gold = line["said"]["ll"], CHOICES.index(row["label"])
+        assert line["said"]["gold"] == gold
+        assert line["scores"]["acc"] == float(lls.index(max(lls)) == gold)
+        assert line["scores"]["loss"] == -lls[gold]
+    for name in ("acc", "acc_norm", "acc_bytes", "loss"):
+        assert sum(line["scores"][name] for line in lines) / 10 == pytest.approx(found[name])
+
+
+def test_against_its_base_and_against_files(
+    tuned: Path, dev: Path, tmp_path: Path, model_folders: dict[str, Path]
+) -> None:
+    """In one run, from the saved rows of two, and with the adapter on the other side: the same differences."""
+    model, base_rows, tuned_rows = str(model_folders["llama-tied"]), tmp_path / "base.jsonl", tmp_path / "tuned.jsonl"
+    before = scores(model=model, data__eval=str(dev), save=base_rows, **TASK)
+    once = run(tuned, against="base", save=tuned_rows)
+    assert once["scores"] == scores(tuned)
+    assert once["against"]["name"] == "base"
+    found = once["against"]["differences"]
+    assert found.keys() == {"acc", "acc_norm", "acc_bytes", "loss"}
+    for name, one in found.items():
+        assert one["other"] == pytest.approx(before[name])
+        assert one["difference"] == pytest.approx(once["scores"][name] - before[name], abs=1e-12)
+        assert one["low"] <= one["difference"] <= one["high"]
+    assert found["loss"]["lower"] + found["loss"]["higher"] == 10
+    assert run(tuned, against=str(base_rows))["against"]["differences"] == found
+    (tmp_path / "turned.jsonl").write_text("".join(reversed(base_rows.read_text("utf-8").splitlines(True))), "utf-8")
+    assert run(tuned, against=str(tmp_path / "turned.jsonl"))["against"]["differences"]["loss"] == found["loss"]
+    other_way = run(model=model, data__eval=str(dev), against=str(tuned), **TASK)["against"]["differences"]
+    assert {name: -one["difference"] for name, one in other_way.items()} == pytest.approx(
+        {name: one["difference"] for name, one in found.items()}
+    )
+    itself = run(tuned, against=str(tuned_rows))["against"]["differences"]
+    assert all((one["difference"], one["low"], one["high"], one["p"]) == (0, 0, 0, 1) for one in itself.values())
+
+
+def test_running_text_against_its_base(tuned: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("\n".join([*GOOD, *BAD] * 3), encoding="utf-8")
+    source = tmp_path / "text.yaml"
+    recipe = {"model": model_of(tuned), "method": {"name": "freeze"}, "data": {"eval": str(tmp_path / "text.txt")}}
+    source.write_text(json.dumps(recipe), encoding="utf-8")
+    found = run(tuned, str(source), against="base")
+    plain = run(source=str(source))["scores"]
+    one = found["against"]["differences"]["loss"]
+    assert one["other"] == pytest.approx(plain["loss"])
+    assert one["difference"] == pytest.approx(found["scores"]["loss"] - plain["loss"])
+
+
+def test_a_result_that_cannot_be_compared(
+    tuned: Path, dev: Path, tmp_path: Path, model_folders: dict[str, Path]
+) -> None:
+    """Found before a model is loaded, wherever the rows alone tell."""
+    model = str(model_folders["llama-tied"])
+    with pytest.raises(RecipeError, match="--against base compares an adapter"):
+        run(model=model, data__eval=str(dev), against="base", **TASK)
+    with pytest.raises(DataError, match="does not exist"):
+        run(tuned, against=str(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(DataError, match=r"dev\.jsonl line 1: this is no scored row"):
+        run(tuned, against=str(dev))
+    with pytest.raises(AdapterError, match="is no adapter"):
+        run(tuned, against=str(tmp_path))
+    scores(tuned, save=tmp_path / "items.jsonl")
+    fewer = write_jsonl(tmp_path / "fewer.jsonl", review_rows(9, 30))
+    with pytest.raises(DataError, match="scored on other rows: 10 rows against 9 here, 9 in common"):
+        run(model=str(tmp_path / "no model"), data__eval=str(fewer), against=str(tmp_path / "items.jsonl"), **TASK)
+    with pytest.raises(AdapterError, match="was made on"):
+        run(model=str(model_folders["llama-untied"]), data__eval=str(dev), against=str(tuned), **TASK)

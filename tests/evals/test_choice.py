@@ -10,7 +10,8 @@ import torch
 
 from ctxtune.backend.trunk import Trunk
 from ctxtune.data.encode import encode_pairs
-from ctxtune.evals.choice import Requests, argmax, choice_metrics, mean_and_error
+from ctxtune.evals.choice import Requests, argmax, choice_scores
+from ctxtune.evals.items import Item, summarise
 
 from ..conftest import KINDS, review_rows
 
@@ -114,7 +115,8 @@ def test_no_gradient_is_kept(open_base: Callable[[str], Base]) -> None:
 
 
 def metrics(lls: Sequence[Sequence[float]], gold: Sequence[int], texts: Sequence[str]) -> dict[str, float]:
-    return choice_metrics(lls, gold, [texts] * len(gold))
+    rows = zip(lls, gold, strict=True)
+    return summarise([Item("", 1, choice_scores(row, right, texts)) for row, right in rows])
 
 
 def test_acc_acc_norm_and_acc_bytes() -> None:
@@ -149,14 +151,3 @@ def test_ties_go_to_the_first() -> None:
     assert (found["acc"], found["acc_norm"], found["acc_bytes"]) == (0.5, 0.5, 0.5)
     # The same log-likelihood a character: the first again, although the second is longer.
     assert metrics([[-1.0, -2.0], [-1.0, -2.0]], [0, 0], ["a", "bc"])["acc_norm"] == 1.0
-
-
-def test_a_single_row_has_no_error() -> None:
-    mean, error = mean_and_error([2.5])
-    assert mean == 2.5
-    assert math.isnan(error)
-
-
-def test_mean_and_error() -> None:
-    assert mean_and_error([1.0, 2.0, 3.0, 4.0]) == pytest.approx((2.5, math.sqrt(5 / 3 / 4)))
-    assert mean_and_error([1.0, 1.0]) == (1.0, 0.0)

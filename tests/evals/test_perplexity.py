@@ -10,7 +10,7 @@ import pytest
 from ctxtune.backend.trunk import Trunk
 from ctxtune.data.encode import encode_text_windows
 from ctxtune.evals.choice import Requests
-from ctxtune.evals.perplexity import answer_metrics, text_metrics
+from ctxtune.evals.perplexity import answer_perplexities, text_metrics, window_items
 
 from ..conftest import BAD, CONTEXT, GOOD, text_by_hand
 
@@ -60,16 +60,16 @@ def test_words_and_bytes_of_a_text(open_base: Callable[[str], Base]) -> None:
 
 
 def test_answers() -> None:
-    found = answer_metrics([(-1.0, True), (-3.0, False), (-2.0, True)], tokens=4)
-    assert found["loss"] == pytest.approx(2.0)
-    assert found["loss_stderr"] == pytest.approx(1 / math.sqrt(3))
-    assert found["perplexity"] == pytest.approx(math.exp(2.0))
-    assert found["token_perplexity"] == pytest.approx(math.exp(6.0 / 4))
-    assert found["greedy_acc"] == pytest.approx(2 / 3)
-    assert found["greedy_acc_stderr"] == pytest.approx(math.sqrt(2 / 9 / 2))
-    assert found["rows"] == 3
+    found = answer_perplexities([1.0, 3.0, 2.0], tokens=4)
+    assert found == pytest.approx({"perplexity": math.exp(2.0), "token_perplexity": math.exp(6.0 / 4)})
+
+
+def test_windows_as_rows() -> None:
+    items = window_items([-8.0, -3.0], [(1, 2, 3, 4), (5, 6)])
+    assert [(item.scores["loss"], item.weight, item.line) for item in items] == [(2.0, 4, 1), (1.5, 2, 2)]
+    assert len({item.row for item in items} | {item.row for item in window_items([-1.0], [(1, 2, 3, 4)])}) == 2
 
 
 def test_a_hopeless_model_overflows_nothing() -> None:
     assert text_metrics(-1e6, 1, 1, 1)["word_perplexity"] == math.inf
-    assert answer_metrics([(-1e6, False), (-1e6, False)], 2)["perplexity"] == math.inf
+    assert answer_perplexities([1e6, 1e6], 2)["perplexity"] == math.inf
