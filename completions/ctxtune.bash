@@ -64,12 +64,13 @@ _ctxtune() {
     "ctxtune eval")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
-        --adapter|--eval) _ctxtune_offer files ''; return ;;
+        --adapter|--eval|--save) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices) :; return ;;
+        --against) _ctxtune_offer files 'base'; return ;;
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --set --device --force --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --save --against --set --device --force --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
         ;;
     "ctxtune generate")

@@ -63,6 +63,8 @@ complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l eval -r -F -d 'Rows to sco
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l prompt -r -f -d 'The prompt, a Jinja template over a row\'s fields.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l answer -r -f -d 'The answer, a Jinja template over a row\'s fields.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l choices -r -f -d 'The possible answers, separated by commas.'
+complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l save -r -F -d 'Write what every row gave: a .jsonl file.'
+complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l against -r -F -a 'base' -d 'Compare with: a file that --save wrote, an adapter, or base.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l set -r -f -a 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=' -d 'Set any key of the recipe.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l device -r -f -a 'auto cpu cuda' -d 'auto, cpu or cuda.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l force -d 'Insist, although the base is another one.'

@@ -102,6 +102,8 @@ _ctxtune_eval() {
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, separated by commas.]:choices: ' \
+        '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
+        '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
         '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--force[Insist, although the base is another one.]' \

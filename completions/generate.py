@@ -76,7 +76,8 @@ def known_values() -> dict[str, Takes]:
         "dtype": Takes(("float32", "float16", "bfloat16")),
         "to": Takes(("peft",)),
         "lr": Takes(("auto",)),
-        **dict.fromkeys(("adapter", "train", "eval", "out", "from"), files),
+        "against": Takes(("base",), files=True),
+        **dict.fromkeys(("adapter", "train", "eval", "out", "from", "save"), files),
         **dict.fromkeys(("answer", "batch", "choices", "epochs", "layers", "max-tokens", "older-than"), free),
         **dict.fromkeys(("prompt", "seed", "temperature"), free),
     }
