@@ -13,6 +13,8 @@ from ctxtune.errors import ModelError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NOTE = "ctxtune.json"
+"""where a folder that ctxtune made came from; no part of the model"""
 
 
 def resolve_model(text: str) -> Path:
@@ -68,6 +70,20 @@ def check_folder(folder: Path) -> None:
     if missing:
         raise ModelError(f"model folder {folder} lacks {', '.join(missing)}", "name a complete model folder")
     weight_files(folder)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a whole model."""
+    try:
+        check_folder(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def weight_files(folder: Path) -> list[Path]:

