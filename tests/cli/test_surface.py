@@ -49,7 +49,7 @@ SURFACE = {
     "adapter merge": {"adapter", "--out", "--model", "--dtype", "--force", "--json"},
     "adapter export": {"adapter", "--out", "--to", "--json"},
     "model": set(),
-    "model pull": {"name", "--from", "--json"},
+    "model pull": {"name", "--accept-licence", "--from", "--json"},
     "model list": {"--json"},
     "model show": {"model", "--json"},
     "cache": set(),
