@@ -42,7 +42,7 @@ _ctxtune() {
         ;;
     "ctxtune freeze")
         case $prev in
-        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--layers|--epochs|--batch|--seed) :; return ;;
         --lr) _ctxtune_offer words 'auto'; return ;;
@@ -63,7 +63,7 @@ _ctxtune() {
         ;;
     "ctxtune eval")
         case $prev in
-        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --adapter|--eval|--save) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices) :; return ;;
         --against) _ctxtune_offer files 'base'; return ;;
@@ -75,7 +75,7 @@ _ctxtune() {
         ;;
     "ctxtune generate")
         case $prev in
-        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --adapter) _ctxtune_offer files ''; return ;;
         --max-tokens|--temperature|--seed) :; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
@@ -93,7 +93,7 @@ _ctxtune() {
         ;;
     "ctxtune adapter verify")
         case $prev in
-        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --json -h --help' ;;
         *) _ctxtune_offer files '' ;; esac
@@ -101,7 +101,7 @@ _ctxtune() {
     "ctxtune adapter merge")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
-        --model) _ctxtune_offer files 'smollm2-135m-instruct-q4'; return ;;
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --dtype) _ctxtune_offer words 'float32 float16 bfloat16'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out --model --dtype --force --json -h --help' ;;
@@ -123,8 +123,8 @@ _ctxtune() {
         case $prev in
         --from) _ctxtune_offer files ''; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--from --json -h --help' ;;
-        *) _ctxtune_offer words 'smollm2-135m-instruct-q4' ;; esac
+        case $cur in -*) _ctxtune_offer words '--from --accept-licence --json -h --help' ;;
+        *) _ctxtune_offer words 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' ;; esac
         ;;
     "ctxtune model list")
         case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
@@ -132,7 +132,7 @@ _ctxtune() {
         ;;
     "ctxtune model show")
         case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
-        *) _ctxtune_offer files 'smollm2-135m-instruct-q4' ;; esac
+        *) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' ;; esac
         ;;
     "ctxtune cache")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;

