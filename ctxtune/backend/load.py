@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import Anatomy, anatomy_of
 from ctxtune.backend.device import Device, choose_device
-from ctxtune.backend.folder import weight_files
+from ctxtune.backend.folder import read_json, weight_files
 from ctxtune.backend.linear import quicken
 from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
@@ -56,7 +55,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         hush()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except Exception as error:  # `tokenizers` raises plain Exceptions, its wrappers whatever a wrong value leads to
         raise ModelError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from error
     # What is too long is decided by `data.on_long`; the tokenizer's own warning would only stand beside it.
     tokenizer.model_max_length = sys.maxsize
@@ -118,11 +117,25 @@ def read_config(folder: Path) -> tuple[Any, Anatomy]:
     from transformers import AutoConfig
 
     hush()
+    _check_depth(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
         raise ModelError(f"{folder}/config.json: {one_line(error)}") from error
     return config, anatomy_of(config.model_type)
+
+
+def _check_depth(folder: Path) -> None:
+    """Refuse a config of no layer, or of more than there are tensors: a billion would be built before anything is compared."""
+    config = read_json(folder / "config.json")
+    tensors = sum(len(read_header(path).tensors) for path in weight_files(folder))
+    for key in ("num_hidden_layers", "n_layer", "num_layers"):
+        layers = config.get(key)
+        if isinstance(layers, int | float) and not 1 <= layers <= tensors:
+            raise ModelError(
+                f"{folder / 'config.json'}: {key} is {layers:,}, and the weights hold {tensors:,} tensors",
+                "the files belong to different models, or one of them is broken",
+            )
 
 
 def model_class(anatomy: Anatomy) -> Any:
@@ -142,6 +155,8 @@ def context_length(config: Mapping[str, Any]) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what a library says, without the advice that follows it."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """The first sentence of what a library says, without the advice that follows it; a heading takes the next line along."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

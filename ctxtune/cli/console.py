@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LONGEST = 800  # letters of an error's line
+
 
 class Quiet:
     """Set once by --quiet: no progress, no notes."""
@@ -51,6 +53,8 @@ def fail(message: str, hint: str | None) -> None:
 
 
 def _spelled(text: str) -> str:
+    if len(text) > LONGEST:  # a path or a value of thousands of letters would hide what is said of it
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

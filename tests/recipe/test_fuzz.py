@@ -12,24 +12,7 @@ from ctxtune.recipe import gallery, read
 from ctxtune.recipe.dump import dump
 from ctxtune.recipe.load import load
 
-SNIPPETS = [
-    *"\0\t\n\r\x0b\x85:,#&*!|>'\"%@`{}[]?=~<-.+0",
-    *["\n  ", "- ", ": ", "---\n", "...\n", "&a ", "*a", "!!int ", "<<: ", "{{", "}}", "[[", "null", "true", ".nan"],
-    *["1e999", "-1", "9" * 50, "\ud7ff", "é", "😀", "\u2028", "\\ud800", '"\\0"', "train:", "method:\n", "%YAML 1.2\n"],
-    *["ctxtune: 2", "model: [1]", "{a: b}", "a" * 2000],
-]
-
-
-def spoil(text: str, chance: random.Random) -> bytes:
-    for _ in range(chance.randrange(1, 4)):
-        start = chance.randrange(len(text) + 1)
-        end = min(len(text), start + chance.choice([0, 0, 1, 3, 20]))
-        text = text[:start] + chance.choice([*SNIPPETS, text[start:end] * 3, ""]) + text[end:]
-    raw = text.encode("utf-8")
-    if chance.random() < 0.1:
-        at = chance.randrange(len(raw) + 1)
-        raw = raw[:at] + bytes([chance.randrange(128, 256)]) + raw[at:]
-    return raw[: chance.randrange(len(raw) + 1)] if chance.random() < 0.1 else raw
+from ..mutation.spoil import SNIPPETS, spoil_text
 
 
 def mistake(source: str | None, flags: dict[str, object], sets: list[str]) -> str | None:
@@ -50,7 +33,7 @@ def test_spoilt_recipes(tmp_path, monkeypatch, name, parser):
     text = gallery.find(name).read_text(encoding="utf-8")
     outcomes = []
     for _ in range(300):
-        raw = spoil(text, chance)
+        raw = spoil_text(text, chance)
         (tmp_path / "r.yaml").write_bytes(raw)
         said = mistake("r.yaml", {}, [])
         outcomes.append(said is None)

@@ -1,0 +1,7 @@
+"""The command line as tests/cli calls it, and a finished run to spoil."""
+
+from __future__ import annotations
+
+from ..cli.conftest import adapted, said, task
+
+__all__ = ["adapted", "said", "task"]

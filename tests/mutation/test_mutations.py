@@ -1,0 +1,59 @@
+"""A thousand spoilt inputs: each ends in one line that names what is wrong, in bounded time and memory, or works.
+
+pytest -m slow tests/mutation          all of them; every seventh runs by default
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .cases import Good, kind_of, make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CASES = 1008
+SECONDS = 2.0
+MEMORY_KIB = 400_000
+"""what no input of a few kilobytes may cost on top of what the process has taken before"""
+
+
+def numbers() -> list[Any]:
+    """Every seventh case by default: seven has no factor in common with the number of kinds, so that each has its share."""
+    return [n if n % 7 == 0 else pytest.param(n, marks=pytest.mark.slow) for n in range(CASES)]
+
+
+@pytest.fixture(scope="module")
+def good(model_folders: dict[str, Path], adapted: Path) -> Good:
+    return Good(model_folders["llama-tied"], adapted)
+
+
+@pytest.mark.parametrize("number", numbers(), ids=lambda n: f"{n}-{kind_of(n)}")
+def test_a_spoilt_input_is_named_or_works(
+    number: int, good: Good, said: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    case = make(number, good, folder)
+    monkeypatch.chdir(folder)
+    before = {path.name for path in folder.iterdir()}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun = time.process_time()
+    answer = said(*case.args)
+    seconds = time.process_time() - begun
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    assert seconds < SECONDS, f"{seconds:.1f} s"
+    assert grown < MEMORY_KIB, f"{grown} KiB"
+    assert answer.code in (0, 2, 3, 4), answer.err
+    if answer.code == 0:
+        return
+    if "checks" not in answer.out and "FAILED" not in answer.out:  # `adapter verify` shows its table as well
+        complaint = " ".join(answer.complaint())
+        assert any(name in complaint for name in case.named), complaint
+        assert len(answer.complaint()[0]) < 1000
+    assert {path.name for path in folder.iterdir()} <= before, "something half-made was left behind"
