@@ -12,7 +12,10 @@ Train = Annotated[str | None, typer.Option("--train", help="Rows to learn from: 
 Eval = Annotated[str | None, typer.Option("--eval", help="Rows to score.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", help="The prompt, a Jinja template over a row's fields.")]
 Answer = Annotated[str | None, typer.Option("--answer", help="The answer, a Jinja template over a row's fields.")]
-Choices = Annotated[str | None, typer.Option("--choices", help="The possible answers, separated by commas.")]
+Choices = Annotated[
+    str | None,
+    typer.Option("--choices", help="The possible answers, split at commas, or a template that lists a row's own."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed of every random choice.")]
@@ -25,8 +28,8 @@ Force = Annotated[bool, typer.Option("--force", help="Insist, although the base 
 
 
 def flags(**given: Any) -> dict[str, object]:
-    """Recipe keys of the options: `data__train` is data.train. Choices are split at commas."""
+    """Recipe keys of the options: `data__train` is data.train. Choices are split at commas, a template is not."""
     table = {name.replace("__", "."): value for name, value in given.items()}
-    if (choices := table.get("data.choices")) is not None:
+    if (choices := table.get("data.choices")) is not None and "{{" not in str(choices):
         table["data.choices"] = [part.strip() for part in str(choices).split(",")]
     return {key: str(value) if isinstance(value, Path) else value for key, value in table.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.feed import Feed
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 class Judge:
     """Scores and drift of a model that is opened as a trunk; each part is None where it was not asked for."""
 
-    texts: tuple[str, ...] | None
     choices: ChoiceSet | None
     requests: Requests | None
     probe: Feed | None
@@ -40,7 +40,7 @@ class Judge:
         if choices is not None and not choices.requests:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
         requests = Requests(trunk, [one for row in choices.requests for one in row]) if choices is not None else None
-        return cls(spec.choices, choices, requests, probe_feed(trunk, probe) if probe is not None else None)
+        return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None)
 
     def keep(self, where: str, mark: str) -> None:
         """Run the frozen layers once over everything that will be scored again and again."""
@@ -69,20 +69,21 @@ class Judge:
         if self.requests is None or self.choices is None:
             raise ValueError("nothing to score")
         found = self.requests.loglikelihoods()
-        count = len(self.texts) if self.texts is not None else 1
-        items = []
-        for i, (row, gold) in enumerate(zip(self.choices.row_of, self.choices.gold, strict=True)):
-            lls = [ll for ll, _ in found[i * count : (i + 1) * count]]
-            if self.texts is not None:
-                scores = choice_scores(lls, gold, self.texts)
-            else:
-                scores = {"loss": -lls[0], "greedy_acc": float(found[i][1])}
-            items.append(Item(sha256_fields(row.fields), row.line, scores, {"ll": lls, "gold": gold}))
-        return items
+        if not self.choices.choices:
+            told = [({"loss": -ll, "greedy_acc": float(greedy)}, [ll]) for ll, greedy in found]
+        else:
+            each = iter(found)
+            rows = [[ll for ll, _ in islice(each, len(texts))] for texts in self.choices.choices]
+            asked = zip(rows, self.choices.gold, self.choices.choices, strict=True)
+            told = [(choice_scores(lls, gold, texts), lls) for lls, gold, texts in asked]
+        return [
+            Item(sha256_fields(row.fields), row.line, scores, {"ll": lls, "gold": gold})
+            for (scores, lls), row, gold in zip(told, self.choices.row_of, self.choices.gold, strict=True)
+        ]
 
     def total(self, items: Sequence[Item]) -> dict[str, float]:
         """The scores of all rows together."""
-        if self.texts is not None or self.choices is None:
+        if self.choices is None or self.choices.choices:
             return summarise(items)
         tokens = sum(len(row[0].labels) for row in self.choices.requests)
         return {**summarise(items), **answer_perplexities([item.scores["loss"] for item in items], tokens)}

@@ -32,15 +32,25 @@ class Source:
 
 @dataclass(frozen=True)
 class Templates:
-    """The recipe's prompt and answer, compiled."""
+    """The recipe's templates, compiled; `choices` where every row lists its own."""
 
     prompt: Template
     answer: Template
+    choices: Template | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The fields that they read."""
+        return [name for one in (self.prompt, self.answer, self.choices) if one is not None for name in one.names]
 
 
 def compile_templates(data: Data) -> Templates:
     """Parse the templates of a recipe."""
-    return Templates(compile_template(data.prompt, "data.prompt"), compile_template(data.answer, "data.answer"))
+    return Templates(
+        compile_template(data.prompt, "data.prompt"),
+        compile_template(data.answer, "data.answer"),
+        compile_template(data.choices, "data.choices") if isinstance(data.choices, str) else None,
+    )
 
 
 def read_source(path: str, data: Data, templates: Templates, expected: str | None, key: str) -> Source:
@@ -51,7 +61,7 @@ def read_source(path: str, data: Data, templates: Templates, expected: str | Non
     """
     digest = checked_hash(path, expected, key)
     rows = read_rows(path)
-    check_types(rows, [*templates.prompt.names, *templates.answer.names])
+    check_types(rows, templates.names)
     spec = _spec(data, templates, None, "causal", 1 << 24)
     for row in rows:
         spec.render(row)
@@ -92,7 +102,7 @@ def _spec(data: Data, templates: Templates, tokenizer: Any, kind: Any, max_lengt
         kind=kind,
         prompt=templates.prompt,
         answer=templates.answer,
-        choices=tuple(data.choices) if data.choices else None,
+        choices=tuple(data.choices) if isinstance(data.choices, list) else templates.choices,
         max_length=max_length,
         delimiter=data.delimiter,
         instruction=data.instruction,

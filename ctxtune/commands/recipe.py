@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import write_text
-from ctxtune.data.render import compile_template
+from ctxtune.commands.prepare import compile_templates
 from ctxtune.errors import RecipeError
 from ctxtune.recipe import gallery, keys
 from ctxtune.recipe.dump import dump, spell
@@ -89,6 +89,5 @@ def _moved(template: Path) -> str:
 def check(source: str, sets: Sequence[str] = ()) -> CheckedRecipe:
     """Read a recipe as a run would; its templates are compiled, its data and its model are not opened."""
     resolved = load(source, {}, sets)
-    compile_template(resolved.recipe.data.prompt, "data.prompt")
-    compile_template(resolved.recipe.data.answer, "data.answer")
+    compile_templates(resolved.recipe.data)
     return CheckedRecipe(source, resolved.recipe.model_dump(), resolved.origin, dump(resolved))

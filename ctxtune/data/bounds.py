@@ -26,6 +26,7 @@ MAX_CHARACTERS = 1_000_000  # of one rendered text, and of any value on the way 
 MAX_WORK = 10_000_000  # what one row may spend
 MAX_BITS = 1024  # of an integer
 TURN = 1_000  # what a turn of a loop costs
+VALUE = "result"  # the variable that holds the value of a template of one expression
 
 FORBIDDEN: dict[type[nodes.Node], str] = {
     nodes.Macro: "macro", nodes.CallBlock: "call", nodes.FilterBlock: "filter", nodes.With: "with",
@@ -95,6 +96,15 @@ class Bounds(ImmutableSandboxedEnvironment):
         """Check the parsed template and compile it with its loops and `~` bound to the budget."""
         _check(tree)
         return self.from_string(_Bind().visit(tree))
+
+    def compile_value(self, tree: nodes.Template) -> Any:
+        """The same for a template that is nothing but one `{{ ... }}`: its value becomes `VALUE`; None for any other."""
+        match tree.body:
+            case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
+                _check(tree)
+                assign = nodes.Assign(nodes.Name(VALUE, "store", lineno=1), expression, lineno=1)
+                return self.from_string(_Bind().visit(nodes.Template([assign], lineno=1)))
+        return None
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Methods are named one by one; a loop's own facts are free."""

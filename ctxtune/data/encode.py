@@ -17,6 +17,7 @@ For a masked model the answer's tokens, found by their offsets, are replaced by 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ctxtune.data.render import Rendered, Template, render_row
@@ -61,7 +62,7 @@ class EncodeSpec:
     kind: Kind
     prompt: Template
     answer: Template
-    choices: tuple[str, ...] | None
+    choices: tuple[str, ...] | Template | None
     max_length: int
     delimiter: str = " "
     instruction: str = ""
@@ -96,13 +97,12 @@ class EncodedSet:
 class ChoiceSet:
     """One request a choice for every row: `requests[i][j]` is row i with choice j, `gold[i]` is the right j.
 
-    `characters[i][j]` and `num_bytes[i][j]` (UTF-8) are the choice's lengths without the delimiter: acc_norm and
-    acc_bytes divide by them."""
+    `choices[i][j]` is the choice's text without the delimiter: acc_norm and acc_bytes divide by its length. There are no
+    texts where the answers are free: each row's one request is then its answer."""
 
     requests: list[list[Encoded]] = field(default_factory=list)
     gold: list[int] = field(default_factory=list)
-    characters: list[tuple[int, ...]] = field(default_factory=list)
-    num_bytes: list[tuple[int, ...]] = field(default_factory=list)
+    choices: list[tuple[str, ...]] = field(default_factory=list)
     row_of: list[Row] = field(default_factory=list)
     dropped: int = 0
     truncated: int = 0
@@ -154,23 +154,23 @@ def encode_choices(rows: Sequence[Row], spec: EncodeSpec) -> ChoiceSet:
     """Every row with every choice, for scoring. A row of which one request is too long is dropped as a whole."""
     if spec.choices is None:
         raise ValueError("choices are scored, free answers are not")
-    done, count = ChoiceSet(), len(spec.choices)
+    done = ChoiceSet()
     for chunk in _chunks(rows):
         rendered = [spec.render(row) for row in chunk]
-        pairs = [(one.prompt, choice) for one in rendered for choice in spec.choices]
-        whole = encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind)
-        for i, (row, one) in enumerate(zip(chunk, rendered, strict=True)):
-            requests = whole[i * count : (i + 1) * count]
+        pairs = [(one.prompt, choice) for one in rendered for choice in one.choices or ()]
+        whole = iter(encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind))
+        for row, one in zip(chunk, rendered, strict=True):
+            assert one.choices is not None  # the spec has an answer and choices
+            assert one.gold is not None
+            requests = list(islice(whole, len(one.choices)))
             kept = _fit_row(row, requests, spec)
             if kept is None:
                 done.dropped += 1
                 continue
             done.truncated += kept != requests
             done.requests.append(kept)
-            assert one.gold is not None  # the spec has an answer and choices
             done.gold.append(one.gold)
-            done.characters.append(tuple(len(choice) for choice in spec.choices))
-            done.num_bytes.append(tuple(len(choice.encode()) for choice in spec.choices))
+            done.choices.append(one.choices)
             done.row_of.append(row)
     return done
 

@@ -1,4 +1,4 @@
-"""A row and two templates become a prompt and an answer.
+"""A row and the recipe's templates become a prompt, an answer and the choices.
 
 A template is Jinja in the sandbox of `bounds.py`: it sees the fields of one row and nothing else, and the same row
 gives the same text every time. A null field counts as missing, for `default` and `is defined` too.
@@ -7,17 +7,19 @@ gives the same text every time. A null field counts as missing, for `default` an
 from __future__ import annotations
 
 import difflib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
 from jinja2.exceptions import SecurityError
 
-from ctxtune.data.bounds import MAX_CHARACTERS, MAX_TEMPLATE, Bounds, Budget, MissingName, TooMuch
+from ctxtune.data.bounds import MAX_CHARACTERS, MAX_TEMPLATE, VALUE, Bounds, Budget, MissingName, TooMuch
+from ctxtune.data.choices import Choices, choices_of, gold, short
 from ctxtune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import jinja2
 
@@ -35,18 +37,38 @@ class Template:
     key: str
     names: tuple[str, ...]
     _code: jinja2.Template
+    _value: jinja2.Template | None = None
 
     def render(self, row: Row) -> str:
         """The text for one row."""
-        fields = {name: value for name, value in row.fields.items() if value is not None}
         pieces: list[str] = []
-        try:
+        with self._failures(row):
             length = 0
-            for piece in self._code.generate({**fields, Budget.NAME: Budget()}):
+            for piece in self._code.generate(_fields(row)):
                 pieces.append(piece)
                 length += len(piece)
                 if length > MAX_CHARACTERS:
                     raise TooMuch(f"more than {MAX_CHARACTERS:,} characters")
+        return "".join(pieces)
+
+    def value(self, row: Row) -> object:
+        """What a template of one `{{ ... }}` stands for in one row, such as a list; the text of any other template."""
+        if self._value is None:
+            return self.render(row)
+        with self._failures(row):
+            context = self._value.new_context(_fields(row))
+            for _ in self._value.root_render_func(context):
+                pass
+            value = context.vars[VALUE]
+            if isinstance(value, StrictUndefined):
+                str(value)  # raises what it is that is missing
+        return value
+
+    @contextmanager
+    def _failures(self, row: Row) -> Iterator[None]:
+        """What a template raises on a row, in words that name the row and the template."""
+        try:
+            yield
         except MissingName as error:
             raise _missing(self, row, error) from error
         except TooMuch as error:
@@ -55,7 +77,6 @@ class Template:
             raise RecipeError(f"{self.key}: {_line(error)}") from error
         except FAILURES as error:
             raise DataError(f"{row.where}: the template {self.key} fails: {_line(error)}") from error
-        return "".join(pieces)
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,7 @@ def compile_template(text: str, key: str) -> Template:
         tree = environment.parse(text)
         names = sorted(meta.find_undeclared_variables(tree) - environment.globals.keys())
         code = environment.compile_tree(tree)
+        value = environment.compile_value(environment.parse(text))
     except TemplateSyntaxError as error:
         raise RecipeError(f"{key} line {error.lineno}: {error.message}", _syntax_hint(error, environment)) from error
     except UnicodeEncodeError as error:
@@ -86,38 +108,30 @@ def compile_template(text: str, key: str) -> Template:
         raise RecipeError(f"{key}: the template is nested too deeply") from error
     except FAILURES as error:
         raise RecipeError(f"{key}: {_line(error)}") from error
-    return Template(text, key, tuple(names), code)
+    return Template(text, key, tuple(names), code, value)
 
 
 def render_row(
-    row: Row, prompt: Template, answer: Template | None, choices: Sequence[str] | None, instruction: str
+    row: Row, prompt: Template, answer: Template | None, choices: Sequence[str] | Template | None, instruction: str
 ) -> Rendered:
     """Prompt, answer and the answer's place among the choices; the instruction stands before the prompt as it is."""
     asked = instruction + prompt.render(row)
     said = None if answer is None else answer.render(row)
     if answer is not None and said is not None and not said.strip():
         raise DataError(f"{row.where}: the answer is empty ({answer.key} is {answer.text!r})")
-    gold = None if said is None or choices is None else _gold(row, said, choices)
-    return Rendered(asked, said, None if choices is None else tuple(choices), gold)
+    if choices is None:
+        return Rendered(asked, said, None, None)
+    offered = choices_of(row, choices) if isinstance(choices, Template) else Choices(tuple(choices))
+    if answer is None:
+        return Rendered(asked, None, offered.texts, None)
+    right = gold(row, answer, offered)
+    return Rendered(asked, offered.texts[right], offered.texts, right)
 
 
-def _gold(row: Row, answer: str, choices: Sequence[str]) -> int:
-    if answer in choices:
-        return choices.index(answer)
-    listed = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
-    raise DataError(
-        f"{row.where}: the answer {_short(answer)} is none of the choices {listed}", _choice_hint(answer, choices)
-    )
-
-
-def _choice_hint(answer: str, choices: Sequence[str]) -> str:
-    for choice in choices:
-        if answer.strip() == choice.strip():
-            return f"it differs from {choice!r} only in white space: write {{{{ label | trim }}}}, or mend the row"
-        if answer.strip().casefold() == choice.strip().casefold():
-            return f"it differs from {choice!r} only in case: write {{{{ label | lower }}}}, or mend the row"
-    near = difflib.get_close_matches(answer, choices, n=1)
-    return f"did you mean {near[0]!r}" if near else "add it to data.choices, or mend the row"
+def _fields(row: Row) -> dict[str, object]:
+    """The fields that a template sees, and what it may spend."""
+    fields = {name: value for name, value in row.fields.items() if value is not None}
+    return {**fields, Budget.NAME: Budget()}
 
 
 def _missing(template: Template, row: Row, error: MissingName) -> DataError:
@@ -129,7 +143,7 @@ def _missing(template: Template, row: Row, error: MissingName) -> DataError:
     near = difflib.get_close_matches(name, row.fields, n=1)
     return DataError(
         f"{row.where}: no field {name!r}; the fields are: {', '.join(row.fields) or 'none'}",
-        f"did you mean {near[0]!r} in {template.key}" if near else f"{template.key} is {_short(template.text)}",
+        f"did you mean {near[0]!r} in {template.key}" if near else f"{template.key} is {short(template.text)}",
     )
 
 
@@ -142,7 +156,3 @@ def _syntax_hint(error: TemplateSyntaxError, environment: Bounds) -> str | None:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")

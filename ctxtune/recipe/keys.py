@@ -70,6 +70,11 @@ def takes_text(key: str) -> bool:
     return all(kind["type"] in ("string", "null") and not {"enum", "const"} & set(kind) for kind in kinds)
 
 
+def takes_template(key: str) -> bool:
+    """Whether a text with `{{` in it may stand there beside other kinds of values."""
+    return any("pattern" in kind for kind in _schema(key).get("anyOf", []))
+
+
 def takes_null(key: str) -> bool:
     """Whether null is a value of the key."""
     return any(kind.get("type") == "null" for kind in _schema(key).get("anyOf", []))
@@ -93,6 +98,8 @@ def _in_words(kind: dict[str, Any]) -> str:
     match kind["type"]:
         case "null":
             return "null"
+        case "string" if "pattern" in kind:
+            return "a template such as {{ field }}"
         case "string":
             return "a text, not an empty one" if kind.get("minLength") else "a text"
         case "array":

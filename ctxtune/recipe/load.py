@@ -124,12 +124,17 @@ def _from_sets(sets: Iterable[str], folder: Path, faults: list[Fault]) -> dict[s
 def _value_of_set(key: str, text: str) -> Any:
     """YAML, except that a key that takes any text takes it as it is: `{{ text }}` needs no second pair of quotes."""
     bare = text.strip()
-    if keys.takes_text(key) and not bare.startswith(("'", '"')):
+    if _as_it_is(key, bare) and not bare.startswith(("'", '"')):
         if bare in ("", "null") and keys.takes_null(key):
             return None
         _refuse_non_text(text, f"--set {key}")
         return text
     return parse(text, f"--set {key}")[0]
+
+
+def _as_it_is(key: str, text: str) -> bool:
+    """Whether an option's value is a text already: `{{ text }}` would be broken YAML."""
+    return keys.takes_text(key) or (keys.takes_template(key) and "{{" in text)
 
 
 def _from_flags(flags: Mapping[str, object], folder: Path, faults: list[Fault]) -> dict[str, Given]:
@@ -153,7 +158,7 @@ def _value_of_flag(key: str, value: object, where: str) -> object:
         value = list(value)
     for text in value if isinstance(value, list) else [value]:
         _refuse_non_text(text, where)
-    return parse(value, where)[0] if isinstance(value, str) and not keys.takes_text(key) else value
+    return parse(value, where)[0] if isinstance(value, str) and not _as_it_is(key, value) else value
 
 
 def _refuse_non_text(value: object, where: str) -> None:

@@ -13,6 +13,7 @@ MOST_STEPS = 10_000_000
 Text = Annotated[str, Field(min_length=1)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Rows = Annotated[int, Field(ge=1, le=65_536)]
+Template = Annotated[str, Field(pattern=r"\{\{")]
 
 
 def _distinct(texts: list[str]) -> list[str]:
@@ -37,8 +38,8 @@ class Data(Section):
     eval: Text | None = Field(None, description="rows to score on; never learned from")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")
     answer: Text = Field("{{ answer }}", description="Jinja template of the answer; only the answer is learned")
-    choices: Annotated[list[Text], Field(min_length=2), AfterValidator(_distinct)] | None = Field(
-        None, description="the possible answers; null is free text"
+    choices: Annotated[list[Text], Field(min_length=2), AfterValidator(_distinct)] | Template | None = Field(
+        None, description="the possible answers, or {{ a field }} that lists a row's own; null is free text"
     )
     delimiter: str = Field(" ", description="stands between prompt and answer; belongs to neither")
     instruction: str = Field("", description="stands before every prompt")

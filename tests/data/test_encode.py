@@ -290,17 +290,54 @@ def test_long_rows(gpt: PreTrainedTokenizerFast) -> None:
         encode_rows(ROWS, spec_of(gpt, max_length=1, on_long="truncate", choices=None))
 
 
-def test_choices_are_requests_with_lengths_without_the_delimiter(causal: PreTrainedTokenizerFast) -> None:
+def test_choices_are_requests_and_texts_without_the_delimiter(causal: PreTrainedTokenizerFast) -> None:
     choices = ("negative", "schön gut", "positive")
     done = encode_choices(ROWS, spec_of(causal, choices=choices))
     assert done.gold == [2, 0, 2]
-    assert done.characters == [(8, 9, 8)] * 3
-    assert done.num_bytes == [(8, 10, 8)] * 3
+    assert done.choices == [choices] * 3  # their lengths in characters and bytes divide in acc_norm and acc_bytes
     for row, requests in zip(ROWS, done.requests, strict=True):
         context = f"Review: {row.fields['text']}\nSentiment:"
         for choice, request in zip(choices, requests, strict=True):
             check_against_harness(request, harness_request(causal, context, f" {choice}", LONG))
     assert done.tokens == sum(len(request.ids) for requests in done.requests for request in requests)
+
+
+OWN = [
+    Row({"text": "Which is wet?", "choices": ["fog", "a stone", "the moon"], "label": 0}, "arc.jsonl", 1),
+    Row({"text": "Which is\nhot? " * 9, "choices": ["ice", "fire"], "label": 1}, "arc.jsonl", 2),
+    Row({"text": "", "choices": ["schön", "b", "c", "the quick brown fox"], "label": 3}, "arc.jsonl", 3),
+]
+
+
+def own_spec(tokenizer: Any, **changes: Any) -> EncodeSpec:
+    return spec_of(tokenizer, choices=compile_template("{{ choices }}", "data.choices"), **changes)
+
+
+def test_rows_bring_their_own_choices(causal: PreTrainedTokenizerFast) -> None:
+    done = encode_choices(OWN, own_spec(causal))
+    assert done.gold == [0, 1, 3]
+    assert done.choices == [tuple(row.fields["choices"]) for row in OWN]  # type: ignore[arg-type]
+    for row, texts, requests in zip(OWN, done.choices, done.requests, strict=True):
+        for text, request in zip(texts, requests, strict=True):
+            context = f"Review: {row.fields['text']}\nSentiment:"
+            check_against_harness(request, harness_request(causal, context, f" {text}", LONG))
+
+
+def test_the_right_one_of_its_own_choices_is_learned(causal: PreTrainedTokenizerFast) -> None:
+    done = encode_rows(OWN, own_spec(causal))
+    scored = encode_choices(OWN, own_spec(causal))
+    assert done.examples == [requests[right] for requests, right in zip(scored.requests, scored.gold, strict=True)]
+    assert [causal.decode(one.labels) for one in done.examples] == [" fog", " fire", " the quick brown fox"]
+
+
+def test_long_rows_with_their_own_choices(gpt: PreTrainedTokenizerFast) -> None:
+    limit = max(len(one.ids) for one in encode_choices([OWN[0], OWN[2]], own_spec(gpt)).requests[0])
+    dropped = encode_choices(OWN[:2], own_spec(gpt, max_length=limit, on_long="drop"))
+    assert (dropped.row_of, dropped.choices, dropped.dropped) == ([OWN[0]], [("fog", "a stone", "the moon")], 1)
+    cut = encode_choices(OWN[:2], own_spec(gpt, max_length=limit, on_long="truncate"))
+    assert (cut.truncated, [len(requests) for requests in cut.requests]) == (1, [3, 2])
+    with pytest.raises(DataError, match=r"arc\.jsonl line 2: \d+ tokens are more than"):
+        encode_choices(OWN[:2], own_spec(gpt, max_length=limit))
 
 
 def test_a_row_is_dropped_with_all_its_choices(gpt: PreTrainedTokenizerFast) -> None:

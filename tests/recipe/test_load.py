@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctxtune.errors import RecipeError
+from ctxtune.recipe.dump import dump
 from ctxtune.recipe.load import load
 
 MINIMAL = "model: m\nmethod: {name: freeze}\n"
@@ -110,6 +111,15 @@ def test_labels_that_yaml_1_1_would_spoil(write):
     assert load(source, {}).recipe.data.choices == ["yes", "no", "on", "true", "1.0.0", "12:30"]
 
 
+def test_choices_of_rows_are_a_template(write):
+    template = "{{ [a, b] }}"
+    assert load(write(MINIMAL + f"data: {{choices: '{template}'}}\n"), {}).recipe.data.choices == template
+    assert load(write(MINIMAL), {}, [f"data.choices={template}"]).recipe.data.choices == template
+    resolved = load(write(MINIMAL), {"data.choices": template})
+    assert resolved.recipe.data.choices == template
+    assert load(write(dump(resolved), "again.yaml"), {}).recipe.data.choices == template
+
+
 def test_a_whole_number_may_stand_for_a_fraction(write):
     train = load(write(MINIMAL + "train: {epochs: 2, lr: 1, clip: 2, weight_decay: 0}\n"), {}).recipe.train
     assert (train.epochs, train.lr, train.clip, train.weight_decay) == (2.0, 1.0, 2.0, 0.0)
@@ -161,7 +171,13 @@ def test_a_whole_number_may_stand_for_a_fraction(write):
         ("data: {choices: [a, a]}\n", "line 3: data.choices: 'a' stands there twice", ""),
         ("data: {choices: [a, '']}\n", "line 3: data.choices[1] is '', allowed: a text, not an empty one", ""),
         ("data: {choices: [1, 0]}\n", "line 3: data.choices[0] is 1, allowed: a text", 'in quotes it is a text: "1"'),
-        ("data: {choices: a}\n", "line 3: data.choices is 'a', allowed: a list", ""),
+        ("data: {choices: a}\n", "line 3: data.choices is 'a', allowed: a list of at least 2", ""),
+        (
+            "data: {choices: 3}\n",
+            "3, allowed: a list of at least 2 different texts, or a template such as {{ field }}",
+            "",
+        ),
+        ("data:\n  choices: {{ choices }}\n", "line 4: a list or a mapping stands where a key should", "in quotes"),
         ("data:\n  choices:\n    - a\n    - [b]\n", 'line 4: data.choices[1] is ["b"]', ""),
         ("data: {max_length: 1}\n", "data.max_length is 1, allowed: a whole number from 2", ""),
         ("data: {on_long: cut}\n", "data.on_long is 'cut', allowed: error, drop or truncate", ""),
