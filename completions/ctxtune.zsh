@@ -60,7 +60,7 @@ _ctxtune_freeze() {
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
-        '--choices=[The possible answers, separated by commas.]:choices: ' \
+        '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--layers=[last\:4, first\:2, 10-19, last\:4.mlp, last\:4+norms, embeddings, head, all.]:layers: ' \
         '--epochs=[Passes over the rows.]:epochs: ' \
         '--batch=[Rows in a step.]:batch: ' \
@@ -101,7 +101,7 @@ _ctxtune_eval() {
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
-        '--choices=[The possible answers, separated by commas.]:choices: ' \
+        '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
         '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
         '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
