@@ -28,7 +28,9 @@ from ctxtune.commands.adapt import adapt
 from ctxtune.commands.dry_run import dry_run
 from ctxtune.data.encode import encode_pairs
 from ctxtune.engine.loop import take_step
+from ctxtune.engine.optimizer import make_optimizer, move
 from ctxtune.errors import Interrupted
+from ctxtune.methods.motion import ENDLESS, Span
 from ctxtune.methods.registry import open_method
 from ctxtune.objectives.labels import Labels
 from ctxtune.recipe.schema import Freeze, Train
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.load import Base
     from ctxtune.engine.loop import StepFacts
+    from ctxtune.methods.registry import Method
 
 SPECS = ("last:1", "last:2+norms", "first:1", "1-2.mlp", "all", "embeddings", "head")
 COVER = {
@@ -67,6 +70,29 @@ COVER = {
 }  # fmt: skip
 RATE = 1e-2
 CACHES = ("disk", "memory", "off")
+
+
+# How the chosen numbers move over a run of six steps, three an epoch. Expected below: the blocks that move in each step.
+MOTIONS: dict[str, dict[str, Any]] = {
+    "decay": {"layers": "last:3", "lr_decay": 0.4},
+    "gradual": {"layers": "last:3+norms", "unfreeze": "gradual", "lr_decay": 0.5},
+    "drawn": {"layers": "last:3+embeddings", "sample": 1, "sample_every": 2},
+}
+
+
+def motions() -> pytest.MarkDecorator:
+    """Every way to move; on families but one only in the full matrix."""
+    table = [
+        pytest.param(kind, motion, marks=[pytest.mark.slow] * (kind != "llama-untied"), id=f"{kind}-{motion}")
+        for kind in KINDS
+        for motion in MOTIONS
+    ]
+    return pytest.mark.parametrize(("kind", "motion"), table)
+
+
+def moved_by(motion: str) -> dict[str, Any]:
+    """The recipe keys of a way to move."""
+    return {f"method.{key}": value for key, value in MOTIONS[motion].items()}
 
 
 def cells() -> pytest.MarkDecorator:
@@ -187,6 +213,35 @@ def test_law_2_only_the_named_numbers_move(kind: str, layers: str, lab: Lab, ope
     assert tied == (len(after) != len({id(parameter) for parameter in after.values()}))
 
 
+@motions()
+def test_law_2_in_every_step(kind: str, motion: str, objective: Callable[..., Any]) -> None:
+    labels, method = objective(kind, motion, Span(6, 3, 5))
+    with labels.feed.trunk.closed():
+        everything = parameters(labels.feed.trunk.base.model)
+    optimizer = make_optimizer(method.params, Train())
+    drawn = []
+    for step in range(6):
+        before = {name: bits(parameter) for name, parameter in everything.items()}
+        moving = move(method.params, optimizer, method.shares(step, step // 3))
+        take_step(moving, optimizer, labels, list(range(8)), RATE, Train(batch=8))
+        moved = {name for name, parameter in everything.items() if bits(parameter) != before[name]}
+        numbers = {int(found[1]) for name in moved if (found := re.search(r"\.(\d)\.", name))}
+        outside = {name for name in moved if not re.search(r"\.(\d)\.", name)}
+        drawn.append(numbers)
+        assert len(optimizer.state) == len({id(everything[name]) for name in moved})
+        if motion == "decay":
+            assert (numbers, outside) == ({1, 2, 3}, set())
+        elif motion == "gradual":
+            assert numbers == ({3} if step < 3 else {2, 3})
+            assert all("norm" in name or "ln_f" in name for name in outside)
+        else:
+            assert len(numbers) == 1
+            assert any("embed" in name or "wte" in name for name in outside)
+    if motion == "drawn":
+        assert drawn[::2] == drawn[1::2]
+        assert len({tuple(numbers) for numbers in drawn}) > 1
+
+
 # --- 3: saved and loaded in a fresh process
 
 
@@ -281,6 +336,24 @@ def test_law_5_the_dry_run_foresees_the_run(kind: str, layers: str, lab: Lab) ->
     assert not (lab.root / "foreseen").exists()
 
 
+@motions()
+def test_law_5_of_what_moves_at_times(kind: str, motion: str, lab: Lab, tmp_path: Path) -> None:
+    more = moved_by(motion) | {"train.lr": RATE, "train.steps": 5}
+    foreseen = dry_run(resolve_recipe(lab.folders[kind], lab.train, tmp_path / "run", more))
+    facts = adapt(resolve_recipe(lab.folders[kind], lab.train, tmp_path / "run", more), False, Listener())
+    stored, base = adapter_tensors(tmp_path / "run"), load_base(lab.folders[kind], "cpu")
+    assert (foreseen["trainable"], foreseen["start_layer"]) == (facts["trainable"], facts["start_layer"])
+    assert foreseen["adapter_tensors"] == len(stored)
+    assert foreseen["adapter_tensor_bytes"] == sum(tensor.nbytes for tensor in stored.values())
+    assert foreseen["cache_bytes"] == facts["cache"]["bytes"]
+    attach(base.model, open_adapter(tmp_path / "run" / "adapter"))
+    plain = parameters(load_base(lab.folders[kind], "cpu").model)
+    moved = {
+        id(param): param.numel() for name, param in parameters(base.model).items() if bits(param) != bits(plain[name])
+    }
+    assert sum(moved.values()) == facts["trainable"]
+
+
 # --- 6: 2N steps equal N steps, a kill, and N steps more
 
 
@@ -340,6 +413,17 @@ def test_law_6_killed_and_resumed(kind: str, layers: str, cache: str, lab: Lab, 
     more = {"method.layers": layers, "cache": cache}
     run_of(lab, kind, tmp_path / "straight", more)
     for step in (1, 4, 5):
+        with pytest.raises(Killed):
+            run_of(lab, kind, tmp_path / "broken", more, resume=True, at=kill_at(step))
+    run_of(lab, kind, tmp_path / "broken", more, resume=True)
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
+@motions()
+def test_law_6_in_every_phase(kind: str, motion: str, lab: Lab, tmp_path: Path) -> None:
+    more = moved_by(motion) | {"train.save_every": 1, "train.lr": "auto" if motion == "drawn" else RATE}
+    run_of(lab, kind, tmp_path / "straight", more)
+    for step in range(1, 7):
         with pytest.raises(Killed):
             run_of(lab, kind, tmp_path / "broken", more, resume=True, at=kill_at(step))
     run_of(lab, kind, tmp_path / "broken", more, resume=True)
@@ -450,7 +534,7 @@ class Recorder:
 
     def __init__(self, params: list[nn.Parameter]) -> None:
         self.params = params
-        self.param_groups: list[dict[str, Any]] = [{}]
+        self.param_groups: list[dict[str, Any]] = [{"share": 1.0}]
         self.grads: list[Tensor] = []
 
     def step(self) -> None:
@@ -462,29 +546,31 @@ class Recorder:
 
 
 @pytest.fixture
-def objective(open_base: Callable[[str], Base]) -> Iterator[Callable[[str, str], tuple[Labels, list[nn.Parameter]]]]:
-    """objective(kind, layers): the loss on eight reviews, and the parameters that move."""
+def objective(open_base: Callable[[str], Base]) -> Iterator[Callable[..., tuple[Labels, Method]]]:
+    """objective(kind, layers or a way to move): the loss on eight reviews, and the method."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
 
-        def make(kind: str, layers: str) -> tuple[Labels, list[nn.Parameter]]:
+        def make(kind: str, layers: str, span: Span = ENDLESS) -> tuple[Labels, Method]:
             base = open_base(kind)
             pairs = [
                 (f"Review: {row['text']}\nSentiment:", row["label"] + " " + row["text"][:6])
                 for row in review_rows(8, 5)
             ]
             examples = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind)
-            method = open_method(Freeze(name="freeze", layers=layers), base.model, base.anatomy)
+            settings = Freeze(name="freeze", **MOTIONS.get(layers, {"layers": layers}))
+            method = open_method(settings, base.model, base.anatomy, span)
             trunk = stack.enter_context(Trunk(base, method.start))
-            return Labels(Feed(trunk, examples)), list(method.params.values())
+            return Labels(Feed(trunk, examples)), method
 
         yield make
 
 
 @cells()
-def test_law_7_a_batch_in_parts(kind: str, layers: str, objective: Callable[[str, str], tuple[Labels, Any]]) -> None:
-    labels, params = objective(kind, layers)
+def test_law_7_a_batch_in_parts(kind: str, layers: str, objective: Callable[..., Any]) -> None:
+    labels, method = objective(kind, layers)
+    params = list(method.params.values())
     batch = list(range(8))
     found = []
     for rows in (None, 1, 3):
@@ -503,9 +589,7 @@ def test_law_7_a_batch_in_parts(kind: str, layers: str, objective: Callable[[str
 
 
 @cells()
-def test_law_7_padding_changes_no_loss(
-    kind: str, layers: str, objective: Callable[[str, str], tuple[Labels, Any]]
-) -> None:
+def test_law_7_padding_changes_no_loss(kind: str, layers: str, objective: Callable[..., Any]) -> None:
     labels, _ = objective(kind, layers)
     alone = [labels.loss([i]).item() for i in range(8)]
     assert len(set(labels.feed.lengths)) > 3
@@ -528,6 +612,17 @@ def test_law_7_kept_states_change_no_loss(kind: str, layers: str, lab: Lab, tmp_
     assert memory == pytest.approx(off, abs=5e-6)
     assert disk == memory
     assert same_tensors(adapter_tensors(tmp_path / "disk"), adapter_tensors(tmp_path / "memory"))
+
+
+@motions()
+def test_law_7_of_what_moves_at_times(kind: str, motion: str, lab: Lab, tmp_path: Path) -> None:
+    more = moved_by(motion) | {"train.steps": 6, "train.lr": RATE}
+    for name, change in {"off": {"cache": "off"}, "memory": {}, "parts": {"train.micro_batch": 1}}.items():
+        adapt(resolve_recipe(lab.folders[kind], lab.train, tmp_path / name, more | change), False, Listener())
+    off, memory, parts = (losses(tmp_path / name) for name in ("off", "memory", "parts"))
+    assert max(off) - min(off) > 1e-3
+    assert memory == pytest.approx(off, abs=1e-5)
+    assert parts == pytest.approx(off, abs=1e-5)
 
 
 # --- 8: the twin in PEFT

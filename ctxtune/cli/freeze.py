@@ -26,6 +26,13 @@ def freeze(
         str | None,
         typer.Option("--layers", help="last:4, first:2, 10-19, last:4.mlp, last:4+norms, embeddings, head, all."),
     ] = None,
+    lr_decay: Annotated[
+        float | None, typer.Option("--lr-decay", help="Each layer's rate, of the one above it.")
+    ] = None,
+    unfreeze: Annotated[
+        str | None, typer.Option("--unfreeze", help="at_once, or gradual: one more layer an epoch.")
+    ] = None,
+    sample: Annotated[int | None, typer.Option("--sample", help="Layers that move at a time, drawn by lot.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the rows.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Rows in a step.")] = None,
     lr: Annotated[str | None, typer.Option("--lr", help="The learning rate, or auto.")] = None,
@@ -45,8 +52,9 @@ def freeze(
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        method__name="freeze", method__layers=layers, train__epochs=epochs, train__batch=batch, train__lr=lr,
-        train__seed=seed, cache=cache, device=device, out=out,
+        method__name="freeze", method__layers=layers, method__lr_decay=lr_decay, method__unfreeze=unfreeze,
+        method__sample=sample, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
+        device=device, out=out,
     )  # fmt: skip
     start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
 

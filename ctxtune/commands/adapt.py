@@ -14,15 +14,13 @@ from ctxtune.adapter.folder import require_free
 from ctxtune.commands import prepare
 from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
-from ctxtune.commands.sources import Sources, default_out, num_steps, read_sources
+from ctxtune.commands.sources import Sources, default_out, read_sources, span
 from ctxtune.data.finite import plain
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torch import nn
+    from collections.abc import Iterator
 
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
@@ -111,7 +109,8 @@ class _Run:
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
         examples = prepare.to_learn(self.sources.train, spec)
         self._note_losses(examples)
-        method = open_method(self.recipe.method, base.model, base.anatomy)
+        course = span(self.recipe, len(examples.examples))
+        method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
@@ -138,13 +137,13 @@ class _Run:
         with self.clock.part("before"):
             judge.keep("off" if trunk.plain else self.recipe.cache, mark)
             before = judge.before(self.run.last)
-        steps = num_steps(self.recipe, len(examples.examples))
+        steps = span(self.recipe, len(examples.examples)).steps
         objective = Labels(feed)
         with self.clock.part("rate"):
-            rate = self._rate(method.params, objective, feed.lengths, steps)
+            rate = self._rate(method, objective, feed.lengths, steps)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
-            state = self._fit(method.params, objective, feed, judge, steps, notes)
+            state = self._fit(method, objective, feed, judge, steps, notes)
         with self.clock.part("after"):
             after = judge.after()
         return {
@@ -224,9 +223,7 @@ class _Run:
             self.tell.note("the kept states are not those of the interrupted run: it goes on, but not bit for bit")
         return {"place": states.place, "bytes": states.data.nbytes, "digest": states.digest, "difference": difference}
 
-    def _rate(
-        self, params: Mapping[str, nn.Parameter], objective: Any, lengths: list[int], steps: int
-    ) -> dict[str, Any]:
+    def _rate(self, method: Method, objective: Any, lengths: list[int], steps: int) -> dict[str, Any]:
         """The learning rate: given, found by an earlier part of this run, or found now."""
         from ctxtune.engine.checkpoint import read_state
         from ctxtune.engine.rate import find_rate
@@ -237,10 +234,11 @@ class _Run:
         if kept is not None:
             return dict(kept["rate"])
         test = find_rate(
-            params,
+            method.params,
             objective,
             lengths,
             steps,
+            method.shares,
             self.recipe.train,
             on_trial=lambda lr, loss: self.tell.note(f"rate {lr:.0e}: held-out loss {loss:.4f}"),
         )
@@ -256,7 +254,7 @@ class _Run:
 
     def _fit(
         self,
-        params: Mapping[str, nn.Parameter],
+        method: Method,
         objective: Any,
         feed: Any,
         judge: Judge,
@@ -277,9 +275,9 @@ class _Run:
             return length_buckets(feed.lengths, options.batch, options.seed, epoch)
 
         return fit(
-            params,
+            method.params,
             objective,
-            Course(steps, notes["rate"]["value"], batches),
+            Course(steps, notes["rate"]["value"], batches, method.shares),
             options,
             Desk(self.run.last, self.run.best, log),
             self.stop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
-from ctxtune.commands.sources import default_out, num_steps, read_sources
+from ctxtune.commands.sources import default_out, read_sources, span
 
 if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
@@ -25,12 +25,13 @@ def dry_run(resolved: Resolved) -> dict[str, Any]:
     sources = read_sources(recipe)
     model, anatomy = skeleton(sources.model)
     check_headers(model, sources.model)
-    method = open_method(recipe.method, model, anatomy)
     config: Any = model.config
     spec = prepare.encoder(
         recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())
     )
     examples = prepare.to_learn(sources.train, spec)
+    course = span(recipe, len(examples.examples))
+    method = open_method(recipe.method, model, anatomy, course)
     tensors = method.tensors()
     kept = method.start > 0 and recipe.cache != "off"
     return {
@@ -46,7 +47,7 @@ def dry_run(resolved: Resolved) -> dict[str, Any]:
         "truncated": examples.truncated,
         "tokens": examples.tokens,
         "supervised_tokens": examples.supervised_tokens,
-        "steps": num_steps(recipe, len(examples.examples)),
+        "steps": course.steps,
         "start_layer": method.start,
         "cache_bytes": examples.tokens * config.hidden_size * 4 if kept else 0,
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.errors import RecipeError
+from ctxtune.methods.motion import Span
 
 if TYPE_CHECKING:
     from ctxtune.recipe.schema import Recipe
@@ -56,8 +57,8 @@ def default_out(recipe: Recipe) -> str:
     return f"runs/{name}-{recipe.method.name}"
 
 
-def num_steps(recipe: Recipe, examples: int) -> int:
-    """Optimiser steps of a run."""
-    if recipe.train.steps is not None:
-        return recipe.train.steps
-    return max(1, math.ceil(recipe.train.epochs * math.ceil(examples / recipe.train.batch)))
+def span(recipe: Recipe, examples: int) -> Span:
+    """How many optimiser steps a run takes, and how many of them are an epoch."""
+    per_epoch = math.ceil(examples / recipe.train.batch)
+    steps = recipe.train.steps or max(1, math.ceil(recipe.train.epochs * per_epoch))
+    return Span(steps, per_epoch, recipe.train.seed)

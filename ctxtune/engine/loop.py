@@ -5,6 +5,7 @@ Each step takes one batch of examples, in parts that fit the memory:
     g = (sum over parts of grad of the parts' summed loss) / supervised tokens of the batch
 
 so that 8 parts of 1 and 1 part of 8 give the same gradient. Then the gradient is clipped, the rate set, AdamW steps.
+What moves may change from step to step (optimizer.py): the course says so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ctxtune.engine import checkpoint
+from ctxtune.engine.optimizer import make_optimizer, move, set_rate
 from ctxtune.engine.schedule import factor
 from ctxtune.errors import CtxtuneError, Interrupted
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ctxtune.engine.log import RunLog
+    from ctxtune.engine.optimizer import Shares
     from ctxtune.engine.stop import Stop
     from ctxtune.recipe.schema import Train
 
@@ -45,11 +48,15 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Course:
-    """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices."""
+    """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices.
+
+    shares(step, epoch) are the numbers that move in a step, each with its share of the rate.
+    """
 
     steps: int
     lr: float
     batches: Callable[[int], list[list[int]]]
+    shares: Shares
 
 
 @dataclass
@@ -88,11 +95,6 @@ class Desk:
     log: RunLog
 
 
-def make_optimizer(params: Mapping[str, nn.Parameter], options: Train) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over the numbers that move, and no others."""
-    return torch.optim.AdamW(params.values(), lr=0.0, weight_decay=options.weight_decay, fused=True)
-
-
 def take_step(
     params: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
@@ -109,8 +111,7 @@ def take_step(
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     norm = float(torch.nn.utils.clip_grad_norm_(params, options.clip if options.clip is not None else math.inf))
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    set_rate(optimizer, lr)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, norm
@@ -146,8 +147,10 @@ def fit(
     saved_at = time.monotonic()
     with stop.deferred():
         while state.step < course.steps and not state.stopped_early:
-            batch = course.batches(state.step // per_epoch)[state.step % per_epoch]
-            facts = _advance(params, optimizer, objective, course, options, state, batch, token_count(batch))
+            epoch, place = divmod(state.step, per_epoch)
+            batch = course.batches(epoch)[place]
+            moving = move(params, optimizer, course.shares(state.step, epoch))
+            facts = _advance(moving, optimizer, objective, course, options, state, batch, token_count(batch))
             desk.log.add(asdict(facts))
             on_step(facts)
             ends = state.step == course.steps
@@ -167,7 +170,7 @@ def fit(
 
 
 def _advance(
-    params: Mapping[str, nn.Parameter],
+    moving: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     course: Course,
@@ -183,7 +186,7 @@ def _advance(
     """
     begun = time.perf_counter()
     lr = course.lr * factor(state.step, course.steps, options.schedule, options.warmup)
-    loss, norm = take_step(list(params.values()), optimizer, objective, batch, lr, options)
+    loss, norm = take_step(moving, optimizer, objective, batch, lr, options)
     if not math.isfinite(loss) or not math.isfinite(norm):
         problem = f"step {state.step + 1}: the loss is {loss} and the gradient's norm {norm} at rate {lr:.2g}"
         raise CtxtuneError(problem, "try a smaller --lr")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctxtune.data.batch import length_buckets
-from ctxtune.engine.loop import make_optimizer, take_step
+from ctxtune.engine.loop import take_step
+from ctxtune.engine.optimizer import make_optimizer, move
 from ctxtune.engine.schedule import factor
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ctxtune.engine.loop import Objective
+    from ctxtune.engine.optimizer import Shares
     from ctxtune.recipe.schema import Train
 
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -47,13 +49,15 @@ def find_rate(
     objective: Objective,
     lengths: Sequence[int],
     steps: int,
+    shares: Shares,
     options: Train,
     on_trial: Callable[[float, float], None] = lambda lr, loss: None,
 ) -> RateTest:
     """Try every rate of the ladder from where the parameters stand now; afterwards they stand there again.
 
     `lengths` are the tokens of each example: the trials' batches are filled like the run's. steps is the length of the run
-    to come: all trials together take about as many steps as it.
+    to come: all trials together take about as many steps as it. What moves in a trial, moves as in the whole run: a trial
+    goes through the run's epochs in its own few steps.
     """
     begun = time.perf_counter()
     start = {name: param.detach().clone() for name, param in params.items()}
@@ -63,9 +67,11 @@ def find_rate(
     seen = shuffled[len(held) :] or held
     trial_steps = max(8, min(64, steps // len(LADDER)))
     batches = _batches(seen, lengths, trial_steps, options)
+    per_epoch = math.ceil(len(lengths) / options.batch)
+    moves = [shares(min(step, steps - 1), step * steps // (trial_steps * per_epoch)) for step in range(trial_steps)]
     results: list[tuple[float, list[float]]] = []
     for lr in LADDER:
-        _try(params, objective, batches, lr, options)
+        _try(params, objective, batches, moves, lr, options)
         losses = _losses(objective, held)
         _restore(params, start)
         results.append((lr, losses))
@@ -101,12 +107,17 @@ def _batches(seen: Sequence[int], lengths: Sequence[int], steps: int, options: T
 
 
 def _try(
-    params: Mapping[str, nn.Parameter], objective: Objective, batches: list[list[int]], lr: float, options: Train
+    params: Mapping[str, nn.Parameter],
+    objective: Objective,
+    batches: list[list[int]],
+    moves: Sequence[Mapping[str, float]],
+    lr: float,
+    options: Train,
 ) -> None:
     optimizer = make_optimizer(params, options)
-    for step, batch in enumerate(batches):
+    for step, (batch, shares) in enumerate(zip(batches, moves, strict=True)):
         now = lr * factor(step, len(batches), "linear", 0.1)
-        take_step(list(params.values()), optimizer, objective, batch, now, options)
+        take_step(move(params, optimizer, shares), optimizer, objective, batch, now, options)
 
 
 def _losses(objective: Objective, held: Sequence[int]) -> list[float]:

@@ -11,7 +11,8 @@ A choice of layers is a sum of terms:
     kind   = attn | mlp | norms                   a part of these blocks only
     name   = all | attn | mlp | norms | embeddings | head      of the whole model; `norms` includes the final norm
 
-Whole modules move: a weight with its bias. A trained layer is written as PEFT's LN_TUNING, whose files hold whole weights.
+Whole modules move: a weight with its bias; when and how fast is said in motion.py. A trained layer is written as PEFT's
+LN_TUNING, whose files hold whole weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.container import layer_config, layer_tensors
 from ctxtune.errors import RecipeError
+from ctxtune.methods.motion import ENDLESS, Motion, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -115,6 +117,11 @@ class Opened:
     start: int
     modules: Mapping[str, Mapping[str, Tensor]]
     causal: bool
+    motion: Motion
+
+    def shares(self, step: int, epoch: int) -> dict[str, float]:
+        """The numbers that move in a step, each with its share of the rate."""
+        return self.motion.shares(step, epoch)
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained modules whole, as LN_TUNING stores them."""
@@ -125,30 +132,39 @@ class Opened:
         return layer_config(self.modules, base_name, self.causal)
 
 
-def open_method(settings: Freeze, model: nn.Module, anatomy: Anatomy) -> Opened:
-    """Let the chosen parameters of a model train.
+def open_method(settings: Freeze, model: nn.Module, anatomy: Anatomy, span: Span = ENDLESS) -> Opened:
+    """Let the chosen parameters of a model train, as far as a run of this span ever moves them.
 
     Raises:
-        RecipeError: `settings.layers` does not fit the model.
+        RecipeError: `settings.layers` or `settings.sample` does not fit the model.
     """
     everything = dict(model.named_parameters(remove_duplicate=False))
     num_layers = len(anatomy.block_list(model))
-    params = trainable(everything, choose(settings.layers, list(everything), anatomy, num_layers))
-    moved = {id(param) for param in params.values()}
+    chosen = unique(everything, choose(settings.layers, list(everything), anatomy, num_layers))
     # A tied head moves the embeddings: the lowest block counts under each of a parameter's names.
-    start = min(_depth(name, anatomy, num_layers) for name, param in everything.items() if id(param) in moved)
-    return Opened(params, start, by_module(model, params), anatomy.kind == "causal")
+    depth: dict[int, int] = {}
+    for name, param in everything.items():
+        here = _depth(name, anatomy, num_layers)
+        depth[id(param)] = min(depth.get(id(param), here), here)
+    layer = {name: min(depth[id(param)], num_layers - 1) for name, param in chosen.items()}
+    outside = frozenset(name for name in chosen if not _inside(name, anatomy.blocks))
+    motion = Motion(layer, outside, settings, span)
+    ever = motion.ever()
+    params = {name: param for name, param in chosen.items() if name in ever}
+    for param in params.values():
+        param.requires_grad_(True)
+    start = min(depth[id(param)] for param in params.values())
+    return Opened(params, start, by_module(model, params), anatomy.kind == "causal", motion)
 
 
-def trainable(everything: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, nn.Parameter]:
-    """Let the named parameters train. Tied ones appear once, under their first name."""
+def unique(everything: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The named parameters. Tied ones appear once, under their first name."""
     params: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name in names:
         param = everything[name]
         if id(param) not in seen:
             seen.add(id(param))
-            param.requires_grad_(True)
             params[name] = param
     return params
 

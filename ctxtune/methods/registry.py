@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ctxtune.methods.motion import ENDLESS, Span
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,7 +26,10 @@ class Method(Protocol):
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]:
-        """The numbers that move, each once."""
+        """The numbers that ever move, each once."""
+
+    def shares(self, step: int, epoch: int) -> Mapping[str, float]:
+        """Those that move in a step, each with its share of the rate."""
 
     @property
     def start(self) -> int:
@@ -37,11 +42,13 @@ class Method(Protocol):
         """PEFT's adapter_config.json; None where PEFT does not have the method."""
 
 
-def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy) -> Method:
+def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span = ENDLESS) -> Method:
     """Open the method that a recipe names on a model; one on the meta device tells what would be trained and written.
+
+    span is the run to come.
 
     Raises:
         RecipeError: the settings do not fit this model.
     """
     module = importlib.import_module(_MODULES[settings.name])
-    return cast("Method", module.open_method(settings, model, anatomy))
+    return cast("Method", module.open_method(settings, model, anatomy, span))

@@ -56,6 +56,20 @@ class Freeze(Section):
 
     name: Literal["freeze"] = Field(description="the name of the method")
     layers: Text = Field("last:4", description="what is trained, such as last:4, first:2, 10-19, last:4+norms or all")
+    lr_decay: float = Field(1.0, gt=0, le=1, description="the rate of a layer as a share of the next higher one's")
+    unfreeze: Literal["at_once", "gradual"] = Field(
+        "at_once", description="all layers from the start (at_once), or one more from the top each epoch (gradual)"
+    )
+    sample: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        None, description="layers that move at a time, drawn by lot; null is all of them"
+    )
+    sample_every: Steps = Field(20, description="steps after which they are drawn again")
+
+    @model_validator(mode="after")
+    def _one_order(self) -> "Freeze":
+        if self.sample is not None and self.unfreeze == "gradual":
+            raise ValueError(f"sample {self.sample} and unfreeze gradual are two orders; choose one")
+        return self
 
 
 # One more method is one more class: Annotated[Freeze | Mask, Field(discriminator="name")].

@@ -16,7 +16,8 @@ from torch import nn
 
 from ctxtune.engine import checkpoint
 from ctxtune.engine.log import RunLog, read_log
-from ctxtune.engine.loop import Course, Desk, State, StepFacts, fit, make_optimizer, take_step
+from ctxtune.engine.loop import Course, Desk, State, StepFacts, fit, take_step
+from ctxtune.engine.optimizer import make_optimizer
 from ctxtune.engine.stop import Stop, stop_signals
 from ctxtune.errors import CtxtuneError, Interrupted, StorageError
 from ctxtune.recipe.schema import Train
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from ctxtune.engine.optimizer import Shares
 
 OPTIONS = Train(batch=4, lr=0.1, schedule="constant", warmup=0.0, clip=None, steps=6)
 COUNT = 10
@@ -82,6 +85,7 @@ class Run:
         self.seen: list[list[float]] = []
         self.stop = Stop()
         self.on_step: Callable[[StepFacts], None] = lambda facts: None
+        self.shares: Shares = lambda step, epoch: {"w": 1.0, "b": 1.0}
 
     def __call__(self, resume: bool = False) -> State:
         last = self.folder / "last"
@@ -89,9 +93,9 @@ class Run:
         step = found["loop"]["step"] if resume and found is not None else None
         desk = Desk(last, self.folder / "best", RunLog(self.folder / "log", step))
         return fit(
-            self.task.params, self.task, Course(self.options.steps or 0, float(self.options.lr), batches), self.options, desk,
-            self.stop, evaluate=self._evaluate if self.evaluations is not None else None, on_step=self._step,
-            token_count=lambda batch: 10 * len(batch), notes={"note": "kept"},
+            self.task.params, self.task, Course(self.options.steps or 0, float(self.options.lr), batches, self.shares),
+            self.options, desk, self.stop, evaluate=self._evaluate if self.evaluations is not None else None,
+            on_step=self._step, token_count=lambda batch: 10 * len(batch), notes={"note": "kept"},
         )  # fmt: skip
 
     def _step(self, facts: StepFacts) -> None:

@@ -30,6 +30,11 @@ class Valley:
         self.params = {"w": nn.Parameter(torch.randn(4, generator=generator) * 1e-3)}
         self.trained: set[int] = set()
         self.judged: set[int] = set()
+        self.asked: list[tuple[int, int]] = []
+
+    def shares(self, step: int, epoch: int) -> dict[str, float]:
+        self.asked.append((step, epoch))
+        return {"w": 1.0}
 
     def tokens(self, batch: Sequence[int]) -> int:
         return len(batch)
@@ -57,20 +62,20 @@ def test_a_rate_that_fits_the_way_to_go(target: float, best: set[float]) -> None
     task = Valley(64, target)
     with torch.no_grad():
         task.params["w"].zero_()
-    found = find_rate(task.params, task, [5] * 64, 200, OPTIONS)
+    found = find_rate(task.params, task, [5] * 64, 200, task.shares, OPTIONS)
     assert found.lr in best
     assert found.lr in dict(found.tried)
 
 
 def test_a_linear_loss_wants_the_highest_rate() -> None:
     task = Valley(40, 1000.0)
-    assert find_rate(task.params, task, [5] * 40, 60, OPTIONS).lr == LADDER[-1]
+    assert find_rate(task.params, task, [5] * 40, 60, task.shares, OPTIONS).lr == LADDER[-1]
 
 
 def test_the_numbers_stand_where_they_stood() -> None:
     task = Valley(64, 0.01, noise=0.1)
     before, place = bits(task), task.params["w"].data_ptr()
-    find_rate(task.params, task, [5] * 64, 100, OPTIONS)
+    find_rate(task.params, task, [5] * 64, 100, task.shares, OPTIONS)
     assert bits(task) == before
     assert task.params["w"].data_ptr() == place
     assert task.params["w"].grad is None
@@ -80,21 +85,21 @@ def test_also_after_trials_that_blew_up() -> None:
     task = Valley(64, 0.001, curvature=1e30)
     task.curvature = math.inf
     before = bits(task)
-    find_rate(task.params, task, [5] * 64, 100, OPTIONS)
+    find_rate(task.params, task, [5] * 64, 100, task.shares, OPTIONS)
     assert bits(task) == before
 
 
 def test_the_random_state_is_left_alone() -> None:
     task = Valley(32, 0.01)
     before = torch.get_rng_state()
-    find_rate(task.params, task, [5] * 32, 60, OPTIONS)
+    find_rate(task.params, task, [5] * 32, 60, task.shares, OPTIONS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_equal_seeds_find_equal_numbers_and_others_look_at_other_rows() -> None:
     def tried(seed: int) -> tuple[tuple[float, float], ...]:
         task = Valley(64, 0.01, noise=0.5)
-        return find_rate(task.params, task, [5] * 64, 100, Train(batch=8, seed=seed)).tried
+        return find_rate(task.params, task, [5] * 64, 100, task.shares, Train(batch=8, seed=seed)).tried
 
     assert tried(0) == tried(0)
     assert tried(0) != tried(1)
@@ -102,7 +107,7 @@ def test_equal_seeds_find_equal_numbers_and_others_look_at_other_rows() -> None:
 
 def test_judged_are_rows_that_were_not_trained_on() -> None:
     task = Valley(80, 0.01)
-    find_rate(task.params, task, [5] * 80, 600, OPTIONS)
+    find_rate(task.params, task, [5] * 80, 600, task.shares, OPTIONS)
     assert len(task.judged) == 10
     assert not task.judged & task.trained
     assert len(task.trained) > 50
@@ -112,7 +117,7 @@ def test_judged_are_rows_that_were_not_trained_on() -> None:
 def test_very_few_examples(count: int) -> None:
     task = Valley(count, 0.01)
     before = bits(task)
-    found = find_rate(task.params, task, [5] * count, 1, OPTIONS)
+    found = find_rate(task.params, task, [5] * count, 1, task.shares, OPTIONS)
     assert found.lr in LADDER
     assert len(task.judged) == 1
     assert bits(task) == before
@@ -121,17 +126,46 @@ def test_very_few_examples(count: int) -> None:
 
 def test_the_cost_is_about_that_of_the_run() -> None:
     task = Valley(64, 1000.0)
-    found = find_rate(task.params, task, [5] * 64, 120, OPTIONS)
+    found = find_rate(task.params, task, [5] * 64, 120, task.shares, OPTIONS)
     assert found.steps == 20 * len(LADDER) == 120
     assert found.seconds > 0
-    long = find_rate(task.params, task, [5] * 64, 100_000, OPTIONS)
+    long = find_rate(task.params, task, [5] * 64, 100_000, task.shares, OPTIONS)
     assert long.steps == 64 * len(LADDER)
+
+
+def test_a_trial_goes_through_the_epochs_of_the_run() -> None:
+    task = Valley(64, 1000.0)
+    find_rate(task.params, task, [5] * 64, 480, task.shares, OPTIONS)  # 60 epochs of 8 steps in 64
+    steps, epochs = zip(*task.asked, strict=True)
+    assert list(steps) == list(range(64))
+    assert epochs[0] == 0
+    assert epochs[-1] == 59
+    assert sorted(epochs) == list(epochs)
+
+
+def test_a_trial_never_leaves_the_run() -> None:
+    task = Valley(64, 1000.0)
+    find_rate(task.params, task, [5] * 64, 3, task.shares, OPTIONS)
+    assert max(task.asked) == (2, 0)
+
+
+def test_what_stands_still_in_the_run_stands_still_in_a_trial() -> None:
+    task = Valley(64, 0.01)
+    task.params["other"] = nn.Parameter(torch.zeros(3))
+    loss = task.loss
+    task.loss = lambda part: loss(part) + task.params["other"].sum()  # type: ignore[method-assign]
+    tried = find_rate(task.params, task, [5] * 64, 60, task.shares, OPTIONS).tried
+    assert tried == find_rate(task.params, task, [5] * 64, 60, task.shares, OPTIONS).tried
+    moved = find_rate(task.params, task, [5] * 64, 60, lambda *_: {"w": 1.0, "other": 1.0}, OPTIONS).tried
+    assert moved != tried
 
 
 def test_every_trial_is_told() -> None:
     task = Valley(64, 1000.0)
     told: list[tuple[float, float]] = []
-    found = find_rate(task.params, task, [5] * 64, 60, OPTIONS, on_trial=lambda lr, loss: told.append((lr, loss)))
+    found = find_rate(
+        task.params, task, [5] * 64, 60, task.shares, OPTIONS, on_trial=lambda lr, loss: told.append((lr, loss))
+    )
     assert tuple(told) == found.tried
     assert [lr for lr, _ in told] == list(LADDER)
 
@@ -140,7 +174,7 @@ def test_rates_far_too_high_are_not_tried() -> None:
     task = Valley(64, 1e-4)
     with torch.no_grad():
         task.params["w"].zero_()
-    found = find_rate(task.params, task, [5] * 64, 300, OPTIONS)
+    found = find_rate(task.params, task, [5] * 64, 300, task.shares, OPTIONS)
     assert len(found.tried) < len(LADDER)
     assert found.lr <= 1e-4
 
@@ -169,6 +203,6 @@ def test_trials_without_a_number_are_the_worst() -> None:
     task = Cliff(64, 1000.0)
     with torch.no_grad():
         task.params["w"].zero_()
-    found = find_rate(task.params, task, [5] * 64, 300, OPTIONS)
+    found = find_rate(task.params, task, [5] * 64, 300, task.shares, OPTIONS)
     assert found.lr < 1e-3
     assert all(math.isfinite(loss) for _, loss in found.tried)

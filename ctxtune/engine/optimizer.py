@@ -1,0 +1,50 @@
+"""AdamW over the numbers that move now, each at its share of the rate; what stands still has no gradient and no state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from ctxtune.recipe.schema import Train
+
+    Shares = Callable[[int, int], Mapping[str, float]]
+    """(step, epoch), both counted from 0 -> the share of the rate of each number that moves then"""
+
+
+def make_optimizer(params: Mapping[str, nn.Parameter], options: Train) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over the numbers that move, and no others."""
+    groups = [{"params": list(params.values()), "share": 1.0}]
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay, fused=True)
+
+
+def move(
+    params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, shares: Mapping[str, float]
+) -> list[nn.Parameter]:
+    """Let the named numbers move from now on, and no others; returns them.
+
+    A number that comes to a stop loses its moments with its place in the optimiser: memory is that of what moves. One that
+    moves again starts anew. The moments of what goes on moving stay.
+    """
+    for name, param in params.items():
+        param.requires_grad_(name in shares)
+        if name not in shares:
+            optimizer.state.pop(param, None)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, param in params.items():
+        if name in shares:
+            groups.setdefault(shares[name], []).append(param)
+    settings: dict[str, Any] = {key: optimizer.param_groups[0][key] for key in optimizer.defaults}
+    optimizer.param_groups[:] = [{**settings, "params": some, "share": share} for share, some in groups.items()]
+    return [param for some in groups.values() for param in some]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of the next step; each group takes its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["share"]
