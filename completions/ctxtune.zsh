@@ -62,12 +62,15 @@ _ctxtune_freeze() {
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--layers=[last\:4, first\:2, 10-19, last\:4.mlp, last\:4+norms, embeddings, head, all.]:layers: ' \
+        '--lr-decay=[Each layer'\''s rate, of the one above it.]:lr-decay: ' \
+        '--unfreeze=[at_once, or gradual\: one more layer an epoch.]:unfreeze:(at_once gradual)' \
+        '--sample=[Layers that move at a time, drawn by lot.]:sample: ' \
         '--epochs=[Passes over the rows.]:epochs: ' \
         '--batch=[Rows in a step.]:batch: ' \
         '--lr=[The learning rate, or auto.]:lr:(auto)' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--resume[Go on with the run in --out.]' \
@@ -83,7 +86,7 @@ _ctxtune_freeze() {
 _ctxtune_run() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -104,7 +107,7 @@ _ctxtune_eval() {
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
         '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--force[Insist, although the base is another one.]' \
         '--json[Print one JSON object.]' \
@@ -335,7 +338,7 @@ _ctxtune_recipe_new() {
 
 _ctxtune_recipe_check() {
     _arguments -s -S \
-        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \

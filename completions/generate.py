@@ -77,8 +77,11 @@ def known_values() -> dict[str, Takes]:
         "to": Takes(("peft",)),
         "lr": Takes(("auto",)),
         "against": Takes(("base",), files=True),
+        "unfreeze": literals("method.unfreeze"),
         **dict.fromkeys(("adapter", "train", "eval", "out", "from", "save"), files),
-        **dict.fromkeys(("answer", "batch", "choices", "epochs", "layers", "max-tokens", "older-than"), free),
+        **dict.fromkeys(
+            ("answer", "batch", "choices", "epochs", "layers", "lr-decay", "max-tokens", "older-than", "sample"), free
+        ),
         **dict.fromkeys(("prompt", "seed", "temperature"), free),
     }
 
