@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LONGEST = 800  # letters of an error's line
@@ -37,6 +37,20 @@ def emit_text(text: str) -> None:
     """Text to standard output as it is."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()
+
+
+def emit_pieces(pieces: Iterable[str]) -> None:
+    """Text to standard output piece by piece, ended by a line break; together what `emit_text` would print."""
+    end = ""
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+            end = piece or end
+    finally:
+        if not end.endswith("\n"):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
 
 
 def note(text: str) -> None:

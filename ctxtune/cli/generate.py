@@ -8,18 +8,43 @@ import typer
 
 from ctxtune.cli import console, options
 
+Prompt = Annotated[str | None, typer.Argument(help="The text to continue; without it, each line of stdin is one.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="At most this many new tokens.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be given again.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="0 always takes the likeliest token.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Draw among the likeliest that have this share together.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Draw among this many of the likeliest.")]
+MinP = Annotated[
+    float | None, typer.Option("--min-p", help="Draw among those at least this likely, compared with the likeliest.")
+]
+Penalty = Annotated[
+    float | None, typer.Option("--repetition-penalty", help="Above 1: less of what stands there already.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="The seed of sampling.")]
+Stream = Annotated[
+    bool | None, typer.Option("--stream/--no-stream", help="Print text as it is made: the default on a terminal.")
+]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help='Lines of stdin are {"prompt": ...}; other fields are kept.')]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, max=65536, help="Lines read before the first is answered; 1: one by one.")
+]
+
 
 def generate(
-    prompt: Annotated[
-        str | None, typer.Argument(help="The text to continue; without it, each line of stdin is one.")
-    ] = None,
+    prompt: Prompt = None,
     model: options.Model = None,
     adapter: options.Adapter = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="At most this many new tokens.")] = 64,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, max=1000.0, help="0 always takes the likeliest token.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The seed of sampling.")] = 0,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = None,
+    seed: Seed = None,
+    stream: Stream = None,
+    jsonl: Jsonl = False,
+    batch: Batch = 32,
     device: options.Device = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -27,21 +52,44 @@ def generate(
 ) -> None:
     """Continue a text, or every line of standard input.
 
-    Prints the new text; with --json one JSON object a prompt. In a line of standard input \\n stands for a line break.
+    Prints the new text; with --json or --jsonl one JSON object a prompt. In a line of standard input \\n stands for a line
+    break. Every prompt is sampled by itself: what it gets depends on --seed and on the prompt, not on its neighbours.
     """
     console.Quiet.on = quiet
-    from ctxtune.commands.generate import generate as command
-    from ctxtune.errors import DataError
+    from ctxtune.commands import generate as command
 
-    if prompt is None and (sys.stdin is None or sys.stdin.isatty()):
-        raise DataError("no prompt", "give one, or pipe one a line")
-    prompts = iter([prompt]) if prompt is not None else _lines()
-    flags = options.flags(model=model, device=device)
-    for facts in command(prompts, flags, adapter, force, max_tokens, temperature, seed, console.note):
+    _check(prompt, stream, json, jsonl)
+    flags = options.flags(
+        model=model, device=device, generate__max_tokens=max_tokens, generate__stop=stop or None,
+        generate__temperature=temperature, generate__top_p=top_p, generate__top_k=top_k, generate__min_p=min_p,
+        generate__repetition_penalty=repetition_penalty, generate__seed=seed,
+    )  # fmt: skip
+    json = json or jsonl
+    if prompt is not None and not json and (stream or (stream is None and sys.stdout.isatty())):
+        console.emit_pieces(command.stream(prompt, flags, adapter, force, console.note))
+        return
+    if jsonl:
+        asks = command.asks_of_jsonl(_lines())
+    else:
+        lines = (line.rstrip("\r\n").replace("\\n", "\n") for line in _lines())
+        asks = command.asks_of_prompts([prompt] if prompt is not None else lines)
+    for facts in command.generate(asks, flags, adapter, force, batch, console.note):
         if json:
             console.emit_json(facts)
         else:
             console.emit_text(facts["text"])
+
+
+def _check(prompt: str | None, stream: bool | None, json: bool, jsonl: bool) -> None:
+    """Options that contradict each other, and a prompt that nobody gives."""
+    from ctxtune.errors import DataError, RecipeError
+
+    if jsonl and prompt is not None:
+        raise RecipeError("--jsonl reads standard input: no prompt stands beside it")
+    if stream and (json or prompt is None):
+        raise RecipeError("--stream is for one prompt on the command line, printed as text")
+    if prompt is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise DataError("no prompt", "give one, or pipe one a line")
 
 
 def _lines() -> Iterator[str]:
@@ -49,7 +97,6 @@ def _lines() -> Iterator[str]:
 
     for number, raw in enumerate(sys.stdin.buffer, 1):
         try:
-            line = raw.decode("utf-8")
+            yield raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"stdin line {number} is not UTF-8: byte {error.start + 1}") from error
-        yield line.rstrip("\r\n").replace("\\n", "\n")

@@ -133,8 +133,13 @@ def _from_manifest(opened: AdapterFile) -> dict[str, object]:
         named = (opened.config or {}).get("base_model_name_or_path")
         return {"model": named} if isinstance(named, str) and named else {}
     recipe, _ = parse(opened.manifest.recipe, f"the recipe in {opened.path}")
-    data = recipe.get("data", {}) if isinstance(recipe, dict) else {}
-    kept = {f"data.{key}": value for key, value in data.items() if key not in ("train", "eval") and value is not None}
+    sections = {name: recipe.get(name, {}) if isinstance(recipe, dict) else {} for name in ("data", "generate")}
+    kept = {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.items()
+        if f"{name}.{key}" not in ("data.train", "data.eval") and value is not None
+    }
     return {"model": opened.manifest.base.name, **kept}
 
 

@@ -1,69 +1,179 @@
-"""The story of generating: load -> attach -> continue each prompt -> hand the texts out as they come."""
+"""The story of generating: load -> attach -> continue the prompts, a window at a time -> hand the texts out in order."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.evaluate import load_with, open_given, resolve
-from ctxtune.errors import DataError, ModelError
+from ctxtune.errors import CtxtuneError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from ctxtune.backend.decode import Written
+    from ctxtune.backend.load import Base
+    from ctxtune.recipe.schema import Generation
+
+RESULT = ("text", "tokens", "reason")
+"""the fields that an answer adds to a row"""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt, what an error calls it, and the fields that are handed back beside the answer."""
+
+    where: str
+    prompt: str
+    fields: Mapping[str, object]
+
+
+def asks_of_prompts(prompts: Iterable[str]) -> Iterator[Ask]:
+    """Plain prompts, counted from 1."""
+    for number, prompt in enumerate(prompts, 1):
+        yield Ask(f"prompt {number}", prompt, {"prompt": prompt})
+
+
+def asks_of_jsonl(lines: Iterable[str]) -> Iterator[Ask]:
+    """JSON objects with a field `prompt`, one a line; the other fields are kept.
+
+    Raises:
+        DataError: a line is no such object, or has a field that the answer needs.
+    """
+    from ctxtune.data.read import READERS
+
+    for row in READERS["jsonl"](iter(lines), "stdin"):
+        prompt = row.fields.get("prompt")
+        if not isinstance(prompt, str):
+            fault = "is no text" if "prompt" in row.fields else "is missing"
+            raise DataError(f"{row.where}: the field 'prompt' {fault}", 'write {"prompt": "...", ...}')
+        if taken := [name for name in RESULT if name in row.fields]:
+            raise DataError(f"{row.where}: the field {taken[0]!r} is where the result goes", "give it another name")
+        yield Ask(row.where, prompt, row.fields)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A model that is ready to write, and how it is to."""
+
+    base: Base
+    settings: Generation
+
+    def tokens(self, ask: Ask) -> list[int]:
+        """The prompt as the model reads it.
+
+        Raises:
+            DataError, ModelError: it is no text, is empty, or does not fit the model.
+        """
+        from ctxtune.backend.decode import check_prompt
+        from ctxtune.data.encode import encode_prompt
+
+        if any("\ud800" <= letter <= "\udfff" for letter in ask.prompt):  # bytes of a command line that are no UTF-8
+            raise DataError(f"{ask.where} is not text: it holds half a character")
+        ids = encode_prompt(self.base.tokenizer, ask.prompt)
+        check_prompt(self.base, ids, ask.where)
+        return ids
+
+
+def open_voice(flags: Mapping[str, object], adapter: Path | None, force: bool, say: Callable[[str], None]) -> Voice:
+    """The model with its adapter, and the settings: those given, else those the adapter was trained with.
+
+    Raises:
+        RecipeError, ModelError, AdapterError: a wrong setting; as in `load_with`; the model cannot continue a text.
+    """
+    from ctxtune.backend.decode import require_causal
+
+    opened = open_given(adapter)
+    recipe = resolve(None, flags, [], opened, adapter).recipe
+    settings = recipe.generate
+    if settings.temperature == 0 and (settings.top_p < 1 or settings.top_k or settings.min_p):
+        say("top_p, top_k and min_p change nothing at temperature 0")
+    base = load_with(recipe, opened, force, say)
+    require_causal(base)
+    return Voice(base, settings)
+
 
 def generate(
-    prompts: Iterable[str],
+    asks: Iterable[Ask],
     flags: Mapping[str, object],
     adapter: Path | None,
     force: bool,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
+    window: int,
     say: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """For each prompt, in order: {prompt, text, tokens}. Temperature 0 takes the likeliest token every time.
+    """For each prompt, in order, its fields and {text, tokens, reason}.
+
+    `window` prompts are read before the first is answered, and answered in batches of like lengths: the results are those
+    of one by one. What stands before a wrong prompt is still answered.
 
     Raises:
-        DataError: a prompt is empty, or leaves no room in the model's context.
-        ModelError, AdapterError: as in `load_with`; a masked model cannot continue a text.
+        DataError: a prompt is wrong.
+        RecipeError, ModelError, AdapterError: as in `open_voice`.
     """
-    import torch
+    from ctxtune.backend.decode import generate_batch
+    from ctxtune.backend.sample import Seeds
 
-    opened = open_given(adapter)
-    base = load_with(resolve(None, flags, [], opened, adapter).recipe, opened, force, say)
-    if base.anatomy.kind != "causal":
-        raise ModelError(
-            f"a {base.anatomy.family} model fills gaps, it does not continue a text", "choose a causal model"
-        )
-    torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    pad = base.tokenizer.pad_token_id if base.tokenizer.pad_token_id is not None else base.tokenizer.eos_token_id
-    for number, prompt in enumerate(prompts, 1):
-        if not _is_text(prompt):
-            raise DataError(f"prompt {number} is not text: it holds half a character")
-        ids = base.tokenizer(prompt, return_tensors="pt")["input_ids"].to(base.device.name)
-        if ids.numel() and int(ids.max()) >= base.vocabulary:
-            raise ModelError(
-                f"the tokenizer writes token {int(ids.max())}, the model knows {base.vocabulary} tokens",
-                "the folder's tokenizer belongs to another model",
-            )
-        room = base.max_length - ids.shape[1]
-        if ids.shape[1] == 0 or room < 1:
-            fault = "is empty" if ids.shape[1] == 0 else f"has {ids.shape[1]} tokens, the model reads {base.max_length}"
-            raise DataError(f"prompt {number} {fault}")
-        with torch.no_grad():
-            out = base.model.generate(  # type: ignore[operator]
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=min(max_tokens, room),
-                pad_token_id=pad,
-                **sampling,
-            )
-        new = out[0, ids.shape[1] :]
-        yield {"prompt": prompt, "text": base.tokenizer.decode(new, skip_special_tokens=True), "tokens": len(new)}
+    voice = open_voice(flags, adapter, force, say)
+    seeds, source, pace = Seeds(voice.settings.seed), iter(asks), Pace()
+    more = True
+    while more:
+        ready: list[tuple[Ask, list[int]]] = []
+        fault: CtxtuneError | None = None
+        try:
+            for ask in islice(source, window):
+                ready.append((ask, voice.tokens(ask)))
+        except CtxtuneError as error:
+            fault = error
+        with pace:
+            done = generate_batch(voice.base, [ids for _, ids in ready], voice.settings, seeds)
+        for (ask, _), written in zip(ready, done, strict=True):
+            pace.tokens += len(written.tokens)
+            yield facts(ask, written)
+        if fault is not None:
+            raise fault
+        more = len(ready) == window
+    say(str(pace))
 
 
-def _is_text(prompt: str) -> bool:
-    """Bytes of the command line that are no UTF-8 arrive as halves of surrogate pairs."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in prompt)
+def stream(
+    prompt: str, flags: Mapping[str, object], adapter: Path | None, force: bool, say: Callable[[str], None]
+) -> Iterator[str]:
+    """One prompt; its text comes in pieces, as it is made.
+
+    Raises:
+        CtxtuneError: as in `generate`.
+    """
+    from ctxtune.backend import decode
+
+    (ask,) = asks_of_prompts([prompt])
+    voice = open_voice(flags, adapter, force, say)
+    ids, pace = voice.tokens(ask), Pace()
+    with pace:
+        written = yield from decode.stream(voice.base, ids, voice.settings)
+    pace.tokens = len(written.tokens)
+    say(str(pace))
+
+
+def facts(ask: Ask, written: Written) -> dict[str, Any]:
+    """The prompt's fields with the result."""
+    return {**ask.fields, "text": written.text, "tokens": len(written.tokens), "reason": written.reason}
+
+
+class Pace:
+    """Tokens written, and the seconds spent in `with pace`."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.monotonic() - self._start
+
+    def __str__(self) -> str:
+        return f"{self.tokens:,} tokens, {self.tokens / max(self.seconds, 1e-9):,.1f} tokens/s"

@@ -187,6 +187,12 @@ def encode_pair(
     return fit(one, max_length, _frame(tokenizer)[0] if kind == "masked" else (), truncate=on_long == "truncate")
 
 
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text to be continued, as it stands: what the tokenizer would put behind it is left out."""
+    ids = tuple(_content(tokenizer, [text])[0]["input_ids"])
+    return list(ids if _starts_itself(tokenizer, ids) else (*_frame(tokenizer)[0], *ids))
+
+
 def encode_pairs(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, delimiter: str, kind: Kind, end: bool = False
 ) -> list[Encoded]:

@@ -69,8 +69,8 @@ def _portable(key: str, value: Any, relative_to: Path | None) -> Any:
 
 def spell(value: Any) -> str:
     """A value on one line of YAML."""
-    if value is None:
-        return "null"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, list):

@@ -100,10 +100,12 @@ def _in_words(kind: dict[str, Any]) -> str:
             return "null"
         case "string" if "pattern" in kind:
             return "a template such as {{ field }}"
+        case "boolean":
+            return "true or false"
         case "string":
             return "a text, not an empty one" if kind.get("minLength") else "a text"
         case "array":
-            return f"a list of at least {kind.get('minItems', 0)} different texts"
+            return f"a list of at least {kind['minItems']} different texts" if "minItems" in kind else "a list of texts"
         case "object":
             return "a mapping of texts to texts"
         case "integer":

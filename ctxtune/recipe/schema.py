@@ -14,6 +14,7 @@ Text = Annotated[str, Field(min_length=1)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Rows = Annotated[int, Field(ge=1, le=65_536)]
 Template = Annotated[str, Field(pattern=r"\{\{")]
+StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 def _distinct(texts: list[str]) -> list[str]:
@@ -114,6 +115,28 @@ class Forget(Section):
     probe: Text = Field("builtin", description="builtin, none, or a text file of one's own")
 
 
+class Generation(Section):
+    """How text is written: how a token is chosen, and when the text ends."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=16_777_216)] = Field(64, description="the most tokens of one answer")
+    temperature: float = Field(0.0, ge=0, le=1000, description="how evenly tokens are drawn; 0 takes the likeliest one")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that have this share together")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draw among this many of the likeliest tokens; 0 is all")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="draw among tokens at least this likely, compared with the likeliest"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, le=100, description="divides the logits of tokens that stand in the text; 1 is none"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance in sampling")
+    stop: list[StopText] = Field([], max_length=64, description="texts before which an answer ends")
+    chat: bool | None = Field(
+        None,
+        description="whether a prompt is a user's turn in the tokenizer's chat template; null is as it was trained",
+    )
+    system: Text | None = Field(None, description="the system's turn before a chat")
+
+
 class Recipe(Section):
     """A ctxtune recipe: one model, one method, one run."""
 
@@ -125,6 +148,7 @@ class Recipe(Section):
     method: Method = Field(description="what may move")
     train: Train = Field(Train(), description="how it is trained")
     forget: Forget = Field(Forget(), description="what forgetting is measured on")
+    generate: Generation = Field(Generation(), description="how text is written")
     cache: Literal["auto", "memory", "disk", "off"] = Field(
         "auto", description="where the output of the frozen layers is kept: auto, memory, disk or off"
     )

@@ -44,8 +44,9 @@ SURFACE = {
         "--quiet",
         "-q",
     },
-    "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--temperature", "--seed", "--device", "--force"}
-    | {"--json", "--quiet", "-q"},
+    "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--stop", "--device", "--force"}
+    | {"--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed"}
+    | {"--stream", "--no-stream", "--jsonl", "--batch", "--json", "--quiet", "-q"},
     "adapter": set(),
     "adapter show": {"adapter", "--json"},
     "adapter verify": {"adapter", "--model", "--json"},

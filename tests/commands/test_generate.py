@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from ctxtune.adapter.attach import attach
 from ctxtune.adapter.read import open_adapter
-from ctxtune.commands.generate import generate
+from ctxtune.commands.generate import RESULT, asks_of_jsonl, asks_of_prompts, generate, stream
 from ctxtune.errors import AdapterError, DataError, ModelError, RecipeError
 
 from ..conftest import CONTEXT
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
 
 
 def run(
-    prompts: Iterable[str], model: Path | None, adapter: Path | None = None, *, force: bool = False, max_tokens: int = 6,
-    temperature: float = 0.0, seed: int = 0, notes: list[str] | None = None,
+    prompts: Iterable[str], model: Path | None, adapter: Path | None = None, *, force: bool = False, max_tokens: int | None = 6,
+    window: int = 1, notes: list[str] | None = None, **more: object,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    flags: dict[str, object] = {"model": str(model) if model else None, "device": "cpu"}
     say = notes.append if notes is not None else lambda text: None
-    return generate(prompts, flags, adapter, force, max_tokens, temperature, seed, say)
+    given = flags(model, max_tokens=max_tokens, **more)
+    return generate(asks_of_prompts(prompts), given, adapter, force, window, say)
+
+
+def flags(model: Path | None, **settings: object) -> dict[str, object]:
+    place = str(model) if model else None
+    return {"model": place, "device": "cpu", **{f"generate.{name}": value for name, value in settings.items()}}
 
 
 def greedy(base: Base, prompt: str, count: int) -> str:
@@ -167,8 +174,6 @@ def test_another_base_is_refused(adapt: Any, model_folders: dict[str, Path], tmp
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     from transformers import AutoTokenizer
 
     model = shutil.copytree(model_folders["llama-tied"], tmp_path / "model")
@@ -185,3 +190,85 @@ def test_neither_model_nor_adapter(tmp_path: Path) -> None:
         list(run(["It was"], None))
     with pytest.raises(AdapterError, match="no adapter at"):
         list(run(["It was"], None, tmp_path / "nowhere"))
+
+
+def test_windows_change_no_result(model_folders: dict[str, Path]) -> None:
+    prompts = ["Review: great fun\nSentiment:", "It", "a ü 漢", "It", "Review:", "great " * 5, "x"]
+    more: dict[str, Any] = {"max_tokens": 12, "stop": ["ga", "\n"]}
+    for settings in (more, {**more, "temperature": 1.2, "top_k": 40, "seed": 5}):
+        alone = list(run(prompts, model_folders["gpt2-tied"], **settings))
+        assert {one["reason"] for one in alone} <= {"stop", "eos", "length"}
+        for window in (2, 3, 7, 32):
+            assert list(run(prompts, model_folders["gpt2-tied"], window=window, **settings)) == alone
+
+
+def test_a_wrong_prompt_in_a_window_leaves_those_before_it_their_answers(model_folders: dict[str, Path]) -> None:
+    stream = run(["fine", "too", "", "late"], model_folders["gpt2-tied"], window=32)
+    assert [next(stream)["prompt"] for _ in range(2)] == ["fine", "too"]
+    with pytest.raises(DataError, match="prompt 3 is empty"):
+        next(stream)
+
+
+def from_jsonl(lines: list[str], model: Path, **settings: object) -> list[dict[str, Any]]:
+    return list(generate(asks_of_jsonl(lines), flags(model, **settings), None, False, 32, lambda text: None))
+
+
+def test_rows_keep_their_fields(model_folders: dict[str, Path]) -> None:
+    rows = [
+        {"id": 7, "prompt": "It was", "more": {"a": [1, None]}},
+        {"prompt": "a ü 漢", "label": "x"},
+        {"prompt": "It"},
+    ]
+    found = from_jsonl([json.dumps(row) + "\n" for row in rows], model_folders["gpt2-tied"], max_tokens=5)
+    plain = run([str(row["prompt"]) for row in rows], model_folders["gpt2-tied"], max_tokens=5)
+    assert found == [{**row, **{key: one[key] for key in RESULT}} for row, one in zip(rows, plain, strict=True)]
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("{", "stdin line 2.*broken JSON"),
+    ("[]", "stdin line 2.*a list"),
+    ('{"text": "x"}', "stdin line 2: the field 'prompt' is missing"),
+    ('{"prompt": null}', "stdin line 2: the field 'prompt' is no text"),
+    ('{"prompt": "x", "reason": 1}', "stdin line 2: the field 'reason' is where the result goes"),
+    ('{"prompt": ""}', "stdin line 2 is empty"),
+    ('{"prompt": "x", "prompt": "y"}', "stdin line 2.*stands twice"),
+])  # fmt: skip
+def test_a_wrong_row_is_named(line: str, said: str, model_folders: dict[str, Path]) -> None:
+    with pytest.raises(DataError, match=said):
+        from_jsonl(['{"prompt": "fine"}\n', line + "\n"], model_folders["gpt2-tied"])
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"max_tokens": 0}, "max_tokens"), ({"temperature": -1.0}, "temperature"), ({"temperature": float("nan")}, "temperature"),
+    ({"top_p": 0.0}, "top_p"), ({"top_k": -1}, "top_k"), ({"min_p": 1.5}, "min_p"), ({"repetition_penalty": 0.0}, "penalty"),
+    ({"seed": 2**32}, "seed"), ({"stop": [""]}, "stop"),
+])  # fmt: skip
+def test_settings_out_of_bounds(settings: dict[str, object], said: str, model_folders: dict[str, Path]) -> None:
+    with pytest.raises(RecipeError, match=said):
+        list(run(["x"], model_folders["gpt2-tied"], **{"max_tokens": 6, **settings}))  # type: ignore[arg-type]
+
+
+def test_a_filter_without_sampling_is_mentioned(model_folders: dict[str, Path]) -> None:
+    notes: list[str] = []
+    list(run(["x"], model_folders["gpt2-tied"], notes=notes, top_p=0.5))
+    assert "top_p, top_k and min_p change nothing at temperature 0" in notes
+    assert any(note.endswith("tokens/s") for note in notes)
+
+
+def test_an_adapter_remembers_how_it_ends(adapt: Any, tmp_path: Path) -> None:
+    """What the recipe says of generating goes with the adapter; the command line still wins."""
+    adapt("llama-tied", more={"generate.max_tokens": 3, "generate.stop": ["qqq"]})
+    for place in (tmp_path / "run", tmp_path / "run" / "adapter"):
+        (one,) = run(["It was"], None, place, max_tokens=None)
+        assert (one["tokens"], one["reason"]) == (3, "length")
+        (one,) = run(["It was"], None, place, max_tokens=5)
+        assert one["tokens"] == 5
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "stop": ["e"]}], ids=str)
+def test_a_stream_is_the_result(settings: dict[str, Any], model_folders: dict[str, Path]) -> None:
+    prompt, notes = "Review: great fun", list[str]()
+    (whole,) = run([prompt], model_folders["gpt2-tied"], max_tokens=20, **settings)
+    pieces = stream(prompt, flags(model_folders["gpt2-tied"], max_tokens=20, **settings), None, False, notes.append)
+    assert "".join(pieces) == whole["text"]
+    assert notes[-1].startswith(f"{whole['tokens']} tokens, ")
