@@ -70,7 +70,7 @@ _ctxtune_freeze() {
         '--lr=[The learning rate, or auto.]:lr:(auto)' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--resume[Go on with the run in --out.]' \
@@ -86,7 +86,7 @@ _ctxtune_freeze() {
 _ctxtune_run() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= cache= out= inputs=}' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -107,7 +107,7 @@ _ctxtune_eval() {
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
         '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= cache= out= inputs=}' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--force[Insist, although the base is another one.]' \
         '--json[Print one JSON object.]' \
@@ -123,8 +123,17 @@ _ctxtune_generate() {
         '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
         '--max-tokens=[At most this many new tokens.]:max-tokens: ' \
+        '*--stop=[End before this text; may be given again.]:stop: ' \
         '--temperature=[0 always takes the likeliest token.]:temperature: ' \
+        '--top-p=[Draw among the likeliest that have this share together.]:top-p: ' \
+        '--top-k=[Draw among this many of the likeliest.]:top-k: ' \
+        '--min-p=[Draw among those at least this likely, compared with the likeliest.]:min-p: ' \
+        '--repetition-penalty=[Above 1\: less of what stands there already.]:repetition-penalty: ' \
         '--seed=[The seed of sampling.]:seed: ' \
+        '(--stream --no-stream)--stream[Print text as it is made\: the default on a terminal.]' \
+        '(--stream --no-stream)--no-stream[Print text as it is made\: the default on a terminal.]' \
+        '--jsonl[Lines of stdin are {"prompt"\: ...}; other fields are kept.]' \
+        '--batch=[Lines read before the first is answered; 1\: one by one.]:batch: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--force[Insist, although the base is another one.]' \
         '--json[Print one JSON object.]' \
@@ -338,7 +347,7 @@ _ctxtune_recipe_new() {
 
 _ctxtune_recipe_check() {
     _arguments -s -S \
-        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= cache= out= inputs=}' \
+        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
