@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.catalogue import CATALOGUE
 from ctxtune.backend.home import models
 from ctxtune.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -17,8 +20,8 @@ NOTE = "ctxtune.json"
 """where a folder that ctxtune made came from; no part of the model"""
 
 
-def resolve_model(text: str) -> Path:
-    """The folder that `text` means: an existing folder, else a pulled name of the catalogue."""
+def resolve_model(text: str, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The folder that `text` means: an existing folder, a .gguf file made into one, else a pulled name of the catalogue."""
     if not text or "\0" in text:
         raise ModelError("no model is named", "name a folder, or a model from `ctxtune model list`")
     folder = Path(text).expanduser()
@@ -27,17 +30,24 @@ def resolve_model(text: str) -> Path:
             check_folder(folder)
             return folder.resolve()
         exists = folder.exists()
+        if exists and is_gguf(folder):
+            from ctxtune.backend.converted import converted
+
+            return converted(folder, say)
     except OSError as error:  # a name longer than the system allows, a loop of links, a folder that may not be read
         raise ModelError(f"model {text[:200]!r} cannot be read: {error.strerror}") from error
     if text in CATALOGUE:
         return _pulled(text)
-    if folder.suffix == ".gguf":
-        raise ModelError(
-            f"model {text!r}: .gguf files are not supported as a model yet", "name a folder of safetensors files"
-        )
+    if is_gguf(folder):
+        raise ModelError(f"model {text[:200]!r} is not there", "name a .gguf file that exists")
     if exists:
-        raise ModelError(f"model {text!r} is a file", "name the folder that holds config.json and model.safetensors")
+        raise ModelError(f"model {text!r} is a file", "name a .gguf file, or a folder with config.json")
     raise ModelError(f"model {text[:200]!r} is neither a folder nor a known name", _nearest(text))
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a name is that of a .gguf file."""
+    return path.suffix.lower() == ".gguf"
 
 
 def _pulled(name: str) -> Path:

@@ -19,7 +19,6 @@ from ctxtune.backend.anatomy import FAMILIES, anatomy_of
 from ctxtune.backend.atomic import new_folder, storage_error, write_text
 from ctxtune.backend.folder import NOTE, check_folder, read_json, weight_files
 from ctxtune.backend.gguf_header import GGUFHeader, read_gguf_header
-from ctxtune.backend.load import hush
 from ctxtune.backend.tensors import mapped, read_header
 from ctxtune.errors import ModelError
 
@@ -116,6 +115,8 @@ def _check_sizes(path: Path, header: GGUFHeader) -> None:
 def _read(gguf: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ctxtune.backend.load import hush
 
     hush()
     where = {"gguf_file": gguf.name, "local_files_only": True}

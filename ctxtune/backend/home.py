@@ -27,6 +27,11 @@ def models() -> Path:
     return _private(home() / "models")
 
 
+def conversions() -> Path:
+    """One folder a .gguf file that was used as a model, named by its sha256."""
+    return _private(home() / "converted")
+
+
 def states() -> Path:
     """What a frozen part of a model has said about an input."""
     return _private(home() / "states")

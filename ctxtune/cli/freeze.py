@@ -84,7 +84,7 @@ def start(
     if dry_run:
         from ctxtune.commands.dry_run import dry_run as foresee
 
-        facts = foresee(resolved)
+        facts = foresee(resolved, console.note)
         console.emit(facts, as_json, lambda: _cost_table(facts))
         return
     facts = adapt_loudly(resolved, resume)

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 import typer
 
 Recipe = Annotated[str | None, typer.Argument(help="A recipe file, or the name of a bundled one.", show_default=False)]
-Model = Annotated[str | None, typer.Option("--model", help="A folder, or a name from `ctxtune model list`.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="A folder, a .gguf file, or a name from `ctxtune model list`.")
+]
 Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter: its folder, its file, or a run's folder.")]
 Train = Annotated[str | None, typer.Option("--train", help="Rows to learn from: jsonl, csv, tsv, txt, or - for stdin.")]
 Eval = Annotated[str | None, typer.Option("--eval", help="Rows to score.")]

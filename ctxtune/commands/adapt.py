@@ -70,7 +70,7 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
             tell.note(f"{run.path} is complete: nothing to resume")
             return done
         require_free(run.adapter)
-        sources = read_sources(resolved.recipe)
+        sources = read_sources(resolved.recipe, tell.note)
         return _Run(run, resolved, sources, stop, tell).story()
 
 

@@ -8,10 +8,12 @@ from ctxtune.commands import prepare
 from ctxtune.commands.sources import default_out, read_sources, span
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctxtune.recipe.load import Resolved
 
 
-def dry_run(resolved: Resolved) -> dict[str, Any]:
+def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Check everything that can be checked without the weights; returns counts and bytes.
 
     Raises:
@@ -22,7 +24,7 @@ def dry_run(resolved: Resolved) -> dict[str, Any]:
     from ctxtune.methods.registry import open_method
 
     recipe = resolved.recipe
-    sources = read_sources(recipe)
+    sources = read_sources(recipe, say)
     model, anatomy = skeleton(sources.model)
     check_headers(model, sources.model)
     config: Any = model.config

@@ -177,7 +177,7 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
     from ctxtune.backend.folder import resolve_model
     from ctxtune.backend.load import load_base
 
-    folder = resolve_model(recipe.model)
+    folder = resolve_model(recipe.model, say)
     for adapter in adapters:
         if warning := check_base(adapter, fingerprint(folder), force):
             say(warning)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxtune.backend.atomic import new_folder, storing, write_text
+from ctxtune.backend.atomic import locked, new_folder, write_text
 from ctxtune.backend.catalogue import CATALOGUE, Entry
 from ctxtune.backend.fetch import obtain
 from ctxtune.backend.folder import NOTE, check_folder, folder_bytes, is_complete
@@ -62,7 +61,7 @@ def pull(
         raise ModelError(
             f"{name} has terms of its own, and nobody agreed to them", "read them, then pass --accept-licence"
         )
-    with _locked(models() / ".pull.lock", say):
+    with _alone(say):
         fresh = not is_complete(folder)
         if fresh:
             _require_room(entry, folder.parent)
@@ -105,20 +104,9 @@ def _require_room(entry: Entry, folder: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Only one process pulls at a time; the system frees the lock of a killed one."""
-    import fcntl
-
-    with storing(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another ctxtune is pulling a model: waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in path.parent.glob(".pull-*"):  # of a killed pull
+def _alone(say: Callable[[str], None]) -> Iterator[None]:
+    """Only one process pulls at a time; what a killed one left is swept."""
+    with locked(models() / ".pull.lock", lambda: say("another ctxtune is pulling a model: waiting for it")):
+        for left in models().glob(".pull-*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
-    finally:
-        os.close(handle)

@@ -13,6 +13,8 @@ from ctxtune.errors import RecipeError
 from ctxtune.methods.motion import Span
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctxtune.recipe.schema import Recipe
 
 
@@ -28,8 +30,8 @@ class Sources:
     inputs: dict[str, str]
 
 
-def read_sources(recipe: Recipe) -> Sources:
-    """Read and check every input. Imports no torch: mistakes are found at once.
+def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
+    """Read and check every input. Imports no torch (but to convert a .gguf file, once): mistakes are found at once.
 
     Raises:
         RecipeError, DataError, ModelError: naming the file, the line and the key.
@@ -41,13 +43,13 @@ def read_sources(recipe: Recipe) -> Sources:
         key = "train.patience" if recipe.train.patience is not None else "train.eval_every"
         raise RecipeError(f"{key} needs rows to score, and data.eval is missing", "name them: --eval FILE")
     templates = prepare.compile_templates(data)
-    model = resolve_model(recipe.model)
     train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
     probe = prepare.probe_text(recipe.forget.probe)
     inputs = {"train": train.sha256, **({"eval": dev.sha256} if dev else {})}
     if recipe.forget.probe not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(recipe.forget.probe, known.get("probe"), "probe")
+    model = resolve_model(recipe.model, say)
     return Sources(train, dev, probe, templates, model, inputs)
 
 

@@ -60,8 +60,8 @@ def test_a_name_that_is_not_here_yet() -> None:
         ("someone/some-model", "neither a folder", "hub are not supported yet"),
         ("./missing", "neither a folder", "ctxtune model list"),
         ("x" * 5000, "cannot be read|neither", ""),
-        ("model.gguf", "not supported as a model yet", "safetensors"),
-        ("/dev/null", "is a file", "folder that holds"),
+        ("model.gguf", "is not there", ".gguf file that exists"),
+        ("/dev/null", "is a file", "folder with config.json"),
     ],
 )
 def test_what_is_no_model(text: str, message: str, hint: str) -> None:
