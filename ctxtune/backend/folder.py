@@ -21,25 +21,33 @@ NOTE = "ctxtune.json"
 
 
 def resolve_model(text: str, say: Callable[[str], None] = lambda text: None) -> Path:
-    """The folder that `text` means: an existing folder, a .gguf file made into one, else a pulled name of the catalogue."""
+    """The folder that `text` means, a whole model; a .gguf file is made into one, once."""
+    place = locate(text)
+    if not place.is_dir():
+        from ctxtune.backend.converted import converted
+
+        return converted(place, say)
+    check_folder(place)
+    return place
+
+
+def locate(text: str) -> Path:
+    """What `text` means: an existing folder or .gguf file, else a pulled name of the catalogue. Nothing in it is read."""
     if not text or "\0" in text:
         raise ModelError("no model is named", "name a folder, or a model from `ctxtune model list`")
-    folder = Path(text).expanduser()
+    path = Path(text).expanduser()
     try:
-        if folder.is_dir():
-            check_folder(folder)
-            return folder.resolve()
-        exists = folder.exists()
-        if exists and is_gguf(folder):
-            from ctxtune.backend.converted import converted
-
-            return converted(folder, say)
+        if path.is_dir():
+            return path.resolve()
+        exists = path.exists()
     except OSError as error:  # a name longer than the system allows, a loop of links, a folder that may not be read
         raise ModelError(f"model {text[:200]!r} cannot be read: {error.strerror}") from error
+    if is_gguf(path):
+        if exists:
+            return path
+        raise ModelError(f"model {text[:200]!r} is not there", "name a .gguf file that exists")
     if text in CATALOGUE:
         return _pulled(text)
-    if is_gguf(folder):
-        raise ModelError(f"model {text[:200]!r} is not there", "name a .gguf file that exists")
     if exists:
         raise ModelError(f"model {text!r} is a file", "name a .gguf file, or a folder with config.json")
     raise ModelError(f"model {text[:200]!r} is neither a folder nor a known name", _nearest(text))
@@ -54,7 +62,6 @@ def _pulled(name: str) -> Path:
     folder = models() / name
     if not folder.is_dir():
         raise ModelError(f"model {name!r} is not on this machine yet", f"ctxtune model pull {name}")
-    check_folder(folder)
     return folder
 
 

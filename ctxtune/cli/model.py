@@ -10,6 +10,8 @@ from ctxtune.cli.group import Group
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Fetch, list and show base models.")
 
+NAMES = {"memory": "weights in memory, bytes", "training_extra": "training last:4 adds, bytes"}
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -63,7 +65,7 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A model folder, or a name from `ctxtune model list`.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a .gguf file, or a name from `ctxtune model list`.")],
     as_json: AsJson = False,
 ) -> None:
     """Show what a model is, from its headers."""
@@ -73,13 +75,13 @@ def show(
     from ctxtune.commands.model import show as show_model
 
     facts = asdict(show_model(model))
-    facts["folder"] = str(facts["folder"])
+    facts["folder"] = str(facts.pop("place"))
     facts["bytes"] = facts.pop("num_bytes")
 
     def table() -> Any:
         from rich.markup import escape
 
-        rows = [[key.replace("_", " "), escape(_cell(value))] for key, value in facts.items() if key != "folder"]
+        rows = [[NAMES.get(key, key.replace("_", " ")), escape(_cell(facts[key]))] for key in facts if key != "folder"]
         return console.grid(escape(facts["folder"]), ["fact", "value"], rows)
 
     console.emit(facts, as_json, table)

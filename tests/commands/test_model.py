@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,10 +14,15 @@ from ctxtune.backend.catalogue import CATALOGUE
 from ctxtune.backend.fingerprint import fingerprint
 from ctxtune.commands import model as command
 
+from ..backend.test_gguf import write as write_gguf
+from ..conftest import KINDS
 from .test_pull import write_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from ctxtune.backend.load import Base
 
 NAME = "smollm2-135m-instruct-q4"
 
@@ -48,14 +54,81 @@ def test_show(tmp_path: Path) -> None:
     assert command.show(str(other)).licence is None
 
 
-@pytest.mark.parametrize("words", [["list", "--json"], ["show", "MODEL", "--json"]])
+def test_a_gguf_file_is_shown_from_its_header(tmp_path: Path) -> None:
+    """Nothing is converted, and the numbers are those of the folder that would be made of it."""
+    write_gguf(tmp_path / "tiny.gguf")
+    shown = command.show(str(tmp_path / "tiny.gguf"))
+    assert (shown.family, shown.supported, shown.architecture, shown.layers) == ("llama", "yes", "llama", 1)
+    assert (shown.width, shown.heads, shown.kv_heads, shown.vocabulary, shown.context) == (64, 4, 2, 32, 128)
+    assert (shown.tied_embeddings, shown.chat_template, shown.licence, shown.fingerprint) == (True, False, None, None)
+    assert shown.stored_types == {"F32": 3 * 64, "Q4_1": shown.parameters - 3 * 64}
+    assert shown.memory["fp32"] == 4 * shown.parameters
+    assert shown.num_bytes == (tmp_path / "tiny.gguf").stat().st_size
+    assert not (tmp_path / "home" / "converted").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_is_that_of_the_model(
+    kind: str, model_folders: dict[str, Path], open_base: Callable[[str], Base]
+) -> None:
+    shown = command.show(str(model_folders[kind]))
+    base = open_base(kind)
+    assert shown.supported == "yes"
+    assert shown.memory["fp32"] == sum(parameter.nbytes for parameter in base.model.parameters())
+    blocks = base.anatomy.block_list(base.model)
+    last = sum(parameter.numel() for block in blocks[-4:] for parameter in block.parameters())
+    assert shown.training_extra == 12 * last
+    matrices = [p for block in blocks for p in block.parameters() if p.dim() == 2]
+    small = {
+        "int8": [p.numel() + 4 * p.shape[0] for p in matrices],
+        "nf4": [p.numel() * (1 / 2 + 4 / 64) for p in matrices],
+    }
+    for name, sizes in small.items():
+        assert shown.memory[name] == shown.memory["fp32"] - sum(p.nbytes for p in matrices) + sum(sizes)
+
+
+WRONG = {
+    "a family nobody knows": ({"model_type": "mamba"}, {}, "no: model family 'mamba' is not supported"),
+    "a family with a refusal": ({"model_type": "t5"}, {}, "no: model family 't5' is not supported"),
+    "pickled weights": ({}, {"pytorch_model.bin": b"x", "model.safetensors": None}, "no: model folder .* can run code"),
+    "no tokenizer": ({}, {"tokenizer.json": None}, r"no: model folder .* lacks tokenizer\.json"),
+    "an encoder without a head": ({"model_type": "bert"}, {}, "no: .* without the head that fills a mask"),
+}
+
+
+@pytest.mark.parametrize(("config", "files", "said"), WRONG.values(), ids=WRONG)
+def test_what_is_not_supported_is_shown_with_the_reason(
+    config: dict[str, Any], files: dict[str, bytes | None], said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    write_model(folder)
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, **config}))
+    for name, data in files.items():
+        (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
+    shown = command.show(str(folder))
+    assert re.match(said, shown.supported)
+    assert (shown.layers, shown.width) == (2, 8)
+
+
+def test_the_licence_of_a_model_card(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\nlicense: mit\n")
+    assert command.show(str(tmp_path / "model")).licence == "apache-2.0"
+    (tmp_path / "model" / "README.md").write_text("license: mit\n")
+    assert command.show(str(tmp_path / "model")).licence is None
+
+
+@pytest.mark.parametrize("words", [["list", "--json"], ["show", "MODEL", "--json"], ["show", "GGUF", "--json"]])
 def test_no_torch(words: list[str], tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     code = (
         "import sys; from ctxtune.cli.model import app; app(sys.argv[1:], standalone_mode=False); "
         "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
-    words = [str(tmp_path / "model") if word == "MODEL" else word for word in words]
+    write_gguf(tmp_path / "tiny.gguf")
+    places = {"MODEL": str(tmp_path / "model"), "GGUF": str(tmp_path / "tiny.gguf")}
+    words = [places.get(word, word) for word in words]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     json.loads(done.stdout)
