@@ -55,7 +55,7 @@ _ctxtune_quickstart() {
 
 _ctxtune_freeze() {
     _arguments -s -S \
-        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
+        '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--train=[Rows to learn from\: jsonl, csv, tsv, txt, or - for stdin.]:train:_files' \
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
@@ -99,7 +99,7 @@ _ctxtune_run() {
 
 _ctxtune_eval() {
     _arguments -s -S \
-        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
+        '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
@@ -120,7 +120,7 @@ _ctxtune_eval() {
 
 _ctxtune_generate() {
     _arguments -s -S \
-        '--model=[A folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
+        '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
         '--max-tokens=[At most this many new tokens.]:max-tokens: ' \
         '*--stop=[End before this text; may be given again.]:stop: ' \
