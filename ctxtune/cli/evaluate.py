@@ -17,6 +17,7 @@ def evaluate(
     prompt: options.Prompt = None,
     answer: options.Answer = None,
     choices: options.Choices = None,
+    messages: options.Messages = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
     against: Annotated[
         str | None,
@@ -39,8 +40,9 @@ def evaluate(
     from ctxtune.commands import evaluate as command
 
     given = options.flags(
-        model=model, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices, device=device
-    )
+        model=model, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
+        data__messages=messages, device=device,
+    )  # fmt: skip
     facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))
 

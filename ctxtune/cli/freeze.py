@@ -22,6 +22,7 @@ def freeze(
     prompt: options.Prompt = None,
     answer: options.Answer = None,
     choices: options.Choices = None,
+    messages: options.Messages = None,
     layers: Annotated[
         str | None,
         typer.Option("--layers", help="last:4, first:2, 10-19, last:4.mlp, last:4+norms, embeddings, head, all."),
@@ -52,6 +53,7 @@ def freeze(
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
+        data__messages=messages,
         method__name="freeze", method__layers=layers, method__lr_decay=lr_decay, method__unfreeze=unfreeze,
         method__sample=sample, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
         device=device, out=out,

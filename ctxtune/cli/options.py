@@ -18,6 +18,10 @@ Choices = Annotated[
     str | None,
     typer.Option("--choices", help="The possible answers, split at commas, or a template that lists a row's own."),
 ]
+Messages = Annotated[
+    str | None,
+    typer.Option("--messages", help="Chat rows: the field of their messages, in place of --prompt and --answer."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed of every random choice.")]

@@ -107,6 +107,7 @@ class _Run:
             mark = fingerprint(self.sources.model)
             self._check_model(mark)
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
+        self.sources.inputs.update(prepare.chat_inputs(self.recipe.data, base.tokenizer, self.recipe.inputs or {}))
         examples = prepare.to_learn(self.sources.train, spec)
         self._note_losses(examples)
         course = span(self.recipe, len(examples.examples))
@@ -190,6 +191,9 @@ class _Run:
         for count, verb in ((examples.dropped, "dropped"), (examples.truncated, "cut at their start")):
             if count:
                 self.tell.note(f"{count} of {len(self.sources.train.rows)} training rows were too long and {verb}")
+        if examples.split:
+            rest = f"{examples.split} conversations became several examples, each reply behind what the model will read"
+            self.tell.note(f"the chat template rewrites earlier turns: {rest}")
 
     def _write_recipe(self, mark: str) -> None:
         from ctxtune.backend.atomic import write_text

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from ctxtune.adapter.read import AdapterFile
     from ctxtune.backend.load import Base
-    from ctxtune.data.encode import EncodeSpec
     from ctxtune.recipe.schema import Recipe
 
 
@@ -146,7 +145,7 @@ def _from_manifest(opened: AdapterFile) -> dict[str, object]:
 def running_text(recipe: Recipe) -> str | None:
     """The text of a plain text file that is scored as a whole: no choices, and a prompt that nobody wrote."""
     path = recipe.data.eval
-    asked = "prompt" in recipe.data.model_fields_set or "answer" in recipe.data.model_fields_set
+    asked = {"prompt", "answer", "messages"} & recipe.data.model_fields_set
     if path is None or recipe.data.choices or asked or not path.endswith(".txt"):
         return None
     return prepare.read_text(path, "data.eval")
@@ -170,7 +169,8 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
     """The base that adapters will be attached to.
 
     Raises:
-        AdapterError: one of them was made on another base, and `force` does not insist.
+        AdapterError, ModelError: one of them was made on another base, or with another chat template, and `force`
+            does not insist.
     """
     from ctxtune.adapter.read import check_base
     from ctxtune.backend.fingerprint import fingerprint
@@ -183,10 +183,13 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
             say(warning)
     base = load_base(folder, recipe.device)
     say(f"device: {base.device.reason}")
+    for adapter in adapters:
+        if adapter.manifest is not None and not force:
+            prepare.chat_inputs(recipe.data, base.tokenizer, adapter.manifest.inputs)
     return base
 
 
-def _score(base: Base, rows: prepare.Source | None, spec: EncodeSpec) -> Scored:
+def _score(base: Base, rows: prepare.Source | None, spec: prepare.Spec) -> Scored:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.judge import Judge
 

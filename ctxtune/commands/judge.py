@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ctxtune.backend.trunk import Trunk
-    from ctxtune.data.encode import ChoiceSet, EncodeSpec
+    from ctxtune.data.encode import ChoiceSet
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Judge:
     base: BaseProbe | None = None
 
     @classmethod
-    def make(cls, trunk: Trunk, source: prepare.Source | None, spec: EncodeSpec, probe: str | None) -> Judge:
+    def make(cls, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, probe: str | None) -> Judge:
         """Encode what is to be scored."""
         choices = prepare.to_score(source, spec) if source is not None else None
         if choices is not None and not choices.requests:

@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.data.chat import ChatSpec, encode_chats, require_template, template_hash
 from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
 from ctxtune.data.hash import sha256_file
 from ctxtune.data.read import Row, check_types, read_rows
 from ctxtune.data.render import Template, compile_template
-from ctxtune.errors import DataError, RecipeError
+from ctxtune.errors import DataError, ModelError, RecipeError
 from ctxtune.recipe.gallery import template_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.recipe.schema import Data
+
+Spec = EncodeSpec | ChatSpec
+"""how rows become tokens: as prompts with answers, or as conversations"""
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Templates:
-    """The recipe's templates, compiled; `choices` where every row lists its own."""
+    """The recipe's templates, compiled; `choices` where every row lists its own, `messages` where rows are chats."""
 
     prompt: Template
     answer: Template
     choices: Template | None = None
+    messages: Template | None = None
+    tools: Template | None = None
 
     @property
     def names(self) -> list[str]:
         """The fields that they read."""
-        return [name for one in (self.prompt, self.answer, self.choices) if one is not None for name in one.names]
+        read = (self.prompt, self.answer, self.choices) if self.messages is None else (self.messages, self.tools)
+        return [name for one in read if one is not None for name in one.names]
 
 
 def compile_templates(data: Data) -> Templates:
@@ -50,7 +59,16 @@ def compile_templates(data: Data) -> Templates:
         compile_template(data.prompt, "data.prompt"),
         compile_template(data.answer, "data.answer"),
         compile_template(data.choices, "data.choices") if isinstance(data.choices, str) else None,
+        _of_field(data.messages, "data.messages"),
+        _of_field(data.tools, "data.tools", "{{ %s | default(none) }}"),
     )
+
+
+def _of_field(text: str | None, key: str, form: str = "{{ %s }}") -> Template | None:
+    """The template of a list; a field's name alone stands for the field, which may be missing where `form` says so."""
+    if text is None:
+        return None
+    return compile_template(form % text if text.isidentifier() else text, key)
 
 
 def read_source(path: str, data: Data, templates: Templates, expected: str | None, key: str) -> Source:
@@ -62,7 +80,7 @@ def read_source(path: str, data: Data, templates: Templates, expected: str | Non
     digest = checked_hash(path, expected, key)
     rows = read_rows(path)
     check_types(rows, templates.names)
-    spec = _spec(data, templates, None, "causal", 1 << 24)
+    spec = _spec(data, templates, None, "causal", 1 << 24)  # what a row says does not depend on the model
     for row in rows:
         spec.render(row)
     return Source(Path(path), rows, digest)
@@ -83,20 +101,44 @@ def checked_hash(path: str, expected: str | None, key: str) -> str:
     return digest
 
 
-def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, context: int) -> EncodeSpec:
+def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, context: int) -> Spec:
     """How rows become tokens of this model, whose context is `context` tokens.
 
     Raises:
         RecipeError: data.max_length is more than the model can read.
+        ModelError: rows are chats, and the model knows no chats.
     """
     if data.max_length is not None and data.max_length > context:
         raise RecipeError(
             f"data.max_length {data.max_length} is more than the model's {context} tokens", "leave data.max_length out"
         )
+    if templates.messages is not None:
+        if anatomy.kind != "causal":
+            raise ModelError(f"a {anatomy.family} model fills gaps, it does not reply", "choose a causal model")
+        require_template(tokenizer)
     return _spec(data, templates, tokenizer, anatomy.kind, data.max_length or context)
 
 
-def _spec(data: Data, templates: Templates, tokenizer: Any, kind: Any, max_length: int) -> EncodeSpec:
+def chat_inputs(data: Data, tokenizer: Any, known: Mapping[str, str]) -> dict[str, str]:
+    """The sha256 of the chat template is an input like others: the base's fingerprint does not hold it.
+
+    Raises:
+        ModelError: `known`, what went into the recipe or the adapter, names another.
+    """
+    if data.messages is None:
+        return {}
+    digest = template_hash(tokenizer)
+    if known.get("chat_template", digest) != digest:
+        raise ModelError(
+            "the model's chat template is another one than inputs.chat_template names: what was learned would not fit it",
+            "put the model's own template back, or remove inputs.chat_template from the recipe",
+        )
+    return {"chat_template": digest}
+
+
+def _spec(data: Data, templates: Templates, tokenizer: Any, kind: Any, max_length: int) -> Spec:
+    if templates.messages is not None:
+        return ChatSpec(tokenizer, templates.messages, templates.tools, data.learn, max_length, data.on_long)
     return EncodeSpec(
         tokenizer=tokenizer,
         kind=kind,
@@ -110,13 +152,13 @@ def _spec(data: Data, templates: Templates, tokenizer: Any, kind: Any, max_lengt
     )
 
 
-def to_learn(source: Source, spec: EncodeSpec) -> EncodedSet:
+def to_learn(source: Source, spec: Spec) -> EncodedSet:
     """The examples to learn from.
 
     Raises:
         DataError: every row was dropped.
     """
-    done = encode_rows(source.rows, spec)
+    done = _encode(source, spec)
     if not done.examples:
         raise DataError(
             f"{source.path}: all {done.dropped} rows are longer than {spec.max_length} tokens and were dropped"
@@ -124,11 +166,15 @@ def to_learn(source: Source, spec: EncodeSpec) -> EncodedSet:
     return done
 
 
-def to_score(source: Source, spec: EncodeSpec) -> ChoiceSet:
-    """Every row with each of its choices; a free answer is a row with one choice."""
-    if spec.choices is not None:
+def _encode(source: Source, spec: Spec) -> EncodedSet:
+    return encode_chats(source.rows, spec) if isinstance(spec, ChatSpec) else encode_rows(source.rows, spec)
+
+
+def to_score(source: Source, spec: Spec) -> ChoiceSet:
+    """Every row with each of its choices; a free answer is a row with one choice, and so is a chat with its replies."""
+    if isinstance(spec, EncodeSpec) and spec.choices is not None:
         return encode_choices(source.rows, spec)
-    done = encode_rows(source.rows, spec)
+    done = _encode(source, spec)
     return ChoiceSet(
         requests=[[example] for example in done.examples],
         gold=[0] * len(done.examples),

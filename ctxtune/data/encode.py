@@ -75,12 +75,15 @@ class EncodeSpec:
 
 @dataclass
 class EncodedSet:
-    """Examples to learn from, each with its row, and what was cut or dropped on the way."""
+    """Examples to learn from, each with its row, and what was cut or dropped on the way.
+
+    `split` rows became several examples, because a chat template rewrites earlier turns."""
 
     examples: list[Encoded] = field(default_factory=list)
     row_of: list[Row] = field(default_factory=list)
     dropped: int = 0
     truncated: int = 0
+    split: int = 0
 
     @property
     def supervised_tokens(self) -> int:
@@ -135,7 +138,7 @@ def encode_rows(rows: Sequence[Row], spec: EncodeSpec) -> EncodedSet:
     """Prompt and gold answer of every row, to learn from; free answers of a causal model get the end-of-text token."""
     done = EncodedSet()
     end = spec.choices is None
-    for chunk in _chunks(rows):
+    for chunk in chunks(rows):
         rendered = [spec.render(row) for row in chunk]
         pairs = [(one.prompt, one.answer or "") for one in rendered]
         whole = encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind, end=end)
@@ -155,7 +158,7 @@ def encode_choices(rows: Sequence[Row], spec: EncodeSpec) -> ChoiceSet:
     if spec.choices is None:
         raise ValueError("choices are scored, free answers are not")
     done = ChoiceSet()
-    for chunk in _chunks(rows):
+    for chunk in chunks(rows):
         rendered = [spec.render(row) for row in chunk]
         pairs = [(one.prompt, choice) for one in rendered for choice in one.choices or ()]
         whole = iter(encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind))
@@ -181,7 +184,7 @@ def encode_pair(
 ) -> Encoded | None:  # fmt: skip
     """One prompt and answer; None if it was too long and is to be dropped, `TooLong` if that is an error."""
     (one,) = encode_pairs(tokenizer, [(prompt, answer)], delimiter=delimiter, kind=kind, end=end)
-    _check_supervised(one, f"the answer {answer!r}")
+    check_supervised(one, f"the answer {answer!r}")
     if on_long == "drop" and len(one.ids) > max_length:
         return None
     return fit(one, max_length, _frame(tokenizer)[0] if kind == "masked" else (), truncate=on_long == "truncate")
@@ -189,7 +192,7 @@ def encode_pair(
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """A text to be continued, as it stands: what the tokenizer would put behind it is left out."""
-    ids = tuple(_content(tokenizer, [text])[0]["input_ids"])
+    ids = tuple(content(tokenizer, [text])[0]["input_ids"])
     return list(ids if _starts_itself(tokenizer, ids) else (*_frame(tokenizer)[0], *ids))
 
 
@@ -220,7 +223,7 @@ def encode_text_windows(tokenizer: Tokenizer, text: str, max_length: int) -> Tex
     """Rolling windows in which every token is predicted once (`lm_eval/utils.py::get_rolling_token_windows`).
 
     The first window starts from BOS (else EOS); the last one is filled with context from before it."""
-    ids = tuple(_content(tokenizer, [text])[0]["input_ids"])
+    ids = tuple(content(tokenizer, [text])[0]["input_ids"])
     prefix = _prefix(tokenizer)  # special tokens start a text and are not predicted, not even one that stands in it
     if ids[:1] == (prefix,):
         ids = ids[1:]
@@ -234,7 +237,7 @@ def encode_text_windows(tokenizer: Tokenizer, text: str, max_length: int) -> Tex
 
 def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encoded] | None:
     for one in requests:
-        _check_supervised(one, row.where)
+        check_supervised(one, row.where)
     longest = max(len(one.ids) for one in requests)
     if longest <= spec.max_length:
         return requests
@@ -248,7 +251,8 @@ def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encode
         raise DataError(f"{row.where}: {error}", hint) from error
 
 
-def _check_supervised(one: Encoded, where: str) -> None:
+def check_supervised(one: Encoded, where: str) -> None:
+    """Refuse an example from which nothing could be learned."""
     if not one.labels:
         raise DataError(
             f"{where}: no supervised tokens: the answer leaves no token of its own",
@@ -261,8 +265,8 @@ def _causal(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: s
     last = () if not end else (_end(tokenizer),)
     contexts = [prompt.rstrip() for prompt, _ in pairs]
     known = list(dict.fromkeys(contexts))  # choices share their prompts
-    prompts = dict(zip(known, _content(tokenizer, known), strict=True))
-    texts = _content(tokenizer, [_join(prompt, delimiter, answer) for prompt, answer in pairs])
+    prompts = dict(zip(known, content(tokenizer, known), strict=True))
+    texts = content(tokenizer, [_join(prompt, delimiter, answer) for prompt, answer in pairs])
     prefix = None if all(contexts) else _prefix(tokenizer)
     done = []
     for context, text in zip(contexts, texts, strict=True):
@@ -287,7 +291,7 @@ def _masked(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: s
         raise ModelError("the tokenizer has no mask token", "a model without one is not a masked model")
     texts = [_join(prompt, delimiter, answer) for prompt, answer in pairs]
     done = []
-    for text, (_, answer), encoding in zip(texts, pairs, _content(tokenizer, texts, offsets=True), strict=True):
+    for text, (_, answer), encoding in zip(texts, pairs, content(tokenizer, texts, offsets=True), strict=True):
         start, ids = len(text) - len(answer), list(encoding["input_ids"])
         places = [i for i, (_, stop) in enumerate(encoding["offset_mapping"]) if stop > start]
         labels = tuple(ids[i] for i in places)
@@ -301,7 +305,7 @@ def _join(prompt: str, delimiter: str, answer: str) -> str:
     return prompt + answer if not prompt or prompt[-1].isspace() else prompt + delimiter + answer
 
 
-def _content(tokenizer: Tokenizer, texts: list[str], *, offsets: bool = False) -> list[dict[str, Any]]:
+def content(tokenizer: Tokenizer, texts: list[str], *, offsets: bool = False) -> list[dict[str, Any]]:
     """The tokens of each text without the special tokens around it."""
     if not texts:
         return []
@@ -343,5 +347,6 @@ def _end(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_token_id
 
 
-def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """As many rows as go into one call of the tokenizer."""
     return (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))

@@ -42,6 +42,13 @@ class Data(Section):
     choices: Annotated[list[Text], Field(min_length=2), AfterValidator(_distinct)] | Template | None = Field(
         None, description="the possible answers, or {{ a field }} that lists a row's own; null is free text"
     )
+    messages: Text | None = Field(
+        None, description="chat rows: the field, or {{ template }}, of the list of messages; replaces prompt and answer"
+    )
+    tools: Text | None = Field(
+        None, description="the field, or {{ template }}, of the tools that may be called in a chat"
+    )
+    learn: Literal["all", "last"] = Field("all", description="which of the assistant's turns are learned: all or last")
     delimiter: str = Field(" ", description="stands between prompt and answer; belongs to neither")
     instruction: str = Field("", description="stands before every prompt")
     max_length: Annotated[int, Field(ge=2, le=16_777_216)] | None = Field(
@@ -50,6 +57,17 @@ class Data(Section):
     on_long: Literal["error", "drop", "truncate"] = Field(
         "error", description="what happens to longer examples: error, drop or truncate (the prompt, from its start)"
     )
+
+    @model_validator(mode="after")
+    def _one_form_of_rows(self) -> "Data":
+        if self.messages is None:
+            if self.tools is not None:
+                raise ValueError("tools are called in a chat: name its messages too")
+            return self
+        for key, field in type(self).model_fields.items():
+            if key in ("prompt", "answer", "choices", "instruction") and getattr(self, key) != field.default:
+                raise ValueError(f"{key} has no place beside messages, which say everything")
+        return self
 
 
 class Freeze(Section):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TASK = {"--train", "--eval", "--prompt", "--answer", "--choices"}
+TASK = {"--train", "--eval", "--prompt", "--answer", "--choices", "--messages"}
 SURFACE = {
     "": {"--version", "--debug"},
     "quickstart": {"--out", "--json", "--quiet", "-q"},
