@@ -29,7 +29,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune quickstart' -l quiet -s q -d 'No pr
 complete -c ctxtune -n '__ctxtune_at ctxtune quickstart' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -F -a 'freeze quickstart'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l model -r -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' -d 'A folder, a .gguf file, or a name from `ctxtune model list`.'
-complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l train -r -F -d 'Rows to learn from: jsonl, csv, tsv, txt, or - for stdin.'
+complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l train -r -F -d 'Rows to learn from: a file, a folder of texts, or - for stdin.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l eval -r -F -d 'Rows to score.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l prompt -r -f -d 'The prompt, a Jinja template over a row\'s fields.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l answer -r -f -d 'The answer, a Jinja template over a row\'s fields.'

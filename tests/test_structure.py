@@ -161,7 +161,7 @@ def test_the_wheel_asks_for_what_it_imports(wheel: Path) -> None:
         for line in text.splitlines()
         if line.startswith("Requires-Dist:") and "extra ==" not in line
     }
-    distribution = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+    distribution = {"yaml": "pyyaml", "pydantic_core": "pydantic", "backports": "backports-zstd"}
     imported = {
         top
         for path in FULL

@@ -10,7 +10,9 @@ Model = Annotated[
     str | None, typer.Option("--model", help="A folder, a .gguf file, or a name from `ctxtune model list`.")
 ]
 Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter: its folder, its file, or a run's folder.")]
-Train = Annotated[str | None, typer.Option("--train", help="Rows to learn from: jsonl, csv, tsv, txt, or - for stdin.")]
+Train = Annotated[
+    str | None, typer.Option("--train", help="Rows to learn from: a file, a folder of texts, or - for stdin.")
+]
 Eval = Annotated[str | None, typer.Option("--eval", help="Rows to score.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", help="The prompt, a Jinja template over a row's fields.")]
 Answer = Annotated[str | None, typer.Option("--answer", help="The answer, a Jinja template over a row's fields.")]

@@ -43,9 +43,11 @@ def asks_of_jsonl(lines: Iterable[str]) -> Iterator[Ask]:
     Raises:
         DataError: a line is no such object, or has a field that the answer needs.
     """
-    from ctxtune.data.read import READERS
+    from ctxtune.data.objects import read_jsonl
+    from ctxtune.data.read import Row
 
-    for row in READERS["jsonl"](iter(lines), "stdin"):
+    for line, fields in read_jsonl(iter(lines), "stdin"):
+        row = Row(fields, "stdin", line)
         prompt = row.fields.get("prompt")
         if not isinstance(prompt, str):
             fault = "is no text" if "prompt" in row.fields else "is missing"

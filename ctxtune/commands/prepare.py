@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.data.chat import ChatSpec, encode_chats, require_template, template_hash
 from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
-from ctxtune.data.hash import sha256_file
-from ctxtune.data.read import Row, check_types, read_rows
+from ctxtune.data.files import find_files
+from ctxtune.data.hash import sha256_files
+from ctxtune.data.read import Row, check_types, read_files
 from ctxtune.data.render import Template, compile_template
 from ctxtune.errors import DataError, ModelError, RecipeError
 from ctxtune.recipe.gallery import template_folder
@@ -29,7 +30,7 @@ Spec = EncodeSpec | ChatSpec
 
 @dataclass(frozen=True)
 class Source:
-    """A file of rows that was read, checked against the templates and hashed."""
+    """Rows that were read, checked against the templates and hashed."""
 
     path: Path
     rows: list[Row]
@@ -72,13 +73,14 @@ def _of_field(text: str | None, key: str, form: str = "{{ %s }}") -> Template | 
 
 
 def read_source(path: str, data: Data, templates: Templates, expected: str | None, key: str) -> Source:
-    """Read a file and render every row once, so that each mistake in it is met before any work begins.
+    """Read a file or a folder and render every row once, so that each mistake in it is met before any work begins.
 
     Raises:
         DataError: a row is wrong, or the file is not the one that the recipe's `inputs` names.
     """
-    digest = checked_hash(path, expected, key)
-    rows = read_rows(path)
+    files = find_files(path)
+    digest = checked_hash(sha256_files(files), path, expected, key)
+    rows = read_files(files)
     check_types(rows, templates.names)
     spec = _spec(data, templates, None, "causal", 1 << 24)  # what a row says does not depend on the model
     for row in rows:
@@ -86,17 +88,16 @@ def read_source(path: str, data: Data, templates: Templates, expected: str | Non
     return Source(Path(path), rows, digest)
 
 
-def checked_hash(path: str, expected: str | None, key: str) -> str:
-    """The sha256 of an input, which must be the one that the recipe's `inputs` names, if it names one.
+def checked_hash(digest: str, path: str, expected: str | None, key: str) -> str:
+    """The hash of an input, which must be the one that the recipe's `inputs` names, if it names one.
 
     Raises:
         DataError: the file is another one now.
     """
-    digest = sha256_file(path)
     if expected is not None and expected != digest:
         raise DataError(
             f"{path} has changed since the recipe was written: inputs.{key} names another sha256",
-            f"remove inputs.{key} from the recipe to use the file as it is",
+            f"remove inputs.{key} from the recipe to use it as it is",
         )
     return digest
 

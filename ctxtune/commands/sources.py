@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
+from ctxtune.data.format import bare_name
+from ctxtune.data.hash import sha256_file
 from ctxtune.errors import RecipeError
 from ctxtune.methods.motion import Span
 
@@ -47,15 +49,15 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
     probe = prepare.probe_text(recipe.forget.probe)
     inputs = {"train": train.sha256, **({"eval": dev.sha256} if dev else {})}
-    if recipe.forget.probe not in ("builtin", "none"):
-        inputs["probe"] = prepare.checked_hash(recipe.forget.probe, known.get("probe"), "probe")
+    if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
+        inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
     model = resolve_model(recipe.model, say)
     return Sources(train, dev, probe, templates, model, inputs)
 
 
 def default_out(recipe: Recipe) -> str:
     """Where a run goes when nobody says: named after its data and method."""
-    name = Path(recipe.data.train).stem if recipe.data.train not in (None, "-") else "stdin"
+    name = bare_name(Path(recipe.data.train)) if recipe.data.train not in (None, "-") else "stdin"
     return f"runs/{name}-{recipe.method.name}"
 
 

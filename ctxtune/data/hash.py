@@ -1,4 +1,4 @@
-"""The sha256 of a file, by which recipes and adapters name their inputs, and of a row, by which results are compared."""
+"""The sha256 of files, by which recipes and adapters name their inputs, and of a row, by which results are compared."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from ctxtune.data.read import open_file
+from ctxtune.data.open import open_file
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from ctxtune.data.files import Files
 
 
 def sha256_file(path: Path | str) -> str:
@@ -24,6 +26,14 @@ def sha256_file(path: Path | str) -> str:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def sha256_files(files: Files) -> str:
+    """A single file's sha256; else that of the list that `sha256sum` prints for the files, in their order."""
+    if files.paths == (files.name,):
+        return sha256_file(files.name)
+    lines = "".join(f"{sha256_file(path)}  {files.short(path)}\n" for path in files.paths)
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def sha256_fields(fields: Mapping[str, object]) -> str:

@@ -35,7 +35,10 @@ class Section(BaseModel):
 class Data(Section):
     """What the model reads, and how a row becomes a prompt and an answer."""
 
-    train: Text | None = Field(None, description="rows to learn from: a jsonl, csv, tsv or txt file, or - for stdin")
+    train: Text | None = Field(
+        None,
+        description="rows to learn from: jsonl, json, csv, tsv or txt, also .gz and .zst; a folder of .txt; - for stdin",
+    )
     eval: Text | None = Field(None, description="rows to score on; never learned from")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")
     answer: Text = Field("{{ answer }}", description="Jinja template of the answer; only the answer is learned")
