@@ -82,5 +82,8 @@ def _place(model: nn.Module, adapter: AdapterFile, change: Change) -> tuple[nn.M
             "the adapter was made for another base",
         ) from error
     if not old.is_floating_point():
-        raise AdapterError(f"{adapter.path}: tensor {change.tensor!r} is for {change.name}, which is quantised here")
+        raise AdapterError(
+            f"{adapter.path}: tensor {change.tensor!r} is for {change.name}, which is quantised here",
+            "load the base with --quant none",
+        )
     return module, old

@@ -62,6 +62,11 @@ def changes(adapter: AdapterFile) -> list[Change]:
     )
 
 
+def parameters_of(adapter: AdapterFile) -> list[str]:
+    """The parameters that an adapter gives new values."""
+    return [change.name for change in changes(adapter)]
+
+
 def _whole(adapter: AdapterFile, file: Any, tensor: str, module: str, parameter: str) -> Change:
     def update(old: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
         value: torch.Tensor = file.get_tensor(tensor)

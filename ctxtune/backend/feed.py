@@ -71,6 +71,7 @@ class Feed:
             layer=trunk.start,
             tokens=digest.hexdigest(),
             dtype="float32",
+            quant=trunk.base.quant,
             device=self.device.split(":")[0],
             kernel="onednn" if onednn_is_faster() and self.device == "cpu" else "torch",
             torch=torch.__version__,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import Anatomy, anatomy_of
@@ -15,9 +15,10 @@ from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    import torch
     from torch import nn
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,7 +28,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base model: everything frozen, in evaluation mode. `attention` is how transformers computes it."""
+    """A loaded base model: everything frozen, in evaluation mode.
+
+    `attention` is how transformers computes it, `quant` how its frozen linear layers are stored, `parameters` how many
+    numbers it has.
+    """
 
     model: nn.Module
     tokenizer: Any
@@ -38,6 +43,8 @@ class Base:
     width: int
     vocabulary: int
     attention: str
+    quant: str
+    parameters: int
 
 
 def hush() -> None:
@@ -62,8 +69,10 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, device: str = "auto") -> Base:
-    """Load the model of `folder` in float32 on the device that fits.
+def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: Collection[str] = ()) -> Base:
+    """Load the model of `folder` on the device that fits: in float32, frozen linear layers quantised where that is asked for.
+
+    Modules in which one of the parameters `moving` lies stay float.
 
     Raises:
         ModelError: the folder is broken, or its family is not in the anatomy table.
@@ -72,10 +81,43 @@ def load_base(folder: Path, device: str = "auto") -> Base:
     for path in weight_files(folder):
         read_header(path)  # a lying header is met here, in our words
     where = choose_device(device)
+    if quant == "none":
+        model = _float_model(folder, anatomy, where.dtype)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    else:
+        from ctxtune.backend.assemble import assemble
+        from ctxtune.backend.quantise import describe
+
+        model, parameters = assemble(folder, quant, moving)
+        where = replace(where, reason=f"{where.reason}; {describe(model, anatomy)}")
+    model.requires_grad_(False)
+    model.eval()
+    model.to(where.name)
+    if where.name == "cpu":
+        quicken(model)
+    tokenizer = load_tokenizer(folder)
+    told: Any = model.config
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        anatomy=anatomy,
+        device=where,
+        folder=folder,
+        max_length=context_length(told.to_dict()),
+        width=told.hidden_size,
+        vocabulary=told.vocab_size,
+        attention=told._attn_implementation,
+        quant=quant,
+        parameters=parameters,
+    )
+
+
+def _float_model(folder: Path, anatomy: Anatomy, dtype: torch.dtype) -> nn.Module:
+    """The model as transformers loads it."""
     try:
         model, info = model_class(anatomy).from_pretrained(
             folder,
-            dtype=where.dtype,
+            dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -88,24 +130,8 @@ def load_base(folder: Path, device: str = "auto") -> Base:
     if info["missing_keys"]:
         names = sorted(info["missing_keys"])
         raise ModelError(f"{folder}: {len(names)} tensors are missing, the first is {names[0]}")
-    model.requires_grad_(False)
-    model.eval()
-    model.to(where.name)
-    if where.name == "cpu":
-        quicken(model)
-    tokenizer = load_tokenizer(folder)
-    told = model.config
-    return Base(
-        model=model,
-        tokenizer=tokenizer,
-        anatomy=anatomy,
-        device=where,
-        folder=folder,
-        max_length=context_length(told.to_dict()),
-        width=told.hidden_size,
-        vocabulary=told.vocab_size,
-        attention=told._attn_implementation,
-    )
+    loaded: nn.Module = model
+    return loaded
 
 
 def read_config(folder: Path) -> tuple[Any, Anatomy]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from ctxtune.backend.folder import weight_files
 from ctxtune.backend.load import model_class, one_line, read_config
@@ -12,26 +14,44 @@ from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from torch import nn
 
     from ctxtune.backend.anatomy import Anatomy
 
 
-def skeleton(folder: Path) -> tuple[nn.Module, Anatomy]:
+def skeleton(folder: Path, buffers: bool = False) -> tuple[nn.Module, Anatomy]:
     """The model of `folder` on the meta device, which takes no memory and reads no tensor, and its anatomy.
+
+    With `buffers`, what a model computes of its config alone (the frequencies of its positions) is there.
 
     Raises:
         ModelError: config.json is broken, or of a family that is not supported.
     """
     config, anatomy = read_config(folder)
     try:
-        with torch.device("meta"):
-            model: nn.Module = model_class(anatomy).from_config(config)
+        with _parameters_on_meta() if buffers else torch.device("meta"):
+            model: nn.Module = model_class(anatomy).from_config(config, dtype=torch.float32)
     except Exception as error:  # a model is built by computing with its config: any error can come of a wrong one
         raise ModelError(f"{folder / 'config.json'}: {one_line(error)}") from error
     return model, anatomy
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Parameters lose their memory as soon as a module has them, before anything is written there; buffers keep theirs."""
+    register = nn.Module.register_parameter
+
+    def forget(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:  # one that is tied is given to the second module as it is
+            param = nn.Parameter(param.to("meta"))
+        register(module, name, param)
+
+    nn.Module.register_parameter = forget  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def check_headers(model: nn.Module, folder: Path) -> None:
@@ -41,14 +61,19 @@ def check_headers(model: nn.Module, folder: Path) -> None:
         ModelError: a parameter is missing from the files, or has another shape there.
     """
     stored = {name: info.shape for path in weight_files(folder) for name, info in read_header(path).tensors.items()}
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
     for names in tied_groups(model):
-        found = next((key for name in names for key in (name, name.removeprefix(prefix)) if key in stored), None)
+        found = next((key for name in names if (key := stored_name(model, name, stored)) is not None), None)
         if found is None:
             raise ModelError(f"{folder}: the weights lack {names[0]}, which config.json promises")
         shape = tuple(model.get_parameter(names[0]).shape)
         if stored[found] != shape:
             raise ModelError(f"{folder}: {found} has shape {stored[found]}, config.json promises {shape}")
+
+
+def stored_name(model: nn.Module, name: str, stored: Mapping[str, object]) -> str | None:
+    """The name of a parameter in the files, which may leave out that of the backbone; None if it is not there."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    return next((key for key in (name, name.removeprefix(prefix)) if key in stored), None)
 
 
 def tied_groups(model: nn.Module) -> list[list[str]]:

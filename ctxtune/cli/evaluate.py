@@ -25,6 +25,7 @@ def evaluate(
     ] = None,
     set_: options.Set = None,
     device: options.Device = None,
+    quant: options.Quant = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -41,7 +42,7 @@ def evaluate(
 
     given = options.flags(
         model=model, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        data__messages=messages, device=device,
+        data__messages=messages, device=device, quant=quant,
     )  # fmt: skip
     facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))

@@ -42,6 +42,7 @@ def freeze(
     set_: options.Set = None,
     seed: options.Seed = None,
     device: options.Device = None,
+    quant: options.Quant = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -56,7 +57,7 @@ def freeze(
         data__messages=messages,
         method__name="freeze", method__layers=layers, method__lr_decay=lr_decay, method__unfreeze=unfreeze,
         method__sample=sample, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
-        device=device, out=out,
+        device=device, quant=quant, out=out,
     )  # fmt: skip
     start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
 
@@ -142,6 +143,7 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
     names = {
         "trainable": "trainable numbers",
         "parameters": "of the model's",
+        "weight_bytes": "weights in memory, bytes",
         "adapter_tensor_bytes": "adapter, bytes of tensors",
         "rows": "training rows",
         "tokens": "tokens an epoch",

@@ -46,6 +46,7 @@ def generate(
     jsonl: Jsonl = False,
     batch: Batch = 32,
     device: options.Device = None,
+    quant: options.Quant = None,
     force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -60,7 +61,7 @@ def generate(
 
     _check(prompt, stream, json, jsonl)
     flags = options.flags(
-        model=model, device=device, generate__max_tokens=max_tokens, generate__stop=stop or None,
+        model=model, device=device, quant=quant, generate__max_tokens=max_tokens, generate__stop=stop or None,
         generate__temperature=temperature, generate__top_p=top_p, generate__top_k=top_k, generate__min_p=min_p,
         generate__repetition_penalty=repetition_penalty, generate__seed=seed,
     )  # fmt: skip

@@ -28,6 +28,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed of every random choice.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Quant = Annotated[
+    str | None, typer.Option("--quant", help="How frozen linear layers are stored: none, int8, nf4 or fp4.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost, and leave.")]

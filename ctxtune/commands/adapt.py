@@ -20,7 +20,7 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
@@ -98,6 +98,7 @@ class _Run:
 
     def _story(self) -> dict[str, Any]:
         from ctxtune.backend.fingerprint import fingerprint
+        from ctxtune.backend.quantise import weight_bytes
         from ctxtune.backend.trunk import Trunk
         from ctxtune.commands.judge import Judge
         from ctxtune.methods.registry import open_method
@@ -116,7 +117,7 @@ class _Run:
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
             facts = self._train(trunk, judge, examples, method, mark)
-        facts["parameters"] = sum(param.numel() for param in base.model.parameters())
+        facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model)}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts)
         return facts
@@ -153,6 +154,7 @@ class _Run:
             "base": mark,
             "out": str(self.run.path),
             "device": trunk.base.device.reason,
+            "quant": trunk.base.quant,
             "trainable": sum(param.numel() for param in method.params.values()),
             "start_layer": method.start,
             "train": _set_facts(examples),
@@ -175,9 +177,18 @@ class _Run:
 
         self.tell.note(f"loading {self.recipe.model}")
         torch.manual_seed(self.recipe.train.seed)
-        base = load_base(self.sources.model, self.recipe.device)
+        base = load_base(self.sources.model, self.recipe.device, self.recipe.quant, self._moving())
         self.tell.note(f"device: {base.device.reason}")
         return base
+
+    def _moving(self) -> Collection[str]:
+        """The parameters that will train, told from the model's skeleton: their modules are not quantised."""
+        from ctxtune.backend.skeleton import skeleton
+        from ctxtune.methods.registry import open_method
+
+        if self.recipe.quant == "none":
+            return ()
+        return open_method(self.recipe.method, *skeleton(self.sources.model)).params
 
     def _check_model(self, mark: str) -> None:
         expected = (self.recipe.inputs or {}).get("model")
@@ -302,6 +313,7 @@ class _Run:
             settings=self.recipe.method.model_dump(exclude={"name"}),
             recipe=self.recipe_text(mark, Path.cwd()),
             base=BaseModel(self.recipe.model, mark, causal),
+            quant=self.recipe.quant,
             inputs=self.sources.inputs,
             seed=self.recipe.train.seed,
             trainable=facts["trainable"],

@@ -20,6 +20,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         CtxtuneError: whatever the run itself would meet before it begins to train.
     """
     from ctxtune.backend.load import context_length, load_tokenizer
+    from ctxtune.backend.quantise import foreseen_bytes
     from ctxtune.backend.skeleton import check_headers, skeleton
     from ctxtune.methods.registry import open_method
 
@@ -42,6 +43,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "out": recipe.out or default_out(recipe),
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),
+        "weight_bytes": foreseen_bytes(model, anatomy, recipe.quant, method.params),
         "adapter_tensors": len(tensors),
         "adapter_tensor_bytes": sum(tensor.nbytes for tensor in tensors.values()),
         "rows": len(examples.examples),

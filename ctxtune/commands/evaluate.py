@@ -139,7 +139,7 @@ def _from_manifest(opened: AdapterFile) -> dict[str, object]:
         for key, value in section.items()
         if f"{name}.{key}" not in ("data.train", "data.eval") and value is not None
     }
-    return {"model": opened.manifest.base.name, **kept}
+    return {"model": opened.manifest.base.name, "quant": opened.manifest.quant, **kept}
 
 
 def running_text(recipe: Recipe) -> str | None:
@@ -172,6 +172,7 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
         AdapterError, ModelError: one of them was made on another base, or with another chat template, and `force`
             does not insist.
     """
+    from ctxtune.adapter.change import parameters_of
     from ctxtune.adapter.read import check_base
     from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.folder import resolve_model
@@ -181,7 +182,8 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
     for adapter in adapters:
         if warning := check_base(adapter, fingerprint(folder), force):
             say(warning)
-    base = load_base(folder, recipe.device)
+    replaced = [name for adapter in adapters for name in parameters_of(adapter)]
+    base = load_base(folder, recipe.device, recipe.quant, replaced)
     say(f"device: {base.device.reason}")
     for adapter in adapters:
         if adapter.manifest is not None and not force:

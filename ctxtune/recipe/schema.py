@@ -163,7 +163,9 @@ class Recipe(Section):
 
     ctxtune: Literal[1] = Field(1, description="version of this format")
     model: Text = Field(description="a folder, a .gguf file, or a name from `ctxtune model list`")
-    quant: Literal["none"] = Field("none", description="how the frozen weights are stored")
+    quant: Literal["none", "int8", "nf4", "fp4"] = Field(
+        "none", description="how frozen linear layers are stored: none, int8, nf4 or fp4"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs: auto, cpu or cuda")
     data: Data = Field(Data(), description="what is read")
     method: Method = Field(description="what may move")

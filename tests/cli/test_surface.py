@@ -27,6 +27,7 @@ SURFACE = {
         "--set",
         "--seed",
         "--device",
+        "--quant",
     }
     | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
     "run": {"recipe", "--out", "--set", "--resume", "--dry-run", "--json", "--quiet", "-q"},
@@ -39,12 +40,13 @@ SURFACE = {
         "--against",
         "--set",
         "--device",
+        "--quant",
         "--force",
         "--json",
         "--quiet",
         "-q",
     },
-    "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--stop", "--device", "--force"}
+    "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--stop", "--device", "--quant", "--force"}
     | {"--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed"}
     | {"--stream", "--no-stream", "--jsonl", "--batch", "--json", "--quiet", "-q"},
     "adapter": set(),

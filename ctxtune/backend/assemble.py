@@ -1,0 +1,83 @@
+"""A model with quantised layers, put together tensor by tensor: what is quantised is in memory as floats one layer at a time.
+
+The modules are those that transformers makes of the config; each parameter is read from the mapped files, made float32,
+quantised where that is asked for, and put in its place.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from ctxtune.backend.folder import weight_files
+from ctxtune.backend.quantise import Quantised, quantisable
+from ctxtune.backend.skeleton import check_headers, skeleton, stored_name, tied_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+GENERATION = "generation_config.json"
+
+
+def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, int]:
+    """The model of `folder`, its frozen linear layers quantised, and how many numbers it has.
+
+    Modules in which a parameter of `moving` lies stay float.
+
+    Raises:
+        ModelError: the files do not hold what config.json promises.
+    """
+    model, anatomy = skeleton(folder, buffers=True)
+    check_headers(model, folder)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    chosen = set(quantisable(model, anatomy, moving))
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(str(path), framework="pt")) for path in weight_files(folder)]
+        stored = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        for names in tied_groups(model):
+            place, _, last = names[0].rpartition(".")
+            if last == "weight" and place in chosen:
+                _quantise(model, place, _values(model, names, stored)[names[0]], quant)
+            else:
+                _fill(model, _values(model, names, stored))
+        for name, buffer in model.named_buffers():
+            if name in stored:
+                buffer.copy_(stored[name].get_tensor(name))
+    if (folder / GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model, parameters
+
+
+def _values(model: nn.Module, names: list[str], stored: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The value of each name of one parameter: one tensor for all, unless the files hold different ones."""
+    own: dict[str, Tensor] = {}
+    for name in names:
+        key = stored_name(model, name, stored)
+        if key is not None:
+            # A copy: a file that is changed later must not change the model.
+            value = stored[key].get_tensor(key).to(torch.float32, copy=True)
+            own[name] = next((other for other in own.values() if torch.equal(other, value)), value)
+    first = next(iter(own.values()))
+    return {name: own.get(name, first) for name in names}
+
+
+def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    made: dict[int, nn.Parameter] = {}
+    for name, value in values.items():
+        place, _, last = name.rpartition(".")
+        parameter = made.setdefault(id(value), nn.Parameter(value, requires_grad=False))
+        setattr(model.get_submodule(place), last, parameter)
+
+
+def _quantise(model: nn.Module, place: str, value: Tensor, quant: str) -> None:
+    """Put a quantised layer in the place of a linear one."""
+    module: Any = model.get_submodule(place)
+    rows = value if isinstance(module, nn.Linear) else value.t()  # Conv1D stores (K, N)
+    above, _, last = place.rpartition(".")
+    setattr(model.get_submodule(above), last, Quantised(rows, module.bias, quant))

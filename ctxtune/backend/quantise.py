@@ -1,0 +1,167 @@
+"""Frozen linear layers in 8 or 4 bits: stored small, made float again for each product.
+
+    int8        W[n, k] = q[n, k] s[n] / 127        s[n] = max |W[n, :]|, q a whole number in -127 .. 127
+    nf4, fp4    W[i] = level[c[i]] a[i // 64]       a = max |W| of 64 numbers in a row, c one of 16 levels
+
+Dettmers et al. 2022 and 2023; the codes are made and read by bitsandbytes. Activations stay float: LLM.int8() rounds them
+too, and which columns it spares depends on the other rows of the batch, so that an example's logits would depend on its
+neighbours. Here a product is that of a float layer whose weight was rounded once: what holds for the one holds for the other.
+
+The float weight of a layer lives for one product; nothing of it is kept for the backward pass, which makes it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ctxtune.backend.linear import product
+from ctxtune.backend.load import one_line
+from ctxtune.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ctxtune.backend.anatomy import Anatomy
+
+BLOCK = 64
+"""numbers that share a scale in 4 bits"""
+
+
+class Quantised(nn.Module):
+    """y = x W^T + b for x (..., K), W (N, K) in few bits, b (N,). `weight` holds the codes; it cannot train."""
+
+    scales: Tensor
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None, quant: str) -> None:
+        super().__init__()
+        self.quant = quant
+        self.out_features, self.in_features = weight.shape
+        codes, scales = _encode(weight.contiguous(), quant)
+        self.weight = nn.Parameter(codes, requires_grad=False)
+        self.register_buffer("scales", scales)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def float_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """W (N, K) as it is computed with."""
+        return _decode(self.weight, self.scales.float(), (self.out_features, self.in_features), self.quant).to(dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.quant}"
+
+
+class _Product(torch.autograd.Function):
+    """The product and its gradient for x; there is none for W."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Quantised) -> Tensor:
+        ctx.layer = layer
+        return product(x, layer.float_weight(x.dtype), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads  # (..., N)
+        return product(grad, ctx.layer.float_weight(grad.dtype).t(), None), None
+
+
+def _encode(weight: Tensor, quant: str) -> tuple[Tensor, Tensor]:
+    """W (N, K) float32 to codes and scales."""
+    if quant == "int8":
+        codes, scales, _ = _bitsandbytes().int8_vectorwise_quant(weight)
+        return codes, scales
+    codes, state = _bitsandbytes().quantize_4bit(weight, blocksize=BLOCK, quant_type=quant)
+    return codes, state.absmax
+
+
+def _decode(codes: Tensor, scales: Tensor, shape: tuple[int, int], quant: str) -> Tensor:
+    """Codes and scales to W (N, K) float32."""
+    library = _bitsandbytes()
+    if quant == "int8":
+        weight: Tensor = library.int8_vectorwise_dequant(codes, scales)
+        return weight
+    state = library.QuantState(scales, shape=shape, blocksize=BLOCK, quant_type=quant, dtype=torch.float32)
+    weight = library.dequantize_4bit(codes, state)
+    return weight
+
+
+@cache
+def _bitsandbytes() -> Any:
+    """Its functions, without torch's compiler, which it would load for its optimisers: 5 seconds and 40 MB."""
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # advice about GPUs
+    compiler, torch.compile = torch.compile, _as_it_is  # type: ignore[assignment]
+    try:
+        from bitsandbytes import functional
+    except (ImportError, RuntimeError, OSError) as error:  # its native library may not load on this system
+        raise ModelError(f"quant: bitsandbytes does not load: {one_line(error)}", "leave --quant out") from error
+    finally:
+        torch.compile = compiler
+    return functional
+
+
+def _as_it_is(function: Any, **_: object) -> Any:
+    return function
+
+
+def quantisable(model: nn.Module, anatomy: Anatomy, moving: Collection[str]) -> list[str]:
+    """The linear layers of the blocks in which no parameter moves and which share their weight with nobody.
+
+    Embeddings, head and norms stay float: they are few, and the head is where rounding costs most.
+    """
+    every = list(model.named_parameters(remove_duplicate=False))
+    users = Counter(id(parameter) for _, parameter in every)
+    names = set(moving)
+    barred = {id(parameter) for name, parameter in every if name in names or users[id(parameter)] > 1}
+    return [
+        f"{anatomy.blocks}.{name}"
+        for name, module in model.get_submodule(anatomy.blocks).named_modules()
+        if is_linear(module) and not any(id(parameter) in barred for parameter in module.parameters(recurse=False))
+    ]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A plain linear layer; GPT-2's Conv1D is one, with its weight stored (K, N)."""
+    return type(module) is nn.Linear or type(module).__name__ == "Conv1D"
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """What the weights of a model take in memory, each once."""
+    scales = (module.scales.nbytes for module in model.modules() if isinstance(module, Quantised))
+    return sum(parameter.nbytes for parameter in model.parameters()) + sum(scales)
+
+
+def foreseen_bytes(model: nn.Module, anatomy: Anatomy, quant: str, moving: Collection[str]) -> int:
+    """What `weight_bytes` will say of a skeleton once it has its numbers."""
+    total = weight_bytes(model)
+    for name in quantisable(model, anatomy, moving) if quant != "none" else ():
+        module = model.get_submodule(name)
+        weight: Any = module.weight
+        rows = weight.shape[0] if isinstance(module, nn.Linear) else weight.shape[1]
+        total -= weight.nbytes
+        if quant == "int8":
+            total += weight.numel() + 4 * rows
+        else:
+            total += math.ceil(weight.numel() / 2) + 4 * math.ceil(weight.numel() / BLOCK)
+    return total
+
+
+def describe(model: nn.Module, anatomy: Anatomy) -> str:
+    """Which of the linear layers are quantised, and what that saves, in words."""
+    modules = list(model.get_submodule(anatomy.blocks).modules())
+    quantised = [module for module in modules if isinstance(module, Quantised)]
+    linear = len(quantised) + sum(map(is_linear, modules))
+    if not quantised:
+        return f"none of the {linear} linear layers of the blocks stays as it is, so that none is quantised"
+    now = sum(layer.weight.nbytes + layer.scales.nbytes for layer in quantised) / 1e6
+    then = sum(layer.out_features * layer.in_features for layer in quantised) * 4 / 1e6
+    where = f"{len(quantised)} of the {linear} linear layers of the blocks"
+    return f"{where} in {quantised[0].quant}, {now:.1f} MB instead of {then:.1f}"
