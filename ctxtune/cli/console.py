@@ -53,6 +53,21 @@ def emit_pieces(pieces: Iterable[str]) -> None:
             sys.stdout.flush()
 
 
+def emit_marked(parts: Iterable[tuple[str, bool]], between: str = "") -> None:
+    """Text of which some parts are marked: coloured on a terminal, in [[ ]] elsewhere. Nothing in it may draw by itself."""
+    spelled = [("".join(c if c in "\n\t" else _spelled(c) for c in text), marked) for text, marked in parts]
+    if not sys.stdout.isatty():
+        emit_text(between.join(f"[[{text}]]" if marked else text for text, marked in spelled))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    joined = Text(between, style="dim").join(
+        Text(text, style="bold green" if marked else "") for text, marked in spelled
+    )
+    Console().print(joined, soft_wrap=True)
+
+
 def note(text: str) -> None:
     """One line to standard error."""
     if not Quiet.on:

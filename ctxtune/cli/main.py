@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ctxtune import __version__
-from ctxtune.cli import adapter, cache, console, evaluate, freeze, generate, model, quickstart, recipe
+from ctxtune.cli import adapter, cache, console, data, evaluate, freeze, generate, model, quickstart, recipe
 from ctxtune.cli.group import Group
 from ctxtune.errors import CtxtuneError, OutOfMemoryError, StorageError
 
@@ -28,6 +28,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(model.app, name="model")
+app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(recipe.app, name="recipe")
 

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".txt": "txt"}
-COLUMNS = {".parquet": "parquet"}
-PACKED = (".gz", ".zst")  # of any text
+PACKED = (".gz", ".zst")  # of any of the above
 
 
 def format_of(path: Path) -> str:
@@ -24,14 +23,11 @@ def format_of(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in PACKED:
         suffix = Path(path.stem).suffix.lower()
-    elif suffix in COLUMNS:
-        return COLUMNS[suffix]
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     said = f"the suffix {suffix!r} names no known format" if suffix else "a name without a suffix tells no format"
     raise DataError(
-        f"{path}: {said}",
-        f"the known ones are {', '.join([*SUFFIXES, *COLUMNS])}; any text may be packed as .gz or .zst",
+        f"{path}: {said}", f"the known ones are {', '.join(SUFFIXES)}; any text may be packed as .gz or .zst"
     )
 
 
@@ -42,13 +38,13 @@ def is_packed(path: Path) -> bool:
 
 def data_files(paths: Iterable[Path]) -> list[str]:
     """The names among these that look like data, at most five, for a hint."""
-    names = {*SUFFIXES, *COLUMNS, *PACKED}
+    names = {*SUFFIXES, *PACKED}
     return sorted(path.name for path in paths if path.suffix.lower() in names)[:5]
 
 
 def bare_name(path: Path) -> str:
     """The name without the suffixes that tell the format: `train` of train.csv.gz."""
-    for known in (PACKED, {*SUFFIXES, *COLUMNS}):
+    for known in (PACKED, SUFFIXES):
         if path.suffix.lower() in known:
             path = path.with_suffix("")
     return path.name

@@ -37,7 +37,7 @@ class Data(Section):
 
     train: Text | None = Field(
         None,
-        description="rows to learn from: jsonl, json, csv, tsv, txt (also .gz, .zst), parquet, a folder of .txt, or -",
+        description="rows to learn from: jsonl, json, csv, tsv or txt, also .gz and .zst; a folder of .txt; - for stdin",
     )
     eval: Text | None = Field(None, description="rows to score on; never learned from")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")

@@ -1,0 +1,180 @@
+"""Look at rows before a run: what a model would read and learn of them, and what is odd about them. No model is loaded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.backend.folder import resolve_model
+from ctxtune.commands import prepare
+from ctxtune.data.mask import Piece, pieces
+from ctxtune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ctxtune.data.encode import Encoded, EncodedSet, Kind
+    from ctxtune.recipe.load import Resolved
+
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+LIMITS = (64, 128, 256, 512, 1024, 2048, 4096)
+MOST_LABELS = 200  # more different answers are free text, not labels
+NO_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """One example as the model would meet it."""
+
+    where: str
+    tokens: int
+    supervised: int
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The rows of a recipe as tokens, at full length. A run takes at most `limit` of them; `eval` may be missing."""
+
+    train: EncodedSet
+    eval: EncodedSet | None
+    tokenizer: Any
+    kind: Kind
+    limit: int
+
+
+def show(resolved: Resolved, first: int, count: int, each: bool) -> list[ShownRow]:
+    """Some training rows, from number `first` (counted from 1) on; cut at `each` token, or only where the loss begins and ends.
+
+    Raises:
+        CtxtuneError: what a run would say of the recipe, its rows or its tokenizer; there is no such row.
+    """
+    opened = open_rows(resolved)
+    found = list(islice(zip(opened.train.examples, opened.train.row_of, strict=True), first - 1, first - 1 + count))
+    if not found:
+        raise RecipeError(f"--row {first}: there are {len(opened.train.examples)} rows", "name one of them")
+    shown = []
+    for one, row in found:
+        cut = pieces(one, opened.kind, opened.tokenizer, each=each)
+        shown.append(ShownRow(row.where, sum(piece.tokens for piece in cut), len(one.labels), cut))
+    return shown
+
+
+def stats(resolved: Resolved) -> dict[str, Any]:
+    """Lengths, supervised tokens, balance of the labels, rows that stand twice, and what a maximum length would cut.
+
+    `warnings` says in words what makes a result worth less: rows to score that were learned from above all.
+
+    Raises:
+        CtxtuneError: what a run would say of the recipe, its rows or its tokenizer.
+    """
+    opened = open_rows(resolved)
+    train, dev = opened.train, opened.eval
+    lengths = sorted(len(one.ids) for one in train.examples)
+    limits = sorted({*LIMITS, opened.limit})
+    facts: dict[str, Any] = {
+        "model": resolved.recipe.model,
+        "rows": len(lengths),
+        "tokens": train.tokens,
+        "supervised_tokens": train.supervised_tokens,
+        "length": quantiles(lengths),
+        "supervised": quantiles(sorted(len(one.labels) for one in train.examples)),
+        "limit": opened.limit,
+        "longer_than": {str(limit): sum(n > limit for n in lengths) for limit in limits},
+        "labels": _labels(train, opened.tokenizer),
+        "twice": len(lengths) - len({(one.ids, one.labels) for one in train.examples}),
+        "contradicting": _contradicting(train),
+        "eval_rows": len(dev.examples) if dev else None,
+        "leaked": _leaked(train, dev) if dev else None,
+    }
+    return {**facts, "warnings": _warnings(facts)}
+
+
+def quantiles(ordered: Sequence[int]) -> dict[str, int]:
+    """For each share the smallest value that at least so many of all do not exceed; p100 is the largest."""
+    places = {share: -(-round(share * 100) * len(ordered) // 100) - 1 for share in QUANTILES}
+    return {f"p{round(share * 100)}": ordered[place] for share, place in places.items()}
+
+
+def open_rows(resolved: Resolved) -> Opened:
+    """Read and encode the rows of a recipe as a run would, but at full length.
+
+    Raises:
+        CtxtuneError: a wrong recipe, row or tokenizer.
+    """
+    from ctxtune.backend.load import context_length, load_tokenizer, read_config
+
+    recipe = resolved.recipe
+    templates = prepare.compile_templates(recipe.data)
+    folder = resolve_model(recipe.model)
+    with tempfile.TemporaryDirectory() as spool:
+        sources = [
+            prepare.read_source(path, recipe.data, templates, None, key) if path else None
+            for key, path in (("train", _train(recipe.data.train, Path(spool))), ("eval", recipe.data.eval))
+        ]
+    config, anatomy = read_config(folder)
+    limit = recipe.data.max_length or context_length(config.to_dict())
+    data = recipe.data.model_copy(update={"max_length": None})
+    tokenizer = load_tokenizer(folder)
+    spec = prepare.encoder(data, templates, tokenizer, anatomy, NO_LIMIT)
+    train, dev = (prepare.to_learn(source, spec) if source else None for source in sources)
+    assert train is not None  # without rows _train refuses
+    return Opened(train, dev, tokenizer, anatomy.kind, limit)
+
+
+def _train(path: str | None, spool: Path) -> str:
+    """The file of training rows; standard input becomes one."""
+    if path is None:
+        raise RecipeError("data.train is missing", "name the rows to look at: --train FILE")
+    if path != "-":
+        return path
+    from ctxtune.data.read import spool_stdin
+
+    return str(spool_stdin(spool / "stdin.jsonl"))
+
+
+def _labels(done: EncodedSet, tokenizer: Any) -> dict[str, int]:
+    """How often each answer is given, the most frequent first; empty where answers are free text."""
+    counts = Counter(one.labels for one in done.examples)
+    if len(counts) > min(MOST_LABELS, len(done.examples) // 2):
+        return {}
+    return {tokenizer.decode(list(labels)).strip(): count for labels, count in counts.most_common()}
+
+
+def _asked(one: Encoded) -> tuple[int, ...]:
+    """What a model knows of an example when it has to say the first token of the answer."""
+    return one.ids[: one.rows[0] + 1] + one.ids[one.rows[-1] + 1 :]
+
+
+def _contradicting(done: EncodedSet) -> int:
+    """Rows whose prompt stands there with another answer as well."""
+    answers: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for one in done.examples:
+        answers.setdefault(_asked(one), set()).add(one.labels)
+    return sum(len(answers[_asked(one)]) > 1 for one in done.examples)
+
+
+def _leaked(train: EncodedSet, dev: EncodedSet) -> int:
+    """Rows to score whose prompt stands among the training rows."""
+    seen = {_asked(one) for one in train.examples}
+    return sum(_asked(one) in seen for one in dev.examples)
+
+
+def _warnings(facts: Mapping[str, Any]) -> list[str]:
+    found = []
+    if facts["leaked"]:
+        found.append(f"{facts['leaked']} of {facts['eval_rows']} rows to score stand among the training rows: leakage")
+    if facts["contradicting"]:
+        found.append(f"{facts['contradicting']} training rows have the prompt of another row and a different answer")
+    if longer := facts["longer_than"][str(facts["limit"])]:
+        found.append(
+            f"{longer} training rows are longer than {facts['limit']:,} tokens: data.on_long decides about them"
+        )
+    counts = list(facts["labels"].values())
+    if counts and counts[0] > 10 * counts[-1]:
+        found.append(f"the rarest label has {counts[-1]} rows, the most frequent {counts[0]}")
+    return found

@@ -1,0 +1,73 @@
+"""What rows are before a run: counted by hand here, and by the run itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ctxtune.commands.data import quantiles, show, stats
+from ctxtune.commands.dry_run import dry_run
+from ctxtune.errors import RecipeError
+
+from ..conftest import review_rows, write_jsonl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ctxtune.recipe.load import Resolved
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "bert-tied"])
+def test_the_counts_are_those_of_a_run(kind: str, resolve: Callable[..., Resolved], reviews: Path, dev: Path) -> None:
+    resolved = resolve(kind, reviews, more={"data.eval": str(dev)})
+    facts, foreseen = stats(resolved), dry_run(resolved)
+    for key in ("rows", "tokens", "supervised_tokens"):
+        assert facts[key] == foreseen[key]
+    assert list(facts["labels"].values()) == [11, 11]
+    assert (facts["twice"], facts["contradicting"], facts["leaked"], facts["eval_rows"]) == (0, 0, 0, 10)
+    assert facts["warnings"] == []
+
+
+def test_what_makes_a_result_worth_less_is_said(resolve: Callable[..., Resolved], tmp_path: Path) -> None:
+    rows = review_rows(20)
+    other = {"text": rows[0]["text"], "label": rows[1]["label"]}
+    train = write_jsonl(tmp_path / "train.jsonl", [*rows, rows[3], rows[3], other])
+    # A row whose text was learned from is leaked, whatever its label says.
+    dev = write_jsonl(tmp_path / "dev.jsonl", [rows[2], {**rows[4], "label": rows[1]["label"]}, *review_rows(3, 40)])
+    facts = stats(resolve("llama-tied", train, more={"data.eval": str(dev), "data.max_length": 20}))
+    assert (facts["twice"], facts["contradicting"], facts["leaked"]) == (2, 2, 2)
+    assert facts["limit"] == 20
+    assert 0 < facts["longer_than"]["20"] < 23
+    leakage, contradiction, longer = facts["warnings"]
+    assert "2 of 5 rows to score stand among the training rows" in leakage
+    assert "2 training rows" in contradiction
+    assert f"{facts['longer_than']['20']} training rows are longer than 20 tokens" in longer
+
+
+def test_a_rare_label_and_free_answers(resolve: Callable[..., Resolved], tmp_path: Path) -> None:
+    rows = [{"text": f"film {i}", "label": "positive" if i else "negative"} for i in range(12)]
+    facts = stats(resolve("llama-tied", write_jsonl(tmp_path / "rare.jsonl", rows)))
+    assert facts["labels"] == {"positive": 11, "negative": 1}
+    assert facts["warnings"] == ["the rarest label has 1 rows, the most frequent 11"]
+    free = resolve("llama-tied", tmp_path / "rare.jsonl", more={"data.choices": None, "data.answer": "{{ text }}"})
+    assert stats(free)["labels"] == {}
+
+
+def test_quantiles() -> None:
+    assert quantiles([7]) == {"p50": 7, "p90": 7, "p99": 7, "p100": 7}
+    assert quantiles(range(1, 101)) == {"p50": 50, "p90": 90, "p99": 99, "p100": 100}
+    assert quantiles([1, 2, 3]) == {"p50": 2, "p90": 3, "p99": 3, "p100": 3}
+
+
+def test_rows_are_shown_from_any_place(resolve: Callable[..., Resolved], reviews: Path) -> None:
+    resolved = resolve("gpt2-tied", reviews)
+    shown = show(resolved, 3, 2, False)
+    assert [one.where for one in shown] == [f"{reviews} line 3", f"{reviews} line 4"]
+    for one, row in zip(shown, review_rows(4)[2:], strict=True):
+        prompt, answer = one.pieces
+        assert (prompt.text, answer.text) == (f"Review: {row['text']}\nSentiment:", f" {row['label']}")
+        assert (one.tokens, one.supervised) == (prompt.tokens + answer.tokens, answer.tokens)
+    with pytest.raises(RecipeError, match="--row 99: there are 22 rows"):
+        show(resolved, 99, 1, False)
