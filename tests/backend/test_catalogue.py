@@ -17,7 +17,7 @@ def test_an_entry_is_pinned(entry: Entry) -> None:
     assert 0 < entry.num_bytes < entry.stored_bytes
     for file in entry.files:
         assert file.name == Path(file.name).name
-        assert len(bytes.fromhex(file.sha256)) == 32
+        assert len(bytes.fromhex(file.hash)) == 32
         assert file.num_bytes > 0
         assert file.parts
     for origin in entry.origins:

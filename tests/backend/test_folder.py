@@ -57,7 +57,7 @@ def test_a_name_that_is_not_here_yet() -> None:
         ("", "no model is named", "ctxtune model list"),
         ("a\0b", "no model is named", "ctxtune model list"),
         ("smollm2-135m-instructor", "neither a folder nor a known name", NAME),
-        ("someone/some-model", "neither a folder", "hub are not supported yet"),
+        ("someone/some-model", "nor on this machine yet", "ctxtune model pull someone/some-model"),
         ("./missing", "neither a folder", "ctxtune model list"),
         ("x" * 5000, "cannot be read|neither", ""),
         ("model.gguf", "is not there", ".gguf file that exists"),

@@ -31,7 +31,9 @@ main.run()
 
 
 def rows(path: Path) -> Path:
-    lines = [json.dumps({"text": f"film number {i} was fine", "label": ("negative", "positive")[i % 2]}) for i in range(8)]
+    lines = [
+        json.dumps({"text": f"film number {i} was fine", "label": ("negative", "positive")[i % 2]}) for i in range(8)
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

