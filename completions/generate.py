@@ -83,7 +83,7 @@ def known_values() -> dict[str, Takes]:
             ("answer", "batch", "choices", "epochs", "layers", "lr-decay", "max-tokens", "older-than", "sample"), free
         ),
         **dict.fromkeys(("prompt", "seed", "temperature"), free),
-        **dict.fromkeys(("min-p", "repetition-penalty", "stop", "top-k", "top-p"), free),
+        **dict.fromkeys(("min-p", "repetition-penalty", "stop", "system", "top-k", "top-p"), free),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,6 +120,19 @@ def save_model(kind: str, folder: Path, seed: int = 0) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+TURNS = "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}\n{% endfor %}"
+ASKING = TURNS + "{% if add_generation_prompt %}<a>{% endif %}"
+
+
+def save_chatty(model: Path, folder: Path, context: int) -> Path:
+    """A copy of a model with room for a conversation, whose tokenizer has a chat template."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": context}))
+    (folder / "chat_template.jinja").write_text(ASKING)
+    return folder
 
 
 def make_model(kind: str, vocab: int) -> Any:

@@ -6,7 +6,7 @@ Parameters are exchanged, never written into: what detaching puts back is the ve
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,7 @@ from ctxtune.adapter.change import by_parameter, changes
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ctxtune.adapter.change import Change
     from ctxtune.adapter.read import AdapterFile
@@ -24,14 +24,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class Attached:
-    """The parameters that were taken out of a model, each with its place."""
+    """An adapter on a model: the parameters that are aside now, each with its place, and whether the adapter's are in it."""
 
-    replaced: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
+    aside: list[tuple[nn.Module, str, nn.Parameter]]
+    on: bool = False
+
+    def attach(self) -> None:
+        """Put the adapter's parameters in; a second call does nothing."""
+        if not self.on:
+            self._exchange(range(len(self.aside)))
 
     def detach(self) -> None:
         """Give the model its own parameters back; a second call does nothing."""
-        while self.replaced:
-            setattr(*self.replaced.pop())
+        if self.on:
+            self._exchange(reversed(range(len(self.aside))))  # of a place named twice the first keeps the model's own
+
+    def _exchange(self, order: Iterable[int]) -> None:
+        for index in order:
+            module, name, parameter = self.aside[index]
+            self.aside[index] = module, name, module.get_parameter(name)
+            setattr(module, name, parameter)
+        self.on = not self.on
 
 
 def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
@@ -55,10 +68,8 @@ def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
             twin = nn.Parameter(value, requires_grad=False)
             shared.setdefault(id(old), []).append(twin)
         new.append((module, group[0].parameter, twin))
-    attached = Attached()
-    for module, parameter, value in new:
-        attached.replaced.append((module, parameter, module.get_parameter(parameter)))
-        setattr(module, parameter, value)
+    attached = Attached(new)
+    attached.attach()
     return attached
 
 

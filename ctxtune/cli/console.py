@@ -10,6 +10,9 @@ from typing import Any
 LONGEST = 800  # letters of an error's line
 
 
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 class Quiet:
     """Set once by --quiet: no progress, no notes."""
 
@@ -34,7 +37,8 @@ def emit_json(facts: Mapping[str, Any]) -> None:
 
 
 def emit_text(text: str) -> None:
-    """Text to standard output as it is."""
+    """Text to standard output as it is; on a terminal, control characters are spelled out."""
+    text = _for_reader(text)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()
 
@@ -44,7 +48,7 @@ def emit_pieces(pieces: Iterable[str]) -> None:
     end = ""
     try:
         for piece in pieces:
-            sys.stdout.write(piece)
+            sys.stdout.write(_for_reader(piece))
             sys.stdout.flush()
             end = piece or end
     finally:
@@ -66,6 +70,11 @@ def emit_marked(parts: Iterable[tuple[str, bool]], between: str = "") -> None:
         Text(text, style="bold green" if marked else "") for text, marked in spelled
     )
     Console().print(joined, soft_wrap=True)
+
+
+def _for_reader(text: str) -> str:
+    """What a model writes can hold what would move a terminal's cursor or name its window."""
+    return text.translate(CONTROL) if sys.stdout.isatty() else text
 
 
 def note(text: str) -> None:

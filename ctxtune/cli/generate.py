@@ -24,6 +24,10 @@ Seed = Annotated[int | None, typer.Option("--seed", help="The seed of sampling."
 Stream = Annotated[
     bool | None, typer.Option("--stream/--no-stream", help="Print text as it is made: the default on a terminal.")
 ]
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--no-chat", help="The prompt is a user's turn in the tokenizer's chat template.")
+]
+System = Annotated[str | None, typer.Option("--system", help="What the system says before a chat.")]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help='Lines of stdin are {"prompt": ...}; other fields are kept.')]
 Batch = Annotated[
     int, typer.Option("--batch", min=1, max=65536, help="Lines read before the first is answered; 1: one by one.")
@@ -42,6 +46,8 @@ def generate(
     min_p: MinP = None,
     repetition_penalty: Penalty = None,
     seed: Seed = None,
+    chat: Chat = None,
+    system: System = None,
     stream: Stream = None,
     jsonl: Jsonl = False,
     batch: Batch = 32,
@@ -51,7 +57,7 @@ def generate(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Continue a text, or every line of standard input.
+    """Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.
 
     Prints the new text; with --json or --jsonl one JSON object a prompt. In a line of standard input \\n stands for a line
     break. Every prompt is sampled by itself: what it gets depends on --seed and on the prompt, not on its neighbours.
@@ -64,8 +70,14 @@ def generate(
         model=model, device=device, quant=quant, generate__max_tokens=max_tokens, generate__stop=stop or None,
         generate__temperature=temperature, generate__top_p=top_p, generate__top_k=top_k, generate__min_p=min_p,
         generate__repetition_penalty=repetition_penalty, generate__seed=seed,
+        generate__chat=chat, generate__system=system,
     )  # fmt: skip
     json = json or jsonl
+    if prompt is None and not json and _is_terminal():
+        from ctxtune.cli.repl import converse
+
+        converse(flags, adapter, force)
+        return
     if prompt is not None and not json and (stream or (stream is None and sys.stdout.isatty())):
         console.emit_pieces(command.stream(prompt, flags, adapter, force, console.note))
         return
@@ -89,8 +101,13 @@ def _check(prompt: str | None, stream: bool | None, json: bool, jsonl: bool) -> 
         raise RecipeError("--jsonl reads standard input: no prompt stands beside it")
     if stream and (json or prompt is None):
         raise RecipeError("--stream is for one prompt on the command line, printed as text")
-    if prompt is None and (sys.stdin is None or sys.stdin.isatty()):
+    if prompt is None and (sys.stdin is None or sys.stdin.isatty()) and (json or jsonl or not _is_terminal()):
         raise DataError("no prompt", "give one, or pipe one a line")
+
+
+def _is_terminal() -> bool:
+    """Whether somebody sits there, to type and to read."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _lines() -> Iterator[str]:

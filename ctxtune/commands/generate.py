@@ -8,10 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.evaluate import load_with, open_given, resolve
-from ctxtune.errors import CtxtuneError, DataError
+from ctxtune.errors import CtxtuneError, DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ctxtune.backend.decode import Written
@@ -59,10 +59,11 @@ def asks_of_jsonl(lines: Iterable[str]) -> Iterator[Ask]:
 
 @dataclass(frozen=True)
 class Voice:
-    """A model that is ready to write, and how it is to."""
+    """A model that is ready to write, and how it is to; `chat`: a prompt is a user's turn in the tokenizer's template."""
 
     base: Base
     settings: Generation
+    chat: bool
 
     def tokens(self, ask: Ask) -> list[int]:
         """The prompt as the model reads it.
@@ -75,13 +76,31 @@ class Voice:
 
         if any("\ud800" <= letter <= "\udfff" for letter in ask.prompt):  # bytes of a command line that are no UTF-8
             raise DataError(f"{ask.where} is not text: it holds half a character")
-        ids = encode_prompt(self.base.tokenizer, ask.prompt)
+        if self.chat:
+            ids = chat_tokens(self.base, self.settings, [{"role": "user", "content": ask.prompt}], ask.where)
+        else:
+            ids = encode_prompt(self.base.tokenizer, ask.prompt)
         check_prompt(self.base, ids, ask.where)
         return ids
 
 
+def chat_tokens(base: Base, settings: Generation, turns: Sequence[dict[str, str]], where: str) -> list[int]:
+    """A conversation, after the system's turn if there is one, up to where the model begins to speak.
+
+    Raises:
+        ModelError, DataError: the tokenizer has no chat template; the template refuses the conversation.
+    """
+    from ctxtune.data.chat import encode_asked
+    from ctxtune.data.messages import Conversation
+
+    system = [{"role": "system", "content": settings.system}] if settings.system is not None else []
+    return encode_asked(base.tokenizer, Conversation((*system, *turns)), where)
+
+
 def open_voice(flags: Mapping[str, object], adapter: Path | None, force: bool, say: Callable[[str], None]) -> Voice:
     """The model with its adapter, and the settings: those given, else those the adapter was trained with.
+
+    A prompt is a chat where that is asked for, or where the adapter was trained on chats; otherwise it is continued as it is.
 
     Raises:
         RecipeError, ModelError, AdapterError: a wrong setting; as in `load_with`; the model cannot continue a text.
@@ -91,11 +110,14 @@ def open_voice(flags: Mapping[str, object], adapter: Path | None, force: bool, s
     opened = open_given(adapter)
     recipe = resolve(None, flags, [], opened, adapter).recipe
     settings = recipe.generate
+    chat = recipe.data.messages is not None if settings.chat is None else settings.chat
+    if flags.get("generate.system") is not None and not chat:
+        raise RecipeError("--system: a system's turn stands in a chat, and this is none", "add --chat")
     if settings.temperature == 0 and (settings.top_p < 1 or settings.top_k or settings.min_p):
         say("top_p, top_k and min_p change nothing at temperature 0")
     base = load_with(recipe, opened, force, say)
     require_causal(base)
-    return Voice(base, settings)
+    return Voice(base, settings, chat)
 
 
 def generate(

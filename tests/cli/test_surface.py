@@ -48,7 +48,7 @@ SURFACE = {
     },
     "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--stop", "--device", "--quant", "--force"}
     | {"--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed"}
-    | {"--stream", "--no-stream", "--jsonl", "--batch", "--json", "--quiet", "-q"},
+    | {"--chat", "--no-chat", "--system", "--stream", "--no-stream", "--jsonl", "--batch", "--json", "--quiet", "-q"},
     "adapter": set(),
     "adapter show": {"adapter", "--json"},
     "adapter verify": {"adapter", "--model", "--json"},
