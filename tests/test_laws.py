@@ -1,10 +1,11 @@
-"""The laws that every method keeps, over families of models and choices of layers.
+"""The laws that every method keeps, over families of models, choices of layers and ways to store what does not train.
 
 A covering set of cells runs by default, the full matrix with `pytest -m slow`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from ctxtune.adapter.merge import merge
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.load import load_base
+from ctxtune.backend.skeleton import skeleton
 from ctxtune.backend.trunk import Trunk
 from ctxtune.commands.adapt import adapt
 from ctxtune.commands.dry_run import dry_run
@@ -61,12 +63,15 @@ if TYPE_CHECKING:
     from ctxtune.methods.registry import Method
 
 SPECS = ("last:1", "last:2+norms", "first:1", "1-2.mlp", "all", "embeddings", "head")
+QUANTS = ("none", "nf4", "int8")
 COVER = {
-    ("llama-tied", "last:1"), ("llama-tied", "embeddings"), ("llama-tied", "head"),
-    ("llama-untied", "last:2+norms"), ("llama-untied", "head"), ("llama-untied", "all"),
-    ("gpt2-tied", "1-2.mlp"), ("gpt2-tied", "all"),
-    ("gpt2-untied", "first:1"), ("gpt2-untied", "embeddings"),
-    ("bert-tied", "last:1"), ("bert-tied", "embeddings"), ("bert-tied", "head"),
+    ("llama-tied", "last:1", "none"), ("llama-tied", "embeddings", "none"), ("llama-tied", "head", "none"),
+    ("llama-untied", "last:2+norms", "none"), ("llama-untied", "head", "none"), ("llama-untied", "all", "none"),
+    ("gpt2-tied", "1-2.mlp", "none"), ("gpt2-tied", "all", "none"),
+    ("gpt2-untied", "first:1", "none"), ("gpt2-untied", "embeddings", "none"),
+    ("bert-tied", "last:1", "none"), ("bert-tied", "embeddings", "none"), ("bert-tied", "head", "none"),
+    ("llama-tied", "last:1", "nf4"), ("llama-untied", "first:1", "int8"), ("llama-untied", "head", "nf4"),
+    ("gpt2-tied", "1-2.mlp", "nf4"), ("gpt2-untied", "embeddings", "int8"), ("bert-tied", "last:1", "int8"),
 }  # fmt: skip
 RATE = 1e-2
 CACHES = ("disk", "memory", "off")
@@ -98,11 +103,10 @@ def moved_by(motion: str) -> dict[str, Any]:
 def cells() -> pytest.MarkDecorator:
     """Every cell of the matrix; those outside the covering set are slow."""
     table = [
-        pytest.param(kind, layers, marks=[pytest.mark.slow] * ((kind, layers) not in COVER), id=f"{kind}-{layers}")
-        for kind in KINDS
-        for layers in SPECS
+        pytest.param(*cell, marks=[pytest.mark.slow] * (cell not in COVER), id="-".join(cell))
+        for cell in itertools.product(KINDS, SPECS, QUANTS)
     ]
-    return pytest.mark.parametrize(("kind", "layers"), table)
+    return pytest.mark.parametrize(("kind", "layers", "quant"), table)
 
 
 @dataclass
@@ -126,16 +130,23 @@ class Lab:
 
     folders: dict[str, Path]
     root: Path
-    done: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    done: dict[tuple[str, ...], Cell] = field(default_factory=dict)
 
-    def cell(self, kind: str, layers: str) -> Cell:
-        if (kind, layers) not in self.done:
-            self.done[kind, layers] = self._run(kind, layers)
-        return self.done[kind, layers]
+    def cell(self, *cell: str) -> Cell:
+        if cell not in self.done:
+            self.done[cell] = self._run(*cell)
+        return self.done[cell]
 
-    def _run(self, kind: str, layers: str) -> Cell:
-        run = self.root / f"{kind} {layers}"
-        resolved = resolve_recipe(self.folders[kind], self.train, run, {"method.layers": layers, "train.lr": RATE})
+    def base(self, kind: str, layers: str, quant: str) -> Base:
+        """The base as a run of the cell loads it, a new one at each call."""
+        model, anatomy = skeleton(self.folders[kind])
+        moving = open_method(Freeze(name="freeze", layers=layers), model, anatomy).params
+        return load_base(self.folders[kind], "cpu", quant, moving)
+
+    def _run(self, kind: str, layers: str, quant: str) -> Cell:
+        run = self.root / f"{kind} {layers} {quant}"
+        more = {"method.layers": layers, "train.lr": RATE, "quant": quant}
+        resolved = resolve_recipe(self.folders[kind], self.train, run, more)
         with pytest.MonkeyPatch.context() as patch:
             found = capture(patch)
             facts = adapt(resolved, False, Listener())
@@ -177,16 +188,16 @@ def bits(tensor: Tensor) -> bytes:
 
 @cells()
 def test_law_1_nothing_is_adapted_before_the_first_step(
-    kind: str, layers: str, open_base: Callable[[str], Base], lab: Lab, tmp_path: Path
+    kind: str, layers: str, quant: str, lab: Lab, tmp_path: Path
 ) -> None:
     from ctxtune.adapter.card import model_card
     from ctxtune.adapter.write import write_adapter
 
-    base, plain = open_base(kind), open_base(kind)
+    base, plain = lab.base(kind, layers, quant), lab.base(kind, layers, quant)
     expected = logits(plain.model)
     method = open_method(Freeze(name="freeze", layers=layers), base.model, base.anatomy)
     assert torch.equal(logits(base.model), expected)
-    manifest = open_adapter(lab.cell(kind, layers).adapter).manifest
+    manifest = open_adapter(lab.cell(kind, layers, quant).adapter).manifest
     assert manifest is not None
     write_adapter(tmp_path / "untrained", method.tensors(), manifest, method.config("base"), model_card(manifest))
     with attached(plain.model, open_adapter(tmp_path / "untrained")):
@@ -197,8 +208,8 @@ def test_law_1_nothing_is_adapted_before_the_first_step(
 
 
 @cells()
-def test_law_2_only_the_named_numbers_move(kind: str, layers: str, lab: Lab, open_base: Callable[[str], Base]) -> None:
-    cell, base = lab.cell(kind, layers), open_base(kind)
+def test_law_2_only_the_named_numbers_move(kind: str, layers: str, quant: str, lab: Lab) -> None:
+    cell, base = lab.cell(kind, layers, quant), lab.base(kind, layers, quant)
     pattern = names_pattern(layers, base.anatomy.family)
     before, after = parameters(base.model), parameters(cell.trained.model)
     named = {id(parameter) for name, parameter in before.items() if re.match(pattern, name)}
@@ -249,14 +260,13 @@ CHILD_LOGITS = """
 import json, sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from ctxtune.adapter.attach import attach
-from ctxtune.adapter.read import open_adapter
-from ctxtune.backend.load import load_base
+from ctxtune.commands.evaluate import load_with, open_given, resolve
 
 said = {}
 for key, model, adapter in json.loads(sys.argv[1]):
-    base = load_base(Path(model), "cpu")
-    attach(base.model, open_adapter(Path(adapter)))
+    opened = open_given(Path(adapter))
+    recipe = resolve(None, {"model": model, "device": "cpu"}, [], opened, Path(adapter)).recipe
+    base = load_with(recipe, opened, False, lambda text: None)
     with torch.no_grad():
         said[key] = base.model(input_ids=torch.arange(5, 53).reshape(3, 16)).logits.contiguous()
 save_file(said, sys.argv[2])
@@ -272,12 +282,12 @@ def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def fresh(lab: Lab, request: pytest.FixtureRequest) -> dict[str, Tensor]:
     """The logits of every cell that is looked at, all from one fresh process."""
     wanted = {
-        (str(item.callspec.params["kind"]), str(item.callspec.params["layers"]))
+        tuple(str(item.callspec.params[key]) for key in ("kind", "layers", "quant"))
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.name.startswith("test_law_3")
     }
-    made = [(kind, layers, lab.cell(kind, layers)) for kind, layers in sorted(wanted)]
-    table = [[f"{kind} {layers}", str(cell.model), str(cell.adapter)] for kind, layers, cell in made]
+    made = {" ".join(names): lab.cell(*names) for names in sorted(wanted)}
+    table = [[name, str(cell.model), str(cell.adapter)] for name, cell in made.items()]
     out = lab.root / "fresh.safetensors"
     done = child(CHILD_LOGITS, json.dumps(table), str(out))
     assert done.returncode == 0, done.stderr
@@ -286,9 +296,11 @@ def fresh(lab: Lab, request: pytest.FixtureRequest) -> dict[str, Tensor]:
 
 
 @cells()
-def test_law_3_saved_and_loaded_in_a_fresh_process(kind: str, layers: str, lab: Lab, fresh: dict[str, Tensor]) -> None:
-    cell = lab.cell(kind, layers)
-    assert (fresh[f"{kind} {layers}"] - cell.logits).abs().max() == 0.0
+def test_law_3_saved_and_loaded_in_a_fresh_process(
+    kind: str, layers: str, quant: str, lab: Lab, fresh: dict[str, Tensor]
+) -> None:
+    cell = lab.cell(kind, layers, quant)
+    assert (fresh[f"{kind} {layers} {quant}"] - cell.logits).abs().max() == 0.0
     assert not torch.equal(cell.logits, logits(load_base(cell.model, "cpu").model))
 
 
@@ -296,17 +308,27 @@ def test_law_3_saved_and_loaded_in_a_fresh_process(kind: str, layers: str, lab: 
 
 
 @cells()
-def test_law_4_merged_equals_attached(kind: str, layers: str, lab: Lab, tmp_path: Path) -> None:
-    cell = lab.cell(kind, layers)
+def test_law_4_merged_equals_attached(kind: str, layers: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    """Merging goes into the float base, whatever it was trained on."""
+    cell = lab.cell(kind, layers, quant)
     base = load_base(cell.model, "cpu")
-    before = {name: (parameter, bits(parameter)) for name, parameter in parameters(base.model).items()}
     plain = logits(base.model)
-    taken = attach(base.model, open_adapter(cell.adapter))
+    attach(base.model, open_adapter(cell.adapter))
     adapted = logits(base.model)
     merge(cell.model, open_adapter(cell.adapter), tmp_path / "merged")
     merged = logits(load_base(tmp_path / "merged", "cpu").model)
     assert (merged - adapted).abs().max() <= 1e-5 * adapted.abs().max()
     assert (merged - plain).abs().max() > 1e-3 * adapted.abs().max()
+
+
+@cells()
+def test_law_4_detached_is_the_base(kind: str, layers: str, quant: str, lab: Lab) -> None:
+    cell, base = lab.cell(kind, layers, quant), lab.base(kind, layers, quant)
+    before = {name: (parameter, bits(parameter)) for name, parameter in parameters(base.model).items()}
+    plain = logits(base.model)
+    taken = attach(base.model, open_adapter(cell.adapter))
+    assert torch.equal(logits(base.model), cell.logits)
+    assert not torch.equal(cell.logits, plain)
     taken.detach()
     for name, parameter in parameters(base.model).items():
         assert parameter is before[name][0]
@@ -318,14 +340,15 @@ def test_law_4_merged_equals_attached(kind: str, layers: str, lab: Lab, tmp_path
 
 
 @cells()
-def test_law_5_the_dry_run_foresees_the_run(kind: str, layers: str, lab: Lab) -> None:
-    cell = lab.cell(kind, layers)
-    more = {"method.layers": layers, "train.lr": RATE}
+def test_law_5_the_dry_run_foresees_the_run(kind: str, layers: str, quant: str, lab: Lab) -> None:
+    cell = lab.cell(kind, layers, quant)
+    more = {"method.layers": layers, "train.lr": RATE, "quant": quant}
     foreseen = dry_run(resolve_recipe(cell.model, lab.train, lab.root / "foreseen", more))
     header = open_adapter(cell.adapter).header
     stored = load_file(cell.adapter / "adapter_model.safetensors")
     assert foreseen["trainable"] == cell.facts["trainable"]
     assert foreseen["parameters"] == cell.facts["parameters"]
+    assert foreseen["weight_bytes"] == cell.facts["weight_bytes"]
     assert foreseen["adapter_tensors"] == len(header.tensors) == len(stored)
     assert foreseen["adapter_tensor_bytes"] == sum(tensor.nbytes for tensor in stored.values())
     assert foreseen["start_layer"] == cell.facts["start_layer"]
@@ -397,20 +420,21 @@ def assert_same_run(broken: Path, straight: Path) -> None:
 
 
 SOON = [
-    *(("llama-tied", "last:1", cache) for cache in CACHES),
-    ("gpt2-tied", "all", "off"),
-    ("bert-tied", "last:1", "disk"),
+    *(("llama-tied", "last:1", cache, "none") for cache in CACHES),
+    ("gpt2-tied", "all", "off", "none"),
+    ("bert-tied", "last:1", "disk", "none"),
+    ("llama-tied", "last:1", "disk", "nf4"),
+    ("gpt2-tied", "embeddings", "off", "int8"),
 ]
 RESUMED = [
-    pytest.param(kind, layers, cache, id=f"{kind}-{layers}-{cache}", marks=[pytest.mark.slow] * (cell not in SOON))
-    for cell in ((kind, layers, cache) for kind in KINDS for layers in SPECS for cache in CACHES)
-    for kind, layers, cache in [cell]
+    pytest.param(*cell, id="-".join(cell), marks=[pytest.mark.slow] * (cell not in SOON))
+    for cell in itertools.product(KINDS, SPECS, CACHES, QUANTS)
 ]
 
 
-@pytest.mark.parametrize(("kind", "layers", "cache"), RESUMED)
-def test_law_6_killed_and_resumed(kind: str, layers: str, cache: str, lab: Lab, tmp_path: Path) -> None:
-    more = {"method.layers": layers, "cache": cache}
+@pytest.mark.parametrize(("kind", "layers", "cache", "quant"), RESUMED)
+def test_law_6_killed_and_resumed(kind: str, layers: str, cache: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    more = {"method.layers": layers, "cache": cache, "quant": quant}
     run_of(lab, kind, tmp_path / "straight", more)
     for step in (1, 4, 5):
         with pytest.raises(Killed):
@@ -546,20 +570,20 @@ class Recorder:
 
 
 @pytest.fixture
-def objective(open_base: Callable[[str], Base]) -> Iterator[Callable[..., tuple[Labels, Method]]]:
+def objective(lab: Lab) -> Iterator[Callable[..., tuple[Labels, Method]]]:
     """objective(kind, layers or a way to move): the loss on eight reviews, and the method."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
 
-        def make(kind: str, layers: str, span: Span = ENDLESS) -> tuple[Labels, Method]:
-            base = open_base(kind)
+        def make(kind: str, layers: str, span: Span = ENDLESS, quant: str = "none") -> tuple[Labels, Method]:
+            settings = Freeze(name="freeze", **MOTIONS.get(layers, {"layers": layers}))
+            base = lab.base(kind, settings.layers, quant)
             pairs = [
                 (f"Review: {row['text']}\nSentiment:", row["label"] + " " + row["text"][:6])
                 for row in review_rows(8, 5)
             ]
             examples = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind)
-            settings = Freeze(name="freeze", **MOTIONS.get(layers, {"layers": layers}))
             method = open_method(settings, base.model, base.anatomy, span)
             trunk = stack.enter_context(Trunk(base, method.start))
             return Labels(Feed(trunk, examples)), method
@@ -568,8 +592,8 @@ def objective(open_base: Callable[[str], Base]) -> Iterator[Callable[..., tuple[
 
 
 @cells()
-def test_law_7_a_batch_in_parts(kind: str, layers: str, objective: Callable[..., Any]) -> None:
-    labels, method = objective(kind, layers)
+def test_law_7_a_batch_in_parts(kind: str, layers: str, quant: str, objective: Callable[..., Any]) -> None:
+    labels, method = objective(kind, layers, quant=quant)
     params = list(method.params.values())
     batch = list(range(8))
     found = []
@@ -589,8 +613,8 @@ def test_law_7_a_batch_in_parts(kind: str, layers: str, objective: Callable[...,
 
 
 @cells()
-def test_law_7_padding_changes_no_loss(kind: str, layers: str, objective: Callable[..., Any]) -> None:
-    labels, _ = objective(kind, layers)
+def test_law_7_padding_changes_no_loss(kind: str, layers: str, quant: str, objective: Callable[..., Any]) -> None:
+    labels, _ = objective(kind, layers, quant=quant)
     alone = [labels.loss([i]).item() for i in range(8)]
     assert len(set(labels.feed.lengths)) > 3
     assert labels.losses(list(range(8))) == pytest.approx(alone, abs=1e-5)
@@ -600,8 +624,8 @@ def test_law_7_padding_changes_no_loss(kind: str, layers: str, objective: Callab
 
 
 @cells()
-def test_law_7_kept_states_change_no_loss(kind: str, layers: str, lab: Lab, tmp_path: Path) -> None:
-    more = {"method.layers": layers, "train.steps": 6, "train.lr": RATE}
+def test_law_7_kept_states_change_no_loss(kind: str, layers: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    more = {"method.layers": layers, "train.steps": 6, "train.lr": RATE, "quant": quant}
     for cache in CACHES:
         resolved = resolve_recipe(lab.folders[kind], lab.train, tmp_path / cache, more | {"cache": cache})
         facts = adapt(resolved, False, Listener())
@@ -630,10 +654,10 @@ def test_law_7_of_what_moves_at_times(kind: str, motion: str, lab: Lab, tmp_path
 
 @pytest.mark.filterwarnings("ignore")
 @cells()
-def test_law_8_peft_says_the_same(kind: str, layers: str, lab: Lab) -> None:
+def test_law_8_peft_says_the_same(kind: str, layers: str, quant: str, lab: Lab) -> None:
     from peft import PeftModel
 
-    cell = lab.cell(kind, layers)
+    cell = lab.cell(kind, layers, quant)
     lengths = torch.tensor([16, 9, 4])
     padded = (torch.arange(16) < lengths[:, None]).long()
     ours = load_base(cell.model, "cpu")

@@ -1,0 +1,101 @@
+"""What a quantised base costs and saves: SST-2, last:4 in float, the layers below in nf4 (or int8), against all in float32.
+
+    python tests/benchmarks/freeze_quant.py --data DATA --model MODEL [--quants none,nf4] [--rows 1024] [--dev 872] [--epochs 3]
+
+DATA and MODEL as in freeze_speed.py. Each way of storing runs as a whole process with the same rows, rate and seed. Compared
+are the accuracy on the dev rows, the peak of the anonymous resident memory (RssAnon, read twenty times a second: pages
+of mapped files do not count), that of importing torch and transformers alone, and the seconds of each part. One JSON line a
+run, then the ratios to the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TASK = ["--prompt", "Review: {{ text }}\nSentiment:", "--answer", "{{ label }}", "--choices", "negative,positive"]
+IMPORTS = "import torch; from transformers import AutoModelForCausalLM, LlamaForCausalLM"
+
+
+def run(command: list[str], errors: Path) -> tuple[str, float]:
+    """Output and peak anonymous MiB of a whole process."""
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, anonymous(process.pid))
+        time.sleep(0.05)
+    text = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {errors.read_text()}")
+    return text, peak / 1024
+
+
+def anonymous(pid: int) -> int:
+    """Kilobytes of memory that no file stands behind."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
+
+
+def one(args: argparse.Namespace, quant: str, folder: Path) -> dict:
+    os.environ["CTXTUNE_HOME"] = str(folder / "home")  # no store of an earlier run
+    task = ["--eval", str(folder / "dev.jsonl")] if args.dev else []
+    text, peak = run(
+        [sys.executable, "-m", "ctxtune", "freeze", "--model", args.model, "--train", str(folder / "train.jsonl"), *task, *TASK,
+         "--layers", "last:4", "--batch", "16", "--epochs", str(args.epochs), "--lr", args.lr, "--quant", quant,
+         "--set", "forget.probe=none", "--out", str(folder / quant), "--json"],
+        folder / "stderr",
+    )  # fmt: skip
+    facts = json.loads(text)
+    after = facts["scores"]["after"]
+    return {
+        "quant": quant, "acc": after.get("acc"), "stderr": after.get("acc_stderr"), "anonymous_mib": round(peak, 1),
+        "weight_mib": round(facts["weight_bytes"] / 2**20, 1), "device": facts["device"], "seconds": facts["seconds"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--quants", default="none,nf4")
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--dev", type=int, default=872)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--lr", default="1e-4")
+    args = parser.parse_args()
+    args.model = str(Path(args.model).resolve())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part, count in (("train", args.rows), ("dev", args.dev)):
+            lines = (args.data / f"sst2/{part}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+            (folder / f"{part}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
+        _, imports = run([sys.executable, "-c", IMPORTS], folder / "stderr")
+        results = []
+        for quant in args.quants.split(","):
+            results.append(one(args, quant, folder))
+            print(json.dumps(results[-1]), flush=True)
+    first = results[0]
+    for other in results[1:]:
+        said = {
+            "quant": other["quant"],
+            "anonymous": round(other["anonymous_mib"] / first["anonymous_mib"], 3),
+            "anonymous_without_imports": round((other["anonymous_mib"] - imports) / (first["anonymous_mib"] - imports), 3),
+            "seconds": {key: round(value / max(first["seconds"][key], 1e-9), 2) for key, value in other["seconds"].items()},
+        }  # fmt: skip
+        if args.dev:
+            said["points"] = round(100 * (other["acc"] - first["acc"]), 2)
+        print(json.dumps({"imports_mib": round(imports, 1), "ratio_to_the_first": said}))
+
+
+if __name__ == "__main__":
+    main()
