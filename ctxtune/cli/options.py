@@ -11,7 +11,8 @@ Model = Annotated[
 ]
 Adapter = Annotated[Path | None, typer.Option("--adapter", help="An adapter: its folder, its file, or a run's folder.")]
 Train = Annotated[
-    str | None, typer.Option("--train", help="Rows to learn from: a file, a folder of texts, or - for stdin.")
+    list[str] | None,
+    typer.Option("--train", help="Rows to learn from: a file, a folder of texts, - for stdin. Several may be named."),
 ]
 Eval = Annotated[str | None, typer.Option("--eval", help="Rows to score.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", help="The prompt, a Jinja template over a row's fields.")]
@@ -39,8 +40,10 @@ Force = Annotated[bool, typer.Option("--force", help="Insist, although the base 
 
 
 def flags(**given: Any) -> dict[str, object]:
-    """Recipe keys of the options: `data__train` is data.train. Choices are split at commas, a template is not."""
+    """Recipe keys of the options: `data__train` is data.train. Choices are split at commas, one file is no list."""
     table = {name.replace("__", "."): value for name, value in given.items()}
     if (choices := table.get("data.choices")) is not None and "{{" not in str(choices):
         table["data.choices"] = [part.strip() for part in str(choices).split(",")]
+    if (train := table.get("data.train")) is not None and len(train) == 1:
+        table["data.train"] = train[0]
     return {key: str(value) if isinstance(value, Path) else value for key, value in table.items()}

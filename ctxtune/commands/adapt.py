@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.judge import Judge
     from ctxtune.data.encode import EncodedSet
+    from ctxtune.data.mixture import Mixture
     from ctxtune.engine.loop import State, StepFacts
     from ctxtune.engine.stop import Stop
     from ctxtune.methods.registry import Method
@@ -111,12 +112,13 @@ class _Run:
         self.sources.inputs.update(prepare.chat_inputs(self.recipe.data, base.tokenizer, self.recipe.inputs or {}))
         examples = prepare.to_learn(self.sources.train, spec)
         self._note_losses(examples)
-        course = span(self.recipe, len(examples.examples))
+        mixture = prepare.mixture(self.sources.train, examples)
+        course = span(self.recipe, mixture.per_epoch)
         method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
-            facts = self._train(trunk, judge, examples, method, mark)
+            facts = self._train(trunk, judge, examples, mixture, method, mark)
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model)}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts)
@@ -127,6 +129,7 @@ class _Run:
         trunk: Trunk,
         judge: Judge,
         examples: EncodedSet,
+        mixture: Mixture,
         method: Method,
         mark: str,
     ) -> dict[str, Any]:
@@ -139,13 +142,13 @@ class _Run:
         with self.clock.part("before"):
             judge.keep("off" if trunk.plain else self.recipe.cache, mark)
             before = judge.before(self.run.last)
-        steps = span(self.recipe, len(examples.examples)).steps
+        steps = span(self.recipe, mixture.per_epoch).steps
         objective = Labels(feed)
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
-            state = self._fit(method, objective, feed, judge, steps, notes)
+            state = self._fit(method, objective, feed, mixture, judge, steps, notes)
         with self.clock.part("after"):
             after = judge.after()
         return {
@@ -157,7 +160,7 @@ class _Run:
             "quant": trunk.base.quant,
             "trainable": sum(param.numel() for param in method.params.values()),
             "start_layer": method.start,
-            "train": _set_facts(examples),
+            "train": _set_facts(examples) | mixture.facts(),
             "cache": cache,
             "lr": rate,
             "steps": state.step,
@@ -272,6 +275,7 @@ class _Run:
         method: Method,
         objective: Any,
         feed: Any,
+        mixture: Mixture,
         judge: Judge,
         steps: int,
         notes: dict[str, Any],
@@ -287,7 +291,8 @@ class _Run:
 
         @lru_cache(maxsize=2)
         def batches(epoch: int) -> list[list[int]]:
-            return length_buckets(feed.lengths, options.batch, options.seed, epoch)
+            drawn = mixture.epoch(options.seed, epoch)
+            return length_buckets(feed.lengths, options.batch, options.seed, epoch, examples=drawn)
 
         return fit(
             method.params,
@@ -332,7 +337,7 @@ def _finite(numbers: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
 
-def _set_facts(examples: EncodedSet) -> dict[str, int]:
+def _set_facts(examples: EncodedSet) -> dict[str, object]:
     return {
         "rows": len(examples.examples),
         "tokens": examples.tokens,

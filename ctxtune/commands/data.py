@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ctxtune.data.encode import Encoded, EncodedSet, Kind
     from ctxtune.recipe.load import Resolved
+    from ctxtune.recipe.schema import Part
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 LIMITS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -126,8 +127,8 @@ def open_rows(resolved: Resolved) -> Opened:
     return Opened(train, dev, tokenizer, anatomy.kind, limit)
 
 
-def _train(path: str | None, spool: Path) -> str:
-    """The file of training rows; standard input becomes one."""
+def _train(path: str | list[str | Part] | None, spool: Path) -> str | list[str | Part]:
+    """The files of training rows; standard input becomes one."""
     if path is None:
         raise RecipeError("data.train is missing", "name the rows to look at: --train FILE")
     if path != "-":

@@ -33,7 +33,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())
     )
     examples = prepare.to_learn(sources.train, spec)
-    course = span(recipe, len(examples.examples))
+    mixture = prepare.mixture(sources.train, examples)
+    course = span(recipe, mixture.per_epoch)
     method = open_method(recipe.method, model, anatomy, course)
     tensors = method.tensors()
     kept = method.start > 0 and recipe.cache != "off"
@@ -47,6 +48,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "adapter_tensors": len(tensors),
         "adapter_tensor_bytes": sum(tensor.nbytes for tensor in tensors.values()),
         "rows": len(examples.examples),
+        **mixture.facts(),
         "dropped": examples.dropped,
         "truncated": examples.truncated,
         "tokens": examples.tokens,

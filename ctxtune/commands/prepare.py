@@ -5,18 +5,23 @@ Nothing here imports torch: a wrong file or template is an error within a second
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.data.chat import ChatSpec, encode_chats, require_template, template_hash
 from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
 from ctxtune.data.files import find_files
-from ctxtune.data.hash import sha256_files
+from ctxtune.data.hash import sha256_parts
+from ctxtune.data.mixture import Mixture, Share
 from ctxtune.data.read import Row, check_types, read_files
 from ctxtune.data.render import Template, compile_template
 from ctxtune.errors import DataError, ModelError, RecipeError
 from ctxtune.recipe.gallery import template_folder
+from ctxtune.recipe.schema import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,11 +35,12 @@ Spec = EncodeSpec | ChatSpec
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that were read, checked against the templates and hashed."""
+    """Rows that were read, checked against the templates and hashed; `shares` of the files, before any is too long."""
 
     path: Path
     rows: list[Row]
     sha256: str
+    shares: tuple[Share, ...]
 
 
 @dataclass(frozen=True)
@@ -72,20 +78,39 @@ def _of_field(text: str | None, key: str, form: str = "{{ %s }}") -> Template | 
     return compile_template(form % text if text.isidentifier() else text, key)
 
 
-def read_source(path: str, data: Data, templates: Templates, expected: str | None, key: str) -> Source:
-    """Read a file or a folder and render every row once, so that each mistake in it is met before any work begins.
+def read_source(
+    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str
+) -> Source:
+    """Read a file, a folder or several and render every row once, so that each mistake is met before any work begins.
 
     Raises:
-        DataError: a row is wrong, or the file is not the one that the recipe's `inputs` names.
+        DataError: a row is wrong, or a file is not the one that the recipe's `inputs` names.
     """
-    files = find_files(path)
-    digest = checked_hash(sha256_files(files), path, expected, key)
-    rows = read_files(files)
+    parts = parts_of(paths)
+    found = [find_files(part.path) for part in parts]
+    weights = [part.weight for part in parts] if isinstance(paths, list) else None
+    digest = checked_hash(sha256_parts(found, weights), " and ".join(part.path for part in parts), expected, key)
+    read = [read_files(files) for files in found]
+    rows = [row for some in read for row in some]
     check_types(rows, templates.names)
     spec = _spec(data, templates, None, "causal", 1 << 24)  # what a row says does not depend on the model
     for row in rows:
         spec.render(row)
-    return Source(Path(path), rows, digest)
+    shares = [Share(part.path, part.weight, len(some)) for part, some in zip(parts, read, strict=True)]
+    return Source(Path(parts[0].path), rows, digest, tuple(shares))
+
+
+def parts_of(paths: str | list[str | Part]) -> list[Part]:
+    """Each file with its weight; one that stands alone is taken once."""
+    return [Part(path=one) if isinstance(one, str) else one for one in ([paths] if isinstance(paths, str) else paths)]
+
+
+def mixture(source: Source, examples: EncodedSet) -> Mixture:
+    """How the examples of several files are mixed; those that were dropped no longer count."""
+    bounds = list(accumulate(share.size for share in source.shares))
+    place = {id(row): bisect(bounds, number) for number, row in enumerate(source.rows)}
+    sizes = Counter(place[id(row)] for row in examples.row_of)
+    return Mixture(tuple(replace(share, size=sizes[number]) for number, share in enumerate(source.shares)))
 
 
 def checked_hash(digest: str, path: str, expected: str | None, key: str) -> str:

@@ -57,7 +57,8 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
 
 def default_out(recipe: Recipe) -> str:
     """Where a run goes when nobody says: named after its data and method."""
-    name = bare_name(Path(recipe.data.train)) if recipe.data.train not in (None, "-") else "stdin"
+    train = recipe.data.train
+    name = "stdin" if train in (None, "-") else bare_name(Path(prepare.parts_of(train or "")[0].path))
     return f"runs/{name}-{recipe.method.name}"
 
 

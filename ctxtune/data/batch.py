@@ -30,13 +30,22 @@ class Padded:
     label: NDArray[np.int64]
 
 
-def length_buckets(lengths: Sequence[int], batch: int, seed: int, epoch: int, window: int = 16) -> list[list[int]]:
+def length_buckets(
+    lengths: Sequence[int],
+    batch: int,
+    seed: int,
+    epoch: int,
+    window: int = 16,
+    examples: Sequence[int] | None = None,
+) -> list[list[int]]:
     """Every example once, in batches of like lengths, in an order that depends on seed and epoch alone.
+
+    Where some examples stand in an epoch twice or not at all, `examples` names those that do.
 
     The examples are shuffled, sorted by length inside windows of `window * batch`, cut, and the batches shuffled:
     little padding, and yet every epoch puts other examples together."""
     random = Random(f"order {seed} {epoch}")  # a text is hashed the same way by every Python, an object is not
-    order = list(range(len(lengths)))
+    order = list(range(len(lengths)) if examples is None else examples)
     random.shuffle(order)
     span = window * batch
     for start in range(0, len(order), span):

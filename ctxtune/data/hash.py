@@ -10,7 +10,7 @@ from ctxtune.data.open import open_file
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ctxtune.data.files import Files
@@ -34,6 +34,14 @@ def sha256_files(files: Files) -> str:
         return sha256_file(files.name)
     lines = "".join(f"{sha256_file(path)}  {files.short(path)}\n" for path in files.paths)
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def sha256_parts(parts: Sequence[Files], weights: Sequence[float] | None) -> str:
+    """That of a single input; of several with weights, that of a list of their hashes and weights, in their order."""
+    if weights is None:
+        return sha256_files(parts[0])
+    lines = "".join(f"{sha256_files(files)}  {weight!r}\n" for files, weight in zip(parts, weights, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def sha256_fields(fields: Mapping[str, object]) -> str:

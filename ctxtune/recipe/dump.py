@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.recipe import keys
+from ctxtune.recipe.schema import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,7 +59,13 @@ def _values(resolved: Resolved, inputs: dict[str, str] | None) -> Iterator[tuple
 
 def _portable(key: str, value: Any, relative_to: Path | None) -> Any:
     """A path as seen from the recipe's own folder. The `./` keeps a file called `builtin` a file."""
-    if key not in keys.PATHS or relative_to is None or value is None or not os.path.isabs(value):
+    if isinstance(value, Section):
+        value = value.model_dump()
+    if isinstance(value, list):
+        return [_portable(key, item, relative_to) for item in value]
+    if isinstance(value, dict) and key in keys.PATHS:
+        return {name: _portable(key, inner, relative_to) if name == "path" else inner for name, inner in value.items()}
+    if key not in keys.PATHS or relative_to is None or not isinstance(value, str) or not os.path.isabs(value):
         return value
     try:
         path = os.path.relpath(value, os.path.realpath(relative_to))

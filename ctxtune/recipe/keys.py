@@ -67,12 +67,17 @@ def _schema(key: str) -> dict[str, Any]:
 def takes_text(key: str) -> bool:
     """Whether any text at all may be the value, so that an option's value needs no YAML."""
     kinds = _schema(key).get("anyOf", [_schema(key)])
-    return all(kind["type"] in ("string", "null") and not {"enum", "const"} & set(kind) for kind in kinds)
+    return any(kind.get("type") == "string" and not {"enum", "const", "pattern"} & set(kind) for kind in kinds)
 
 
 def takes_template(key: str) -> bool:
     """Whether a text with `{{` in it may stand there beside other kinds of values."""
     return any("pattern" in kind for kind in _schema(key).get("anyOf", []))
+
+
+def takes_list(key: str) -> bool:
+    """Whether a list may stand there."""
+    return any(kind.get("type") == "array" for kind in _schema(key).get("anyOf", []))
 
 
 def takes_null(key: str) -> bool:
@@ -105,13 +110,19 @@ def _in_words(kind: dict[str, Any]) -> str:
         case "string":
             return "a text, not an empty one" if kind.get("minLength") else "a text"
         case "array":
-            return f"a list of at least {kind['minItems']} different texts" if "minItems" in kind else "a list of texts"
+            return _list_in_words(kind)
         case "object":
             return "a mapping of texts to texts"
         case "integer":
             return f"a whole number{_bounds(kind)}"
         case _:
             return f"a number{_bounds(kind)}"
+
+
+def _list_in_words(kind: dict[str, Any]) -> str:
+    if "anyOf" in kind["items"]:
+        return "a list of them, each alone or as {path: ..., weight: ...}"
+    return f"a list of at least {kind['minItems']} different texts" if "minItems" in kind else "a list of texts"
 
 
 def _bounds(kind: dict[str, Any]) -> str:

@@ -124,7 +124,7 @@ def _from_sets(sets: Iterable[str], folder: Path, faults: list[Fault]) -> dict[s
 def _value_of_set(key: str, text: str) -> Any:
     """YAML, except that a key that takes any text takes it as it is: `{{ text }}` needs no second pair of quotes."""
     bare = text.strip()
-    if _as_it_is(key, bare) and not bare.startswith(("'", '"')):
+    if _as_it_is(key, bare) and not bare.startswith(("'", '"', "[") if keys.takes_list(key) else ("'", '"')):
         if bare in ("", "null") and keys.takes_null(key):
             return None
         _refuse_non_text(text, f"--set {key}")
@@ -181,6 +181,8 @@ def _same_method(written: dict[str, Given], options: dict[str, Given], source: s
 def _absolute(key: str, given: Given) -> Given:
     """A path no longer depends on where one stands; `-`, `builtin` and names from the catalogue are not paths."""
     value = given.value
+    if key in keys.PATHS and isinstance(value, list):
+        return replace(given, value=[_absolute_part(key, part, given) for part in value])
     if key not in keys.PATHS or not isinstance(value, str) or not value or value in NOT_PATHS.get(key, ()):
         return given
     path = os.path.join(given.folder, value)
@@ -190,6 +192,13 @@ def _absolute(key: str, given: Given) -> Given:
     if name in ("", ".", ".."):
         return replace(given, value=os.path.realpath(path))
     return replace(given, value=os.path.join(os.path.realpath(parent), name))  # the name of a link is kept
+
+
+def _absolute_part(key: str, part: object, given: Given) -> object:
+    """One of several inputs: a path, or a mapping that holds one."""
+    if isinstance(part, dict):
+        return {name: _absolute_part(key, inner, given) if name == "path" else inner for name, inner in part.items()}
+    return _absolute(key, replace(given, value=part)).value if isinstance(part, str) else part
 
 
 def _is_model_path(value: str, path: str) -> bool:

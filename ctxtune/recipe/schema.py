@@ -6,7 +6,7 @@ only a whole number may stand where a fraction is wanted. `keys.py` reads this f
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 MOST_STEPS = 10_000_000
 
@@ -32,12 +32,33 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Part(Section):
+    """One of several files to learn from."""
+
+    path: Text = Field(description="the file or folder")
+    weight: float = Field(1.0, gt=0, le=1000, description="passes over it in an epoch; 0.5: another half each time")
+
+
+def _parts(train: object) -> object:
+    """Check a list part by part, so that a mistake in one is said of that one."""
+    for number, part in enumerate(train if isinstance(train, list) else [], 1):
+        if part == "-":
+            raise ValueError("- is standard input and stands alone")
+        try:
+            Part.model_validate({"path": part} if isinstance(part, str) else part)
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            key = "".join(f"{name}: " for name in detail["loc"] if not isinstance(part, str))
+            raise ValueError(f"item {number}: {key}{detail['msg'].lower()}") from error
+    return train
+
+
 class Data(Section):
     """What the model reads, and how a row becomes a prompt and an answer."""
 
-    train: Text | None = Field(
+    train: Annotated[Text | Annotated[list[Text | Part], Field(min_length=1)] | None, BeforeValidator(_parts)] = Field(
         None,
-        description="rows to learn from: jsonl, json, csv, tsv or txt, also .gz and .zst; a folder of .txt; - for stdin",
+        description="rows to learn from: jsonl, json, csv, tsv, txt (.gz, .zst), parquet, a folder; a list; or -",
     )
     eval: Text | None = Field(None, description="rows to score on; never learned from")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")
