@@ -30,6 +30,26 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 KINDS = ("llama-tied", "llama-untied", "gpt2-tied", "gpt2-untied", "bert-tied")
 CONTEXT = 64
 NUM_LAYERS = 4
+WINDOW = 5
+# Kind -> what its configuration has beside the sizes that all share. Sliding windows are shorter than the texts.
+WIDER: dict[str, dict[str, Any]] = {
+    "qwen2-tied": {"num_key_value_heads": 2},
+    "qwen3-untied": {"num_key_value_heads": 2, "head_dim": 8},
+    "qwen3-sliding-tied": {
+        "num_key_value_heads": 2, "head_dim": 8, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2,
+    },
+    "gemma3_text-tied": {
+        "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    "mistral-untied": {"num_key_value_heads": 2, "sliding_window": WINDOW},
+    "gpt_neox-untied": {},
+    "opt-tied": {"ffn_dim": 48},
+    "opt-projected-tied": {"ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+    "phi3-untied": {"num_key_value_heads": 2, "sliding_window": WINDOW},
+    "roberta-tied": {"max_position_embeddings": CONTEXT + 2, "type_vocab_size": 1},
+}  # fmt: skip
+FAMILY_KINDS = (*KINDS, *WIDER)
 PROMPT = "Review: {{ text }}\nSentiment:"
 CHOICES = ["negative", "positive"]
 GOOD = ("a fine and moving film", "great fun", "it was good, very good", "a joy from start to end, warm and wise")
@@ -39,17 +59,42 @@ CORPUS = [
 ]
 
 
-BLOCK = {"llama": r"model\.layers\.", "gpt2": r"transformer\.h\.", "bert": r"bert\.encoder\.layer\."}
-ATTN = {"llama": r"self_attn", "gpt2": r"attn", "bert": r"attention\.(self|output\.dense)"}
-MLP = {"llama": r"mlp", "gpt2": r"mlp", "bert": r"(intermediate|output)\.dense"}
-NORMS = {
-    "llama": r"(input_layernorm|post_attention_layernorm)",
-    "gpt2": r"ln_[12]",
-    "bert": r"(attention\.output|output)\.LayerNorm",
-}
-LAST_NORM = {"llama": r"model\.norm\.", "gpt2": r"transformer\.ln_f\.", "bert": r"(?!)"}
-EMBEDDINGS = {"llama": r"model\.embed_tokens\.", "gpt2": r"transformer\.w[tp]e\.", "bert": r"bert\.embeddings\."}
-HEAD = {"llama": r"lm_head\.", "gpt2": r"lm_head\.", "bert": r"cls\."}
+LIKE_LLAMA = ("llama", "mistral", "qwen2", "phi3", "qwen3", "gemma3_text")
+QUERY_NORMS = ("qwen3", "gemma3_text")
+BLOCK = dict.fromkeys(LIKE_LLAMA, r"model\.layers\.") | {
+    "gpt2": r"transformer\.h\.", "bert": r"bert\.encoder\.layer\.", "roberta": r"roberta\.encoder\.layer\.",
+    "gpt_neox": r"gpt_neox\.layers\.", "opt": r"model\.decoder\.layers\.",
+}  # fmt: skip
+ATTN = (
+    dict.fromkeys((*LIKE_LLAMA, "opt"), r"self_attn")
+    | dict.fromkeys(QUERY_NORMS, r"self_attn\.[qkvo]_proj")
+    | dict.fromkeys(("bert", "roberta"), r"attention\.(self|output\.dense)")
+    | {"gpt2": r"attn", "gpt_neox": r"attention"}
+)
+MLP = dict.fromkeys((*LIKE_LLAMA, "gpt2", "gpt_neox"), r"mlp") | {
+    "bert": r"(intermediate|output)\.dense", "roberta": r"(intermediate|output)\.dense", "opt": r"fc[12]",
+}  # fmt: skip
+NORMS = (
+    dict.fromkeys((*LIKE_LLAMA, "gpt_neox"), r"(input_layernorm|post_attention_layernorm)")
+    | dict.fromkeys(("bert", "roberta"), r"(attention\.output|output)\.LayerNorm")
+    | {
+        "gpt2": r"ln_[12]",
+        "opt": r"(self_attn|final)_layer_norm",
+        "qwen3": r"(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)",
+        "gemma3_text": r"(input_layernorm|(post_attention|pre_feedforward|post_feedforward)_layernorm|self_attn\.[qk]_norm)",
+    }
+)
+LAST_NORM = dict.fromkeys(LIKE_LLAMA, r"model\.norm\.") | {
+    "gpt2": r"transformer\.ln_f\.", "bert": r"(?!)", "roberta": r"(?!)", "gpt_neox": r"gpt_neox\.final_layer_norm\.",
+    "opt": r"model\.decoder\.final_layer_norm\.",
+}  # fmt: skip
+EMBEDDINGS = dict.fromkeys(LIKE_LLAMA, r"model\.embed_tokens\.") | {
+    "gpt2": r"transformer\.w[tp]e\.", "bert": r"bert\.embeddings\.", "roberta": r"roberta\.embeddings\.",
+    "gpt_neox": r"gpt_neox\.embed_in\.", "opt": r"model\.decoder\.(embed_tokens|embed_positions|project_in)\.",
+}  # fmt: skip
+HEAD = dict.fromkeys((*LIKE_LLAMA, "gpt2", "gpt_neox", "roberta"), r"lm_head\.") | {
+    "bert": r"cls\.", "opt": r"(lm_head|model\.decoder\.project_out)\.",
+}  # fmt: skip
 
 
 def names_pattern(layers: str, family: str) -> str:
@@ -95,14 +140,25 @@ def ctxtune_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+class Folders(dict[str, "Path"]):
+    """Kind -> the folder of a model with its tokenizer, made when it is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+        for kind in KINDS:
+            self[kind]
+
+    def __missing__(self, kind: str) -> Path:
+        folder = self[kind] = self.root / kind
+        save_model(kind, folder)
+        return folder
+
+
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Kind -> the folder of a model with its tokenizer."""
-    root = tmp_path_factory.mktemp("models")
-    folders = {kind: root / kind for kind in KINDS}
-    for kind, folder in folders.items():
-        save_model(kind, folder)
-    return folders
+    """Kind -> the folder of a model with its tokenizer: those of KINDS, and any other that is looked up."""
+    return Folders(tmp_path_factory.mktemp("models"))
 
 
 def save_model(kind: str, folder: Path, seed: int = 0) -> None:
@@ -114,7 +170,7 @@ def save_model(kind: str, folder: Path, seed: int = 0) -> None:
     hush()
     tokenizer = make_tokenizer(kind)
     torch.manual_seed(seed)
-    model = make_model(kind, len(tokenizer))
+    model = make_model(kind, tokenizer)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -135,11 +191,11 @@ def save_chatty(model: Path, folder: Path, context: int) -> Path:
     return folder
 
 
-def make_model(kind: str, vocab: int) -> Any:
+def make_model(kind: str, tokenizer: Any) -> Any:
     from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    family, _, tie = kind.partition("-")
-    tied = tie == "tied"
+    family, vocab = kind.partition("-")[0], len(tokenizer)
+    tied = kind.endswith("-tied")
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": NUM_LAYERS, "num_attention_heads": 4}
     if family == "llama":
         heads = {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
@@ -148,11 +204,23 @@ def make_model(kind: str, vocab: int) -> Any:
     if family == "gpt2":
         shape = {"n_embd": 32, "n_layer": NUM_LAYERS, "n_head": 4, "n_positions": CONTEXT, "vocab_size": vocab}
         return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0, tie_word_embeddings=tied))
-    return BertForMaskedLM(BertConfig(**sizes, vocab_size=vocab, max_position_embeddings=CONTEXT))
+    if family == "bert":
+        return BertForMaskedLM(BertConfig(**sizes, vocab_size=vocab, max_position_embeddings=CONTEXT))
+    return make_wider(family, sizes | WIDER[kind], tokenizer, tied)
+
+
+def make_wider(family: str, settings: dict[str, Any], tokenizer: Any, tied: bool) -> Any:
+    """A model of one of the other families, by transformers' own table of them."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    shape = {"max_position_embeddings": CONTEXT, "vocab_size": len(tokenizer), "tie_word_embeddings": tied}
+    config = AutoConfig.for_model(family, **{**shape, **ends, **settings})
+    return (AutoModelForMaskedLM if family == "roberta" else AutoModelForCausalLM).from_config(config)
 
 
 def make_tokenizer(kind: str) -> Any:
-    """Byte-level BPE for the causal families (Llama puts BOS before a text, GPT-2 has no pad), WordPiece for BERT."""
+    """Byte-level BPE (Llama puts BOS before a text, GPT-2 has no pad, RoBERTa stands between two ends), WordPiece for BERT."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -167,7 +235,10 @@ def make_tokenizer(kind: str) -> Any:
             tokenizer_object=pieces, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
             mask_token="[MASK]",
         )  # fmt: skip
-    names = ["<s>", "</s>", "<pad>"] if kind.startswith("llama") else ["<|endoftext|>"]
+    bare = kind.startswith(("gpt", "qwen"))
+    names = ["<|endoftext|>"] if bare else ["<s>", "</s>", "<pad>"]
+    if kind.startswith("roberta"):
+        names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -176,7 +247,13 @@ def make_tokenizer(kind: str) -> Any:
         CORPUS * 4,
         trainers.BpeTrainer(vocab_size=300, special_tokens=names, initial_alphabet=alphabet, show_progress=False),
     )
-    if kind.startswith("gpt2"):
+    if kind.startswith("roberta"):
+        bpe.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+        marks = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+        return PreTrainedTokenizerFast(
+            tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **marks
+        )
+    if bare:
         return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=names[0], eos_token=names[0])
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import FAMILIES, anatomy_of
 from ctxtune.backend.catalogue import CATALOGUE
+from ctxtune.backend.context import context_length, text_part
 from ctxtune.backend.folder import INDEX, NOTE, WEIGHTS, check_folder, folder_bytes, is_gguf, read_json, weight_files
 from ctxtune.backend.gguf import ARCHITECTURES, check_gguf
 from ctxtune.backend.gguf_header import Items, read_gguf_header
@@ -73,7 +74,8 @@ def _describe_folder(folder: Path) -> Described:
         for path in weight_files(folder):
             shapes |= {name: (info.dtype, info.shape) for name, info in read_header(path).tensors.items()}
     family = str(config.get("model_type", "unknown"))
-    heads = _number(config, "num_attention_heads", "n_head")
+    text = text_part(config)
+    heads = _number(text, "num_attention_heads", "n_head")
     architectures = config.get("architectures")
     row = FAMILIES.get(family)
     return Described(
@@ -83,12 +85,12 @@ def _describe_folder(folder: Path) -> Described:
             lambda: check_folder(folder), lambda: anatomy_of(family), lambda: _check_head(anatomy_of(family), shapes)
         ),
         architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else None,
-        layers=_number(config, "num_hidden_layers", "n_layer"),
-        width=_number(config, "hidden_size", "n_embd"),
+        layers=_number(text, "num_hidden_layers", "n_layer"),
+        width=_number(text, "hidden_size", "n_embd"),
         heads=heads,
-        kv_heads=_number(config, "num_key_value_heads") or heads,
-        vocabulary=_number(config, "vocab_size"),
-        context=_number(config, "max_position_embeddings", "n_positions"),
+        kv_heads=_number(text, "num_key_value_heads") or heads,
+        vocabulary=_number(text, "vocab_size"),
+        context=context_length(config) if _number(text, "max_position_embeddings", "n_positions") else None,
         tied_embeddings=not any(name.endswith(("lm_head.weight", "decoder.weight")) for name in shapes),
         parameters=sum(math.prod(shape) for _, shape in shapes.values()),
         stored_types=_types(shapes),

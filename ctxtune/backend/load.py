@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import Anatomy, anatomy_of
+from ctxtune.backend.context import context_length
 from ctxtune.backend.device import Device, choose_device
 from ctxtune.backend.folder import read_json, weight_files
 from ctxtune.backend.linear import quicken
@@ -15,7 +16,7 @@ from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
     from pathlib import Path
 
     import torch
@@ -96,11 +97,12 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     if where.name == "cpu":
         quicken(model)
     tokenizer = load_tokenizer(folder)
-    told: Any = model.config
+    config: Any = model.config
+    told = config.get_text_config()
     return Base(
         model=model,
         tokenizer=tokenizer,
-        anatomy=anatomy,
+        anatomy=anatomy.fitted(model),
         device=where,
         folder=folder,
         max_length=context_length(told.to_dict()),
@@ -148,7 +150,14 @@ def read_config(folder: Path) -> tuple[Any, Anatomy]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
         raise ModelError(f"{folder}/config.json: {one_line(error)}") from error
-    return config, anatomy_of(config.model_type)
+    row = anatomy_of(config.model_type)
+    text = config.get_text_config()
+    if row.kind == "causal" and getattr(text, "use_bidirectional_attention", None):
+        raise ModelError(
+            f"{folder}/config.json: use_bidirectional_attention makes this {row.family} an encoder without a task",
+            "name a model that predicts tokens",
+        )
+    return config, row
 
 
 def _check_depth(folder: Path) -> None:
@@ -169,15 +178,6 @@ def model_class(anatomy: Anatomy) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     return AutoModelForCausalLM if anatomy.kind == "causal" else AutoModelForMaskedLM
-
-
-def context_length(config: Mapping[str, Any]) -> int:
-    """The tokens that a model of this config can read."""
-    for key in ("max_position_embeddings", "n_positions"):
-        value = config.get(key)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 2048
 
 
 def one_line(error: BaseException) -> str:

@@ -34,7 +34,7 @@ def skeleton(folder: Path, buffers: bool = False) -> tuple[nn.Module, Anatomy]:
             model: nn.Module = model_class(anatomy).from_config(config, dtype=torch.float32)
     except Exception as error:  # a model is built by computing with its config: any error can come of a wrong one
         raise ModelError(f"{folder / 'config.json'}: {one_line(error)}") from error
-    return model, anatomy
+    return model, anatomy.fitted(model)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Arguments of a block that have one entry a token and are known how to cut to rows.
 _PER_TOKEN = {"position_embeddings", "position_ids", "cache_position"}
+# What families, and versions of transformers, call the argument that takes a cache.
+_CACHES = ("cache", "past_key_values", "layer_past", "past_key_value")
 
 
 class _Cut(Exception):
@@ -82,10 +84,10 @@ class _Border(_Hidden):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.trunk.handed is not None:
             return self.trunk.handed
-        hidden = _first(self.block(hidden, *args, **kwargs))
+        output = self.block(hidden, *args, **kwargs)
         if self.trunk.wanted is None:
-            raise _Cut(hidden)
-        return hidden
+            raise _Cut(_first(output))
+        return output
 
 
 class _Last(_Hidden):
@@ -93,26 +95,31 @@ class _Last(_Hidden):
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         b, t = self.trunk.wanted
-        call = inspect.signature(self.block.forward).bind(hidden, *args, **kwargs)
+        signature = inspect.signature(self.block.forward)
+        call = signature.bind(hidden, *args, **kwargs)
         call.arguments.update(call.arguments.pop("kwargs", {}))
         arguments = dict(call.arguments)
-        if self.trunk.plain or not self.trunk.narrow or not _can_narrow(arguments, hidden, b):
+        cache = next((name for name in _CACHES if name in signature.parameters), None)
+        if cache is None or self.trunk.plain or not self.trunk.narrow or not _can_narrow(arguments, hidden, b):
             raise _Cut(_first(self.block(hidden, *args, **kwargs))[b, t])
-        raise _Cut(self._narrow(arguments, hidden, b, t))
+        raise _Cut(self._narrow(arguments, cache, hidden, b, t))
 
-    def _narrow(self, arguments: dict[str, Any], hidden: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    def _narrow(self, arguments: dict[str, Any], cache: str, hidden: Tensor, b: Tensor, t: Tensor) -> Tensor:
         rows, slot = _rows_by_example(b, t, len(hidden))  # (B, R), (N,)
         try:
-            self.block(**{**arguments, "past_key_values": _Taker()})
+            whole = self.block(**{**arguments, cache: _Taker()})
         except _Cut as cut:
             keys, values = cut.value
+        else:  # a block that asks no cache has said everything already
+            every: Tensor = _first(whole)
+            return every[b, t]
         name = next(iter(arguments))
         short = {key: _cut_to_rows(value, rows) if key in _PER_TOKEN else value for key, value in arguments.items()}
         short[name] = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, R, D)
         short["attention_mask"] = _mask_of_rows(
             arguments.get("attention_mask"), rows, hidden.shape[1], self.trunk.causal
         )
-        short["past_key_values"] = _Giver(keys, values)
+        short[cache] = _Giver(keys, values)
         answers: Tensor = _first(self.block(**short))  # (B, R, D)
         return answers[b, slot]
 
@@ -123,11 +130,15 @@ def _first(output: Any) -> Any:
 
 
 def _can_narrow(arguments: dict[str, Any], hidden: Tensor, b: Tensor) -> bool:
-    """True where the block speaks the cache protocol, its arguments are understood, and most rows can be left out."""
-    known = _PER_TOKEN | {"attention_mask", "past_key_values"}
-    tensors = {key for key, value in arguments.items() if isinstance(value, Tensor) and value is not hidden}
+    """True where the block's arguments are understood, and most rows can be left out."""
+    known = _PER_TOKEN | {"attention_mask"}
+    tensors = {key for key, value in arguments.items() if value is not hidden and _holds_tensor(value)}
     most = int(torch.bincount(b).max())
-    return "past_key_values" in arguments and tensors <= known and 2 * most <= hidden.shape[1]
+    return tensors <= known and 2 * most <= hidden.shape[1]
+
+
+def _holds_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(map(_holds_tensor, value)))
 
 
 def _rows_by_example(b: Tensor, t: Tensor, num_examples: int) -> tuple[Tensor, Tensor]:
@@ -162,6 +173,24 @@ def _mask_of_rows(mask: Tensor | None, rows: Tensor, num_tokens: int, causal: bo
     return (torch.arange(num_tokens, device=rows.device) <= rows[..., None])[:, None]
 
 
+class _Capped(nn.Module):
+    """A head whose logits are bent into (-cap, cap): z' = cap tanh(z / cap) (Gemma 2, 2024)."""
+
+    def __init__(self, head: nn.Module, cap: float) -> None:
+        super().__init__()
+        self.head = head
+        self.cap = cap
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.head(hidden)
+        return self.cap * torch.tanh(logits / self.cap)
+
+
+def _capped(head: nn.Module, model: Any) -> nn.Module:
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return _Capped(head, cap) if cap else head
+
+
 class Trunk:
     """A model opened at block `start`: `with Trunk(base, start) as trunk`. On leaving, every block is back in its place.
 
@@ -177,8 +206,9 @@ class Trunk:
         self.plain = False  # set where the shortcuts turn out not to be exact for this model
         self.blocks = base.anatomy.block_list(base.model)
         self.backbone = base.model.get_submodule(base.anatomy.backbone)
-        self.head = base.model.get_submodule(base.anatomy.head)
-        self.norm = base.model.get_submodule(base.anatomy.norm) if base.anatomy.norm else nn.Identity()
+        self.head = _capped(base.model.get_submodule(base.anatomy.head), base.model)
+        after = ([base.anatomy.norm] if base.anatomy.norm else []) + list(base.anatomy.outward)
+        self.norm = nn.Sequential(*map(base.model.get_submodule, after))
         self.handed: Tensor | None = None
         self.wanted: Any = None
         self._kept: list[nn.Module] = []

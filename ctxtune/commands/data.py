@@ -107,7 +107,8 @@ def open_rows(resolved: Resolved) -> Opened:
     Raises:
         CtxtuneError: a wrong recipe, row or tokenizer.
     """
-    from ctxtune.backend.load import context_length, load_tokenizer, read_config
+    from ctxtune.backend.context import context_length
+    from ctxtune.backend.load import load_tokenizer, read_config
 
     recipe = resolved.recipe
     templates = prepare.compile_templates(recipe.data)

@@ -19,7 +19,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     Raises:
         CtxtuneError: whatever the run itself would meet before it begins to train.
     """
-    from ctxtune.backend.load import context_length, load_tokenizer
+    from ctxtune.backend.context import context_length
+    from ctxtune.backend.load import load_tokenizer
     from ctxtune.backend.quantise import foreseen_bytes
     from ctxtune.backend.skeleton import check_headers, skeleton
     from ctxtune.methods.registry import open_method
@@ -55,5 +56,5 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "supervised_tokens": examples.supervised_tokens,
         "steps": course.steps,
         "start_layer": method.start,
-        "cache_bytes": examples.tokens * config.hidden_size * 4 if kept else 0,
+        "cache_bytes": examples.tokens * config.get_text_config().hidden_size * 4 if kept else 0,
     }

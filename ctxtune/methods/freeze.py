@@ -72,7 +72,7 @@ def _named(name: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
     elif name == "embeddings":
         yield from anatomy.embeddings
     elif name == "head":
-        yield anatomy.head
+        yield from (anatomy.head, *anatomy.outward)
     else:
         yield from (f"{anatomy.blocks}.{i}.{part}" for i in range(num_layers) for part in getattr(anatomy, name))
         if name == "norms" and anatomy.norm:
@@ -105,7 +105,7 @@ def _depth(name: str, anatomy: Anatomy, num_layers: int) -> int:
     """The block that a parameter belongs to; 0 for embeddings, the number of blocks for what comes after the last one."""
     if _inside(name, anatomy.blocks):
         return int(name[len(anatomy.blocks) + 1 :].split(".", 1)[0])
-    after = [anatomy.head, *([anatomy.norm] if anatomy.norm else [])]
+    after = [anatomy.head, *anatomy.outward, *([anatomy.norm] if anatomy.norm else [])]
     return num_layers if any(_inside(name, part) for part in after) else 0
 
 

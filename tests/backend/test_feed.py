@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from ctxtune.backend.stores import list_stores
 from ctxtune.backend.trunk import Trunk
 from ctxtune.data.encode import Encoded
 
-from ..conftest import KINDS, NUM_LAYERS
+from ..conftest import FAMILY_KINDS, NUM_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def examples(base: Base, count: int = 9) -> list[Encoded]:
 
 
 @pytest.mark.parametrize("start", [0, 2, NUM_LAYERS])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
 def test_states_labels_and_logits(kind: str, start: int, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     some = examples(base)
@@ -46,7 +46,8 @@ def test_states_labels_and_logits(kind: str, start: int, open_base: Callable[[st
         feed.keep("memory", MARK)
         part = [4, 0, 7, 2]
         hidden, labels = feed.hidden(part), feed.labels(part)
-        assert hidden.shape == (len(labels), base.width)
+        model: Any = base.model
+        assert hidden.shape == (len(labels), model.get_output_embeddings().in_features)
         assert labels.tolist() == [label for i in part for label in some[i].labels]
         logits = trunk.logits(hidden)
         place = 0
@@ -169,7 +170,7 @@ def test_a_store_belongs_to_model_layer_and_tokens(open_base: Callable[[str], Ba
     assert place(2, [Encoded(one.ids, (0,), (5,)) for one in some], MARK) == "kept"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
 def test_the_check_passes_what_is_right(kind: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     with Trunk(base, 2) as trunk:

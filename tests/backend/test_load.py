@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ctxtune.backend.load import context_length, hush, load_base, load_tokenizer
+from ctxtune.backend.context import context_length
+from ctxtune.backend.load import hush, load_base, load_tokenizer
 from ctxtune.errors import ModelError
 
 from ..conftest import CONTEXT, KINDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from ctxtune.backend.trunk import Trunk
 
-from ..conftest import KINDS, NUM_LAYERS
+from ..conftest import FAMILY_KINDS, KINDS, NUM_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,9 @@ ROWS = {
     ),
 }
 
+# From every block on; of the wider families from the first, from the middle and behind the last.
+DEPTHS = [(kind, start) for kind in FAMILY_KINDS for start in range(0, NUM_LAYERS + 1, 1 if kind in KINDS else 2)]
+
 
 def padded(base: Base) -> tuple[Tensor, Tensor]:
     """Ids (3, 12) and their mask; what stands behind the shorter examples is no pad token, so that a leak shows."""
@@ -46,15 +50,19 @@ def double(open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) ->
         base = open_base(kind)
         base.model.double()
         for module in base.model.modules():
-            if (
-                type(module).__name__ == "LlamaRMSNorm"
-            ):  # transformers computes it in float32, whatever the model's type
-                norm = torch.nn.RMSNorm(base.width, float(str(module.variance_epsilon)), dtype=torch.float64)
-                norm.weight = module.get_parameter("weight")
-                monkeypatch.setattr(module, "forward", norm.forward)
+            if type(module).__name__.endswith("RMSNorm"):
+                # transformers computes it in float32, whatever the model's type
+                monkeypatch.setattr(module, "forward", partial(rms_norm, module))
         return base
 
     return double
+
+
+def rms_norm(module: Any, hidden: Tensor) -> Tensor:
+    """In the type of what comes in; Gemma keeps its weights less one."""
+    gemma = type(module).__name__.startswith("Gemma")
+    weight = module.weight + 1 if gemma else module.weight
+    return torch.nn.functional.rms_norm(hidden, weight.shape, weight, module.eps if gemma else module.variance_epsilon)
 
 
 def plain(base: Base, ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -62,8 +70,7 @@ def plain(base: Base, ids: Tensor, mask: Tensor | None) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("start", range(NUM_LAYERS + 1))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "start"), DEPTHS)
 def test_rows_are_those_of_the_plain_forward(kind: str, start: int, double: Callable[[str], Base]) -> None:
     base = double(kind)
     ids, mask = padded(base)
@@ -80,8 +87,7 @@ def test_rows_are_those_of_the_plain_forward(kind: str, start: int, double: Call
                         assert (logits - whole[at]).abs().max() <= 1e-12, name
 
 
-@pytest.mark.parametrize("start", range(NUM_LAYERS + 1))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "start"), DEPTHS)
 def test_without_padding(kind: str, start: int, double: Callable[[str], Base]) -> None:
     base = double(kind)
     ids = padded(base)[0]
@@ -96,7 +102,7 @@ def test_without_padding(kind: str, start: int, double: Callable[[str], Base]) -
 
 @pytest.mark.parametrize("name", ["the last row", "several rows", "all rows"])
 @pytest.mark.parametrize("start", [0, 1, NUM_LAYERS - 1, NUM_LAYERS])
-@pytest.mark.parametrize("kind", ["llama-untied", "gpt2-untied", "bert-tied"])
+@pytest.mark.parametrize("kind", ["llama-untied", "gpt2-untied", "bert-tied", "mistral-untied", "phi3-untied"])
 def test_gradients_are_those_of_the_plain_forward(
     kind: str, start: int, name: str, double: Callable[[str], Base]
 ) -> None:
@@ -130,7 +136,7 @@ def widths(module: nn.Module) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("kind", ["llama-untied", "gpt2-tied", "bert-tied"])
+@pytest.mark.parametrize("kind", sorted(set(FAMILY_KINDS) - {"opt-tied", "opt-projected-tied"}))
 def test_the_last_block_works_on_answer_rows_alone(kind: str, double: Callable[[str], Base]) -> None:
     base = double(kind)
     ids, mask = padded(base)
