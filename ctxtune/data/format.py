@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".txt": "txt"}
-PACKED = (".gz", ".zst")  # of any of the above
+COLUMNS = {".parquet": "parquet"}
+PACKED = (".gz", ".zst")  # of any text
 
 
 def format_of(path: Path) -> str:
@@ -23,11 +24,14 @@ def format_of(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in PACKED:
         suffix = Path(path.stem).suffix.lower()
+    elif suffix in COLUMNS:
+        return COLUMNS[suffix]
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     said = f"the suffix {suffix!r} names no known format" if suffix else "a name without a suffix tells no format"
     raise DataError(
-        f"{path}: {said}", f"the known ones are {', '.join(SUFFIXES)}; any text may be packed as .gz or .zst"
+        f"{path}: {said}",
+        f"the known ones are {', '.join([*SUFFIXES, *COLUMNS])}; any text may be packed as .gz or .zst",
     )
 
 
@@ -38,13 +42,13 @@ def is_packed(path: Path) -> bool:
 
 def data_files(paths: Iterable[Path]) -> list[str]:
     """The names among these that look like data, at most five, for a hint."""
-    names = {*SUFFIXES, *PACKED}
+    names = {*SUFFIXES, *COLUMNS, *PACKED}
     return sorted(path.name for path in paths if path.suffix.lower() in names)[:5]
 
 
 def bare_name(path: Path) -> str:
     """The name without the suffixes that tell the format: `train` of train.csv.gz."""
-    for known in (PACKED, SUFFIXES):
+    for known in (PACKED, {*SUFFIXES, *COLUMNS}):
         if path.suffix.lower() in known:
             path = path.with_suffix("")
     return path.name

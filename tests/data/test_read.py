@@ -124,7 +124,7 @@ UNKIND: list[tuple[str, bytes, str]] = [
     ("quote.csv", b'text,label\na,b\n"never closed,b\nc,d\n', r"line 3: unexpected end of data"),
     ("inner.csv", b'text,label\n"a"b,c\n', r"line 2: ',' expected after '\"'"),
     ("mac.csv", b"text,label\ra,b\rc,d", r"line 1: new-line character seen in unquoted field$"),
-    ("data.parquet", b"PAR1", r"the suffix '\.parquet' names no known format"),
+    ("data.xlsx", b"PK\x03\x04", r"the suffix '\.xlsx' names no known format"),
     ("noname", b"{}", r"a name without a suffix tells no format"),
 ]  # fmt: skip
 
