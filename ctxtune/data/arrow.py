@@ -1,4 +1,4 @@
-"""Rows kept as arrow columns: parquet files, read in batches; plain values only, and no more than the file's size allows.
+"""Rows kept as arrow columns, in parquet or arrow files: plain values only, and no more than the file's size allows.
 
 A column that says one text a million times, or a list of a milliard nulls, is a few bytes of parquet. So what the file
 declares is held against its size before anything is read (`open.most_bytes`), and then what comes out, counted as
@@ -47,13 +47,54 @@ def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
         yield from _rows(file.iter_batches(batch_size=BATCH, use_threads=False), file.schema_arrow, source, most)
 
 
+def read_arrow(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """The same of an arrow stream, as `datasets` saves them.
+
+    Raises:
+        DataError: no arrow stream, damaged, packed, of other types, or too much.
+    """
+    source = str(path)
+    ipc = _library("pyarrow.ipc", source)
+    with _explained(source), open_file(path) as raw:
+        most = most_bytes(os.fstat(raw.fileno()).st_size)
+        if any(_is_packed(message) for message in ipc.MessageReader.open_stream(raw)):
+            raise DataError(f"{source} holds packed columns", "save it unpacked, or as parquet")
+        raw.seek(0)
+        stream = ipc.open_stream(raw)
+        yield from _rows(stream, stream.schema, source, most)
+
+
+def _is_packed(message: Any) -> bool:
+    """Whether a record batch is compressed: its table `RecordBatch` has its fourth field (arrow's Message.fbs).
+
+    A flatbuffer table begins with the distance back to its list of fields: two bytes for the list's length, two for the
+    table's, then two a field, the distance from the table's start or 0. `Message` has version, header_type, header."""
+    if message.type != "record batch":
+        return False
+    data = memoryview(message.metadata.to_pybytes())
+    table = int.from_bytes(data[:4], "little")
+    header = _field(data, table, 2)
+    if not header:
+        return True
+    return bool(_field(data, header + int.from_bytes(data[header : header + 4], "little"), 3))
+
+
+def _field(data: memoryview, table: int, number: int) -> int:
+    """Where a field of a table stands, or 0."""
+    fields = table - int.from_bytes(data[table : table + 4], "little", signed=True)
+    length = int.from_bytes(data[fields : fields + 2], "little")
+    at = fields + 4 + 2 * number
+    place = int.from_bytes(data[at : at + 2], "little") if 4 + 2 * number < length else 0
+    return table + place if place else 0
+
+
 def _rows(batches: Iterable[Any], schema: Any, source: str, most: int) -> Iterator[tuple[int, dict[str, object]]]:
     _check_names([field.name for field in schema], source)
     for field in schema:
         _check_type(field.type, field.name, source)
     number = cost = 0
     for batch in batches:
-        batch.validate(full=True)
+        batch.validate(full=True)  # offsets that lead elsewhere would be followed otherwise
         cost += batch.num_rows * ROW + sum(_cost(column) for column in batch.columns)
         if cost > most:
             raise too_much(source, most)

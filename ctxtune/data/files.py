@@ -1,4 +1,4 @@
-"""What a name in a recipe stands for: one file, or every text below a folder.
+"""What a name in a recipe stands for: one file, every text below a folder, or the files of a saved data set.
 
 Folders come from strangers too: links to other folders are not followed, and links that lead out are refused.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ctxtune.data.format import format_of
 from ctxtune.data.open import inside, open_file
+from ctxtune.data.saved import saved_files
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def find_files(name: Path | str, fmt: str | None = None) -> Files:
     path = Path(name)
     try:
         if fmt is None and path.is_dir():
-            return Files(path, "texts", tuple(_texts(path)))
+            saved = saved_files(path)
+            return Files(path, "arrow", saved) if saved else Files(path, "texts", tuple(_texts(path)))
         with open_file(path):  # what is not there, or is a device, is said before what its name lacks
             return Files(path, fmt or format_of(path), (path,))
     except OSError as error:

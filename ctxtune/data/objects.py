@@ -62,6 +62,14 @@ def read_json(lines: Iterator[str], source: str) -> Iterator[tuple[int, dict[str
     _check_end(text, at, "]}" if begin[1] else "]", source)
 
 
+def read_json_object(text: str, source: str) -> dict[str, object]:
+    """A file that is one object."""
+    found, end = _object(text, _skip(text, 0), source, 1, source)
+    if text[end:].strip():
+        raise DataError(f"{source} line {_line(text, _skip(text, end))}: more stands behind the object")
+    return found
+
+
 def _check_end(text: str, at: int, ends: str, source: str) -> None:
     for end in ends:
         if text[at : at + 1] != end:

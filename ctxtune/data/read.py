@@ -5,7 +5,8 @@
     .csv .tsv        a header line, then cells; a quoted cell may run over several lines
     .txt             one row a line, in the field `text`; blank lines hold nothing and make no row
     .parquet         one row a row: text, numbers, truth values, lists and structs
-    a folder         one row for every .txt below it: its `text`, and its name as `file`
+    a folder         one row for every .txt below it: its `text`, and its name as `file`; or what `save_to_disk` of the
+                     library `datasets` wrote
 
 Texts may be packed: .jsonl.gz, .csv.zst. A row's line is the line of the file on which it starts, or, where several
 rows stand on one line or there are no lines, the row's number. A byte order mark and CRLF line ends are accepted everywhere.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxtune.data.arrow import read_parquet
+from ctxtune.data.arrow import read_arrow, read_parquet
 from ctxtune.data.files import Files, find_files
 from ctxtune.data.objects import kind, read_json, read_jsonl
 from ctxtune.data.open import open_lines
@@ -61,8 +62,8 @@ def read_files(files: Files) -> list[Row]:
 
 def _rows_of(path: Path, files: Files) -> list[Row]:
     source = str(path)
-    if files.format == "parquet":
-        return [Row(fields, source, number, "row") for number, fields in read_parquet(path)]
+    if files.format in COLUMNS:
+        return [Row(fields, source, number, "row") for number, fields in COLUMNS[files.format](path)]
     with open_lines(path) as lines:
         if files.format == "texts":
             text = "".join(lines).rstrip("\r\n")
@@ -125,6 +126,10 @@ def _read_txt(lines: Iterator[str], source: str) -> Iterator[tuple[int, dict[str
             yield line, {"text": text.rstrip("\r\n")}
 
 
+COLUMNS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, object]]]]] = {
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
 READERS: dict[str, Callable[[Iterator[str], str], Iterator[tuple[int, dict[str, object]]]]] = {
     "jsonl": read_jsonl,
     "json": read_json,
