@@ -31,6 +31,7 @@ class Judge:
     choices: ChoiceSet | None
     requests: Requests | None
     probe: Feed | None
+    end: int = 0  # tokens behind a free answer that end the text: learned, but no part of the answer
     base: BaseProbe | None = None
 
     @classmethod
@@ -40,7 +41,8 @@ class Judge:
         if choices is not None and not choices.requests:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
         requests = Requests(trunk, [one for row in choices.requests for one in row]) if choices is not None else None
-        return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None)
+        end = int(spec.choices is None and spec.kind == "causal")
+        return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None, end)
 
     def keep(self, where: str, mark: str) -> None:
         """Run the frozen layers once over everything that will be scored again and again."""
@@ -68,25 +70,25 @@ class Judge:
         """What every row gave."""
         if self.requests is None or self.choices is None:
             raise ValueError("nothing to score")
-        found = self.requests.loglikelihoods()
-        if not self.choices.choices:
-            told = [({"loss": -ll, "greedy_acc": float(greedy)}, [ll]) for ll, greedy in found]
-        else:
-            each = iter(found)
-            rows = [[ll for ll, _ in islice(each, len(texts))] for texts in self.choices.choices]
-            asked = zip(rows, self.choices.gold, self.choices.choices, strict=True)
-            told = [(choice_scores(lls, gold, texts), lls) for lls, gold, texts in asked]
-        return [
-            Item(sha256_fields(row.fields), row.line, scores, {"ll": lls, "gold": gold})
-            for (scores, lls), row, gold in zip(told, self.choices.row_of, self.choices.gold, strict=True)
-        ]
+        each = iter(self.requests.token_scores())
+        items = []
+        for i, (row, gold) in enumerate(zip(self.choices.row_of, self.choices.gold, strict=True)):
+            tokens = list(islice(each, len(self.choices.requests[i])))
+            lls = [float(nats.sum()) for nats, _ in tokens]
+            if self.choices.choices:
+                scores = choice_scores(lls, gold, self.choices.choices[i])
+            else:
+                nats, likeliest = (told[: len(told) - self.end] for told in tokens[0])
+                scores, lls = {"loss": -lls[0], "greedy_acc": float(likeliest.all())}, [float(nats.sum())]
+            items.append(Item(sha256_fields(row.fields), row.line, scores, {"ll": lls, "gold": gold}))
+        return items
 
     def total(self, items: Sequence[Item]) -> dict[str, float]:
         """The scores of all rows together."""
         if self.choices is None or self.choices.choices:
             return summarise(items)
-        tokens = sum(len(row[0].labels) for row in self.choices.requests)
-        return {**summarise(items), **answer_perplexities([item.scores["loss"] for item in items], tokens)}
+        tokens = sum(len(row[0].labels) - self.end for row in self.choices.requests)
+        return {**summarise(items), **answer_perplexities([item.said["ll"][0] for item in items], tokens)}
 
 
 def probe_feed(trunk: Trunk, text: str) -> Feed:

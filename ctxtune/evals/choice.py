@@ -10,6 +10,7 @@ Ties go to the first. Standard error: sample deviation (n - 1) / sqrt(n). Source
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,33 +44,41 @@ class Requests:
 
     def loglikelihoods(self) -> list[tuple[float, bool]]:
         """For each request the sum of its tokens' log-probabilities, in nats, and whether greedy decoding gives it."""
+        return [(float(nats.sum()), bool(likeliest.all())) for nats, likeliest in self.token_scores()]
+
+    def token_scores(self) -> list[tuple[Tensor, Tensor]]:
+        """For each request, of each of its tokens: the log-probability in nats, and whether it is the likeliest token."""
         asking: dict[int, list[int]] = {}
         for number, place in enumerate(self.place):
             asking.setdefault(place, []).append(number)
-        sums = torch.zeros(len(self.requests), dtype=torch.float64)
-        misses = torch.zeros(len(self.requests), dtype=torch.float64)
+        sizes = [len(request.labels) for request in self.requests]
+        first = [0, *accumulate(sizes)]
+        nats = torch.zeros(first[-1], dtype=torch.float64)
+        likeliest = torch.zeros(first[-1], dtype=torch.bool)
         order = sorted(range(len(self.feed.examples)), key=lambda i: (-self.feed.lengths[i], i))
         with torch.no_grad():
             for part in self.feed.parts(order):
-                row, label, asker = self._asked(part, asking)
+                row, label, slot = self._asked(part, asking, first)
                 for logits, rows in self.feed.logits_in_chunks(part):
                     here = (row >= rows.start) & (row < rows.stop)
                     at, token = row[here] - rows.start, label[here].to(logits.device)
-                    picked = logits[at, token] - logits.logsumexp(-1)[at]
-                    sums.index_add_(0, asker[here], picked.double().cpu())
-                    misses.index_add_(0, asker[here], (logits.argmax(-1)[at] != token).double().cpu())
-        return [(ll, miss == 0) for ll, miss in zip(sums.tolist(), misses.tolist(), strict=True)]
+                    nats[slot[here]] = (logits[at, token] - logits.logsumexp(-1)[at]).double().cpu()
+                    likeliest[slot[here]] = (logits.argmax(-1)[at] == token).cpu()
+        return list(zip(torch.split(nats, sizes), torch.split(likeliest, sizes), strict=True))
 
-    def _asked(self, part: Sequence[int], asking: Mapping[int, list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Every (answer row of the part, token, request) that is asked for, as three columns."""
+    def _asked(
+        self, part: Sequence[int], asking: Mapping[int, list[int]], first: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Every (answer row of the part, token, its place among the tokens of all requests) that is asked for, as columns."""
         table: list[tuple[int, int, int]] = []
-        first = 0
+        begin = 0
         for place in part:
             for number in asking[place]:
-                table += [(first + j, label, number) for j, label in enumerate(self.requests[number].labels)]
-            first += len(self.feed.examples[place].rows)
-        rows, labels, askers = torch.tensor(table).unbind(1)
-        return rows, labels, askers
+                asked = enumerate(self.requests[number].labels)
+                table += [(begin + j, label, first[number] + j) for j, label in asked]
+            begin += len(self.feed.examples[place].rows)
+        rows, labels, slots = torch.tensor(table).unbind(1)
+        return rows, labels, slots
 
 
 DIVISORS: dict[str, Callable[[str], int]] = {

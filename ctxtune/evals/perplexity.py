@@ -2,7 +2,8 @@
 
 For text of W words (split at white space) and Y UTF-8 bytes whose tokens have the log-probabilities ll:
     word perplexity = exp(-ll / W)    byte perplexity = exp(-ll / Y)    bits per byte = -ll / (Y ln 2)
-Bits per byte can be compared between tokenizers. For answers: perplexity = exp(-mean ll of an answer).
+Bits per byte can be compared between tokenizers. For answers: perplexity = exp(-mean ll of an answer); the
+end-of-text token behind a free answer, which it learns, is a part of the loss alone.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def answer_perplexities(losses: Sequence[float], tokens: int) -> dict[str, float]:
-    """Of the losses of answers, in nats an answer, that have so many tokens together."""
-    total = sum(losses)
-    return {"perplexity": _exp(total / len(losses)), "token_perplexity": _exp(total / tokens)}
+def answer_perplexities(lls: Sequence[float], tokens: int) -> dict[str, float]:
+    """Of the log-probabilities of answers that have so many tokens together."""
+    total = -sum(lls)
+    return {"perplexity": _exp(total / len(lls)), "token_perplexity": _exp(total / tokens)}
 
 
 def text_metrics(ll: float, words: int, num_bytes: int, tokens: int) -> dict[str, float]:

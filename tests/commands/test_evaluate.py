@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -196,8 +197,6 @@ def test_a_lora_folder_of_peft(model_folders: dict[str, Path], dev: Path, tmp_pa
 
 
 def test_running_text(model_folders: dict[str, Path], tmp_path: Path, open_base: Any) -> None:
-    import math
-
     text = "\n".join([*GOOD, *BAD] * 2) + "\n"
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     base = open_base("llama-tied")
@@ -229,12 +228,32 @@ def test_a_text_that_is_not_utf8(model_folders: dict[str, Path], tmp_path: Path)
         run(data__eval=str(tmp_path / "text.txt"), model=str(model_folders["llama-tied"]))
 
 
-def test_free_answers(model_folders: dict[str, Path], dev: Path) -> None:
-    found = scores(
-        data__eval=str(dev), model=str(model_folders["gpt2-tied"]), data__prompt=PROMPT, data__answer="{{ label }}"
-    )
-    assert found.keys() >= {"rows", "loss", "perplexity", "token_perplexity", "greedy_acc"}
+def test_free_answers(
+    model_folders: dict[str, Path], dev: Path, tmp_path: Path, open_base: Callable[[str], Any]
+) -> None:
+    """By one plain forward pass a row: the end-of-text token is a part of the loss, but not of the answer."""
+    import torch
+
+    model, task = str(model_folders["gpt2-tied"]), {"data__prompt": PROMPT, "data__answer": "{{ label }}"}
+    found = scores(data__eval=str(dev), model=model, save=tmp_path / "items.jsonl", **task)
+    base = open_base("gpt2-tied")
+    answers, ends, count = [], [], 0
+    for row in map(json.loads, dev.read_text("utf-8").splitlines()):
+        prompt = PROMPT.replace("{{ text }}", row["text"])
+        context = len(base.tokenizer(prompt)["input_ids"])
+        whole = [*base.tokenizer(f"{prompt} {row['label']}")["input_ids"], base.tokenizer.eos_token_id]
+        with torch.no_grad():
+            nats = base.model(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
+        lls = [nats[i - 1, whole[i]].item() for i in range(context, len(whole))]
+        answers.append(sum(lls[:-1]))
+        ends.append(lls[-1])
+        count += len(lls) - 1
     assert found["rows"] == 10
+    assert found["loss"] == pytest.approx(-(sum(answers) + sum(ends)) / 10, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(-sum(answers) / 10), rel=1e-4)
+    assert found["token_perplexity"] == pytest.approx(math.exp(-sum(answers) / count), rel=1e-4)
+    lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text("utf-8").splitlines()]
+    assert [line["said"]["ll"] for line in lines] == [pytest.approx([ll], abs=1e-5) for ll in answers]
 
 
 def test_rows_dropped_and_cut_are_counted(model_folders: dict[str, Path], dev: Path) -> None:

@@ -60,7 +60,7 @@ def test_words_and_bytes_of_a_text(open_base: Callable[[str], Base]) -> None:
 
 
 def test_answers() -> None:
-    found = answer_perplexities([1.0, 3.0, 2.0], tokens=4)
+    found = answer_perplexities([-1.0, -3.0, -2.0], tokens=4)
     assert found == pytest.approx({"perplexity": math.exp(2.0), "token_perplexity": math.exp(6.0 / 4)})
 
 
@@ -72,4 +72,4 @@ def test_windows_as_rows() -> None:
 
 def test_a_hopeless_model_overflows_nothing() -> None:
     assert text_metrics(-1e6, 1, 1, 1)["word_perplexity"] == math.inf
-    assert answer_perplexities([1e6, 1e6], 2)["perplexity"] == math.inf
+    assert answer_perplexities([-1e6, -1e6], 2)["perplexity"] == math.inf
