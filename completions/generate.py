@@ -73,6 +73,7 @@ def known_values() -> dict[str, Takes]:
         "set": Takes(tuple(f"{key}=" for key in keys.owners()), end=""),
         "cache": literals("cache"),
         "device": literals("device"),
+        "metric": literals("score.metric"),
         "dtype": Takes(("float32", "float16", "bfloat16")),
         "to": Takes(("peft",)),
         "lr": Takes(("auto",)),

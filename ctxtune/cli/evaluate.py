@@ -18,6 +18,9 @@ def evaluate(
     answer: options.Answer = None,
     choices: options.Choices = None,
     messages: options.Messages = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What free answers are scored by: likelihood, exact, f1 or number.")
+    ] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
     against: Annotated[
         str | None,
@@ -33,16 +36,17 @@ def evaluate(
     """Score a model on rows: accuracy by choices, or perplexity.
 
     With --choices: acc, acc_norm and acc_bytes with standard errors, by lm-evaluation-harness's rules. Without: how likely
-    the answers are. A .txt file with neither --prompt nor --answer: perplexity by word and byte, bits per byte.
-    With an adapter of ctxtune the recipe may be left out: the adapter remembers it. With --against: the difference in each
-    score on the same rows, its 95 % interval (paired bootstrap) and the p of a sign test (McNemar's, for hits and misses).
+    the answers are, or, with --metric, what the model writes compared with them. A .txt file with neither --prompt nor
+    --answer: perplexity by word and byte, bits per byte. With an adapter of ctxtune the recipe may be left out: the adapter
+    remembers it. With --against: the difference in each score on the same rows, its 95 % interval (paired bootstrap) and
+    the p of a sign test (McNemar's, for hits and misses).
     """
     console.Quiet.on = quiet
     from ctxtune.commands import evaluate as command
 
     given = options.flags(
         model=model, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        data__messages=messages, device=device, quant=quant,
+        data__messages=messages, score__metric=metric, device=device, quant=quant,
     )  # fmt: skip
     facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))

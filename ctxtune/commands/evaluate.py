@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands import prepare
 from ctxtune.commands.rival import Rival, open_rival
 from ctxtune.commands.run_folder import RunFolder
+from ctxtune.commands.written import accepted_answers, written_items
 from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import RecipeError
-from ctxtune.evals.items import Item, write_items
+from ctxtune.evals.items import Item, summarise, write_items
 from ctxtune.evals.paired import check_same_rows
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.read import parse
@@ -80,7 +81,8 @@ def _scorer(recipe: Recipe, rival: Rival | None) -> Callable[[Base, AdapterFile 
     text = running_text(recipe)
     templates = prepare.compile_templates(recipe.data)
     rows = prepare.read_source(str(recipe.data.eval), recipe.data, templates, None, "eval") if text is None else None
-    if rows is not None and rival is not None and rival.items is not None and recipe.data.on_long != "drop":
+    accepted = accepted_answers(recipe, rows)
+    if rows is not None and rival is not None and rival.items is not None and _one_each(recipe):
         check_same_rows(
             (sha256_fields(row.fields) for row in rows.rows), (item.row for item in rival.items), rival.name
         )
@@ -90,9 +92,17 @@ def _scorer(recipe: Recipe, rival: Rival | None) -> Callable[[Base, AdapterFile 
 
         spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
         with attached(base.model, adapter) if adapter is not None else nullcontext():
+            if rows is not None and accepted is not None:
+                items, counts = written_items(base, rows, spec, recipe, accepted)
+                return Scored({**summarise(items), **counts}, items)
             return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
 
     return score
+
+
+def _one_each(recipe: Recipe) -> bool:
+    """Whether it is known from the rows alone what is scored: none is dropped, and no chat becomes several examples."""
+    return recipe.data.on_long != "drop" and recipe.data.messages is None
 
 
 def open_given(adapter: Path | None) -> AdapterFile | None:
@@ -132,7 +142,9 @@ def _from_manifest(opened: AdapterFile) -> dict[str, object]:
         named = (opened.config or {}).get("base_model_name_or_path")
         return {"model": named} if isinstance(named, str) and named else {}
     recipe, _ = parse(opened.manifest.recipe, f"the recipe in {opened.path}")
-    sections = {name: recipe.get(name, {}) if isinstance(recipe, dict) else {} for name in ("data", "generate")}
+    sections = {
+        name: recipe.get(name, {}) if isinstance(recipe, dict) else {} for name in ("data", "generate", "score")
+    }
     kept = {
         f"{name}.{key}": value
         for name, section in sections.items()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.feed import Feed
 from ctxtune.commands import prepare
+from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.hash import sha256_fields
 from ctxtune.engine.checkpoint import read_state
 from ctxtune.errors import DataError
@@ -41,7 +42,7 @@ class Judge:
         if choices is not None and not choices.requests:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
         requests = Requests(trunk, [one for row in choices.requests for one in row]) if choices is not None else None
-        end = int(spec.choices is None and spec.kind == "causal")
+        end = int(isinstance(spec, EncodeSpec) and spec.choices is None and spec.kind == "causal")
         return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None, end)
 
     def keep(self, where: str, mark: str) -> None:

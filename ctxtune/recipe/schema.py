@@ -179,6 +179,17 @@ class Generation(Section):
     system: Text | None = Field(None, description="the system's turn before a chat")
 
 
+class Score(Section):
+    """What free answers are scored by."""
+
+    metric: Literal["likelihood", "exact", "f1", "number"] = Field(
+        "likelihood", description="likelihood of the answer, or exact, f1 or number of what the model writes"
+    )
+    references: Template | None = Field(
+        None, description="{{ a field }} that lists all accepted answers; null is the answer alone"
+    )
+
+
 class Recipe(Section):
     """A ctxtune recipe: one model, one method, one run."""
 
@@ -193,6 +204,7 @@ class Recipe(Section):
     train: Train = Field(Train(), description="how it is trained")
     forget: Forget = Field(Forget(), description="what forgetting is measured on")
     generate: Generation = Field(Generation(), description="how text is written")
+    score: Score = Field(Score(), description="what free answers are scored by")
     cache: Literal["auto", "memory", "disk", "off"] = Field(
         "auto", description="where the output of the frozen layers is kept: auto, memory, disk or off"
     )

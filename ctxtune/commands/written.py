@@ -1,0 +1,92 @@
+"""Free answers scored by what the model writes: prompts are continued and compared with what is accepted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ctxtune.commands import prepare
+from ctxtune.data.hash import sha256_fields
+from ctxtune.data.render import compile_template
+from ctxtune.errors import DataError, RecipeError
+from ctxtune.evals.answers import answer_scores
+from ctxtune.evals.items import Item
+
+if TYPE_CHECKING:
+    from ctxtune.backend.load import Base
+    from ctxtune.data.encode import Encoded
+    from ctxtune.data.read import Row
+    from ctxtune.recipe.schema import Recipe
+
+MOST_ANSWERS = 1_000
+
+
+def accepted_answers(recipe: Recipe, rows: prepare.Source | None) -> dict[str, list[str]] | None:
+    """What each row's answer is compared with, by the row's hash; None where answers are scored by their likelihood.
+
+    Of a chat that is its last reply, which only the chat template tells from its frame: it is not listed here.
+
+    Raises:
+        RecipeError: `score` asks for what choices and running text do not have.
+        DataError: a row lists no answers.
+    """
+    score, data = recipe.score, recipe.data
+    if score.metric == "likelihood":
+        return None
+    if rows is None or data.choices is not None:
+        what = "a running text" if rows is None else "a row with choices"
+        raise RecipeError(
+            f"score.metric is {score.metric}, but {what} has no answer that is written",
+            "leave --metric out" if rows is None else "leave data.choices out for free answers, or --metric",
+        )
+    if data.messages is not None and score.references is None:
+        return {}
+    answer = compile_template(data.answer, "data.answer")
+    listed = compile_template(score.references, "score.references") if score.references else None
+    return {
+        sha256_fields(row.fields): [answer.render(row)] if listed is None else _texts(row, listed.value(row))
+        for row in rows.rows
+    }
+
+
+def _texts(row: Row, value: object) -> list[str]:
+    where = f"{row.where}: score.references"
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{where} gives {type(value).__name__}, not a list", 'write "answers": ["one", "another"]')
+    if not 1 <= len(value) <= MOST_ANSWERS:
+        raise DataError(f"{where} gives a list of {len(value):,}, accepted answers are 1 to {MOST_ANSWERS:,}")
+    for one in value:
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            raise DataError(f"{where} lists {'null' if one is None else type(one).__name__}, not a text")
+    return [str(one) for one in value]
+
+
+def written_items(
+    base: Base, rows: prepare.Source, spec: prepare.Spec, recipe: Recipe, accepted: dict[str, list[str]]
+) -> tuple[list[Item], dict[str, float]]:
+    """Every row's answer, written and scored; and how many rows were dropped, cut, or had not ended at the last token.
+
+    Raises:
+        DataError: every row was dropped.
+        ModelError: the model cannot continue a text.
+    """
+    from ctxtune.backend.decode import generate_batch, require_causal
+
+    require_causal(base)
+    asked = prepare.to_score(rows, spec)
+    if not asked.requests:
+        raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+    tokenizer, (prompts, answers) = base.tokenizer, zip(*(_last_answer(one) for (one,) in asked.requests), strict=True)
+    items, unfinished = [], 0
+    for row, answer, written in zip(asked.row_of, answers, generate_batch(base, prompts, recipe.generate), strict=True):
+        name = sha256_fields(row.fields)
+        wanted = accepted.get(name) or [tokenizer.decode(answer, skip_special_tokens=True)]
+        scores = answer_scores(recipe.score.metric, written.text, wanted)
+        items.append(Item(name, row.line, scores, {"text": written.text, "accepted": wanted, "reason": written.reason}))
+        unfinished += written.reason == "length"
+    return items, {"dropped": asked.dropped, "truncated": asked.truncated, "unfinished": unfinished}
+
+
+def _last_answer(one: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What stands before the last run of supervised tokens, as it is fed in training, and the run."""
+    start = max(i for i in range(len(one.rows)) if i == 0 or one.rows[i] != one.rows[i - 1] + 1)
+    return one.ids[: one.rows[start] + 1], one.labels[start:]
