@@ -25,13 +25,13 @@ _ctxtune() {
     fi
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$at $word" in
-        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
+        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
         esac
     done
     case $at in
     "ctxtune")
         case $cur in -*) _ctxtune_offer words '--version --debug -h --help' ;;
-        *) _ctxtune_offer words 'quickstart freeze run eval generate adapter model cache recipe' ;; esac
+        *) _ctxtune_offer words 'quickstart freeze run eval generate adapter model data cache recipe' ;; esac
         ;;
     "ctxtune quickstart")
         case $prev in
@@ -44,20 +44,21 @@ _ctxtune() {
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--layers|--lr-decay|--sample|--epochs|--batch|--seed) :; return ;;
+        --prompt|--answer|--choices|--messages|--layers|--lr-decay|--sample|--epochs|--batch|--seed) :; return ;;
         --unfreeze) _ctxtune_offer words 'at_once gradual'; return ;;
         --lr) _ctxtune_offer words 'auto'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --layers --lr-decay --unfreeze --sample --epochs --batch --lr --cache --out --set --seed --device --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --layers --lr-decay --unfreeze --sample --epochs --batch --lr --cache --out --set --seed --device --quant --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
         ;;
     "ctxtune run")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out --set --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
@@ -66,23 +67,25 @@ _ctxtune() {
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --adapter|--eval|--save) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices) :; return ;;
+        --prompt|--answer|--choices|--messages) :; return ;;
         --metric) _ctxtune_offer words 'likelihood exact f1 number'; return ;;
         --against) _ctxtune_offer files 'base'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --metric --save --against --set --device --force --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --set --device --quant --force --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
         ;;
     "ctxtune generate")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --adapter) _ctxtune_offer files ''; return ;;
-        --max-tokens|--stop|--temperature|--top-p|--top-k|--min-p|--repetition-penalty|--seed|--batch) :; return ;;
+        --max-tokens|--stop|--temperature|--top-p|--top-k|--min-p|--repetition-penalty|--seed|--system|--batch) :; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --adapter --max-tokens --stop --temperature --top-p --top-k --min-p --repetition-penalty --seed --stream --no-stream --jsonl --batch --device --force --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --adapter --max-tokens --stop --temperature --top-p --top-k --min-p --repetition-penalty --seed --chat --no-chat --system --stream --no-stream --jsonl --batch --device --quant --force --json --quiet -q -h --help' ;;
         *) : ;; esac
         ;;
     "ctxtune adapter")
@@ -136,6 +139,30 @@ _ctxtune() {
         case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
         *) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' ;; esac
         ;;
+    "ctxtune data")
+        case $cur in -*) _ctxtune_offer words '-h --help' ;;
+        *) _ctxtune_offer words 'show stats' ;; esac
+        ;;
+    "ctxtune data show")
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
+        --train) _ctxtune_offer files ''; return ;;
+        --prompt|--answer|--choices|--messages|--row|--rows) :; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --train --prompt --answer --choices --messages --row --rows --tokens --set --json -h --help' ;;
+        *) _ctxtune_offer files 'freeze quickstart' ;; esac
+        ;;
+    "ctxtune data stats")
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
+        --train|--eval) _ctxtune_offer files ''; return ;;
+        --prompt|--answer|--choices|--messages) :; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --set --json -h --help' ;;
+        *) _ctxtune_offer files 'freeze quickstart' ;; esac
+        ;;
     "ctxtune cache")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
         *) _ctxtune_offer words 'list clear' ;; esac
@@ -172,7 +199,7 @@ _ctxtune() {
         ;;
     "ctxtune recipe check")
         case $prev in
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--set --json -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac

@@ -13,9 +13,10 @@ _ctxtune() {
         'freeze:Train some layers, keep the rest as they are.'
         'run:Do what a recipe says, whatever its method.'
         'eval:Score a model on rows: accuracy by choices, or perplexity.'
-        'generate:Continue a text, or every line of standard input.'
+        'generate:Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.'
         'adapter:Show, verify, merge and export adapters.'
         'model:Fetch, list and show base models.'
+        'data:Look at rows: what is learned of them, and what is odd.'
         'cache:List and clear what frozen layers said, kept on disk.'
         'recipe:List, show, write and check recipes.'
     )
@@ -37,6 +38,7 @@ _ctxtune() {
         generate) _ctxtune_generate ;;
         adapter) _ctxtune_adapter ;;
         model) _ctxtune_model ;;
+        data) _ctxtune_data ;;
         cache) _ctxtune_cache ;;
         recipe) _ctxtune_recipe ;;
         esac ;;
@@ -61,6 +63,7 @@ _ctxtune_freeze() {
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
+        '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
         '--layers=[last\:4, first\:2, 10-19, last\:4.mlp, last\:4+norms, embeddings, head, all.]:layers: ' \
         '--lr-decay=[Each layer'\''s rate, of the one above it.]:lr-decay: ' \
         '--unfreeze=[at_once, or gradual\: one more layer an epoch.]:unfreeze:(at_once gradual)' \
@@ -70,9 +73,10 @@ _ctxtune_freeze() {
         '--lr=[The learning rate, or auto.]:lr:(auto)' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -86,7 +90,7 @@ _ctxtune_freeze() {
 _ctxtune_run() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -105,11 +109,13 @@ _ctxtune_eval() {
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
+        '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
         '--metric=[What free answers are scored by\: likelihood, exact, f1 or number.]:metric:(likelihood exact f1 number)' \
         '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
         '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
         '--force[Insist, although the base is another one.]' \
         '--json[Print one JSON object.]' \
         '(--quiet -q)--quiet[No progress, no notes.]' \
@@ -131,11 +137,15 @@ _ctxtune_generate() {
         '--min-p=[Draw among those at least this likely, compared with the likeliest.]:min-p: ' \
         '--repetition-penalty=[Above 1\: less of what stands there already.]:repetition-penalty: ' \
         '--seed=[The seed of sampling.]:seed: ' \
+        '(--chat --no-chat)--chat[The prompt is a user'\''s turn in the tokenizer'\''s chat template.]' \
+        '(--chat --no-chat)--no-chat[The prompt is a user'\''s turn in the tokenizer'\''s chat template.]' \
+        '--system=[What the system says before a chat.]:system: ' \
         '(--stream --no-stream)--stream[Print text as it is made\: the default on a terminal.]' \
         '(--stream --no-stream)--no-stream[Print text as it is made\: the default on a terminal.]' \
         '--jsonl[Lines of stdin are {"prompt"\: ...}; other fields are kept.]' \
         '--batch=[Lines read before the first is answered; 1\: one by one.]:batch: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
         '--force[Insist, although the base is another one.]' \
         '--json[Print one JSON object.]' \
         '(--quiet -q)--quiet[No progress, no notes.]' \
@@ -259,6 +269,62 @@ _ctxtune_model_show() {
         '1:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}'
 }
 
+_ctxtune_data() {
+    local curcontext="$curcontext" context state state_descr line
+    local -A opt_args
+    local -a commands=(
+        'show:Show training rows as the model reads them, with the tokens that the loss is on marked.'
+        'stats:Count what a run would learn from: lengths, supervised tokens, labels, rows that stand twice, what would be cut.'
+    )
+    _arguments -s -S -C \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1: :->command' \
+        '*:: :->rest' && return
+    case $state in
+    command) _describe -t commands command commands ;;
+    rest)
+        case $line[1] in
+        show) _ctxtune_data_show ;;
+        stats) _ctxtune_data_stats ;;
+        esac ;;
+    esac
+}
+
+_ctxtune_data_show() {
+    _arguments -s -S \
+        '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
+        '--train=[Rows to learn from\: a file, a folder of texts, or - for stdin.]:train:_files' \
+        '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
+        '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
+        '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
+        '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
+        '--row=[The first row to show, counted from 1.]:row: ' \
+        '--rows=[How many to show.]:rows: ' \
+        '--tokens[Cut at every token.]' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+}
+
+_ctxtune_data_stats() {
+    _arguments -s -S \
+        '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
+        '--train=[Rows to learn from\: a file, a folder of texts, or - for stdin.]:train:_files' \
+        '--eval=[Rows to score.]:eval:_files' \
+        '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
+        '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
+        '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
+        '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+}
+
 _ctxtune_cache() {
     local curcontext="$curcontext" context state state_descr line
     local -A opt_args
@@ -348,7 +414,7 @@ _ctxtune_recipe_new() {
 
 _ctxtune_recipe_check() {
     _arguments -s -S \
-        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \

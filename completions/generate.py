@@ -74,6 +74,7 @@ def known_values() -> dict[str, Takes]:
         "cache": literals("cache"),
         "device": literals("device"),
         "metric": literals("score.metric"),
+        "quant": literals("quant"),
         "dtype": Takes(("float32", "float16", "bfloat16")),
         "to": Takes(("peft",)),
         "lr": Takes(("auto",)),
@@ -83,7 +84,7 @@ def known_values() -> dict[str, Takes]:
         **dict.fromkeys(
             ("answer", "batch", "choices", "epochs", "layers", "lr-decay", "max-tokens", "older-than", "sample"), free
         ),
-        **dict.fromkeys(("prompt", "seed", "temperature"), free),
+        **dict.fromkeys(("messages", "prompt", "row", "rows", "seed", "temperature"), free),
         **dict.fromkeys(("min-p", "repetition-penalty", "stop", "system", "top-k", "top-p"), free),
     }
 
