@@ -58,7 +58,7 @@ _ctxtune_quickstart() {
 _ctxtune_freeze() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
-        '--train=[Rows to learn from\: a file, a folder of texts, or - for stdin.]:train:_files' \
+        '*--train=[Rows to learn from\: a file, a folder of texts, - for stdin. Several may be named.]:train:_files' \
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
@@ -294,7 +294,7 @@ _ctxtune_data() {
 _ctxtune_data_show() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
-        '--train=[Rows to learn from\: a file, a folder of texts, or - for stdin.]:train:_files' \
+        '*--train=[Rows to learn from\: a file, a folder of texts, - for stdin. Several may be named.]:train:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
@@ -312,7 +312,7 @@ _ctxtune_data_show() {
 _ctxtune_data_stats() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
-        '--train=[Rows to learn from\: a file, a folder of texts, or - for stdin.]:train:_files' \
+        '*--train=[Rows to learn from\: a file, a folder of texts, - for stdin. Several may be named.]:train:_files' \
         '--eval=[Rows to score.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
