@@ -36,6 +36,7 @@ SURFACE = {
         "recipe",
         "--model",
         "--adapter",
+        "--metric",
         "--save",
         "--against",
         "--set",
