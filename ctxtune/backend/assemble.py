@@ -1,4 +1,4 @@
-"""A model with quantised layers, put together tensor by tensor: what is quantised is in memory as floats one layer at a time.
+"""A model put together tensor by tensor: what is quantised is in memory as floats one layer at a time.
 
 The modules are those that transformers makes of the config; each parameter is read from the mapped files, made float32,
 quantised where that is asked for, and put in its place.
@@ -26,7 +26,7 @@ GENERATION = "generation_config.json"
 
 
 def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, int]:
-    """The model of `folder`, its frozen linear layers quantised, and how many numbers it has.
+    """The model of `folder`, its frozen linear layers quantised unless `quant` is none, and how many numbers it has.
 
     Modules in which a parameter of `moving` lies stay float.
 
@@ -36,7 +36,7 @@ def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Modu
     model, anatomy = skeleton(folder, buffers=True)
     check_headers(model, folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    chosen = set(quantisable(model, anatomy, moving))
+    chosen = set(quantisable(model, anatomy, moving)) if quant != "none" else set()
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(str(path), framework="pt")) for path in weight_files(folder)]
         stored = {name: file for file in files for name in file.keys()}  # noqa: SIM118

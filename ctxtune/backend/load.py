@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    import torch
     from torch import nn
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -82,14 +81,10 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     for path in weight_files(folder):
         read_header(path)  # a lying header is met here, in our words
     where = choose_device(device)
-    if quant == "none":
-        model = _float_model(folder, anatomy, where.dtype)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-    else:
-        from ctxtune.backend.assemble import assemble
+    model, parameters = _assembled(folder, anatomy, quant, moving)
+    if quant != "none":
         from ctxtune.backend.quantise import describe
 
-        model, parameters = assemble(folder, quant, moving)
         where = replace(where, reason=f"{where.reason}; {describe(model, anatomy)}")
     model.requires_grad_(False)
     model.eval()
@@ -114,12 +109,30 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     )
 
 
-def _float_model(folder: Path, anatomy: Anatomy, dtype: torch.dtype) -> nn.Module:
+def _assembled(folder: Path, anatomy: Anatomy, quant: str, moving: Collection[str]) -> tuple[nn.Module, int]:
+    """The model and how many numbers it has, tensor by tensor; transformers itself is slower to begin.
+
+    Where files name their tensors otherwise than the model does, only transformers knows what they mean.
+    """
+    from ctxtune.backend.assemble import assemble
+
+    try:
+        return assemble(folder, quant, moving)
+    except ModelError:
+        if quant != "none":
+            raise
+        model = _float_model(folder, anatomy)
+        return model, sum(parameter.numel() for parameter in model.parameters())
+
+
+def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
     """The model as transformers loads it."""
+    import torch
+
     try:
         model, info = model_class(anatomy).from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ctxtune.backend import load
 from ctxtune.backend.context import context_length
 from ctxtune.backend.load import hush, load_base, load_tokenizer
 from ctxtune.errors import ModelError
@@ -48,6 +49,31 @@ def test_a_base_is_whole_frozen_and_at_rest(kind: str, model_folders: dict[str, 
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
     assert (base.max_length, base.width, base.attention, base.folder) == (CONTEXT, 32, "sdpa", model_folders[kind])
     assert base.tokenizer.is_fast
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_reads_no_tensor_of_a_plain_folder(
+    kind: str, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own reader compiles a thousand patterns before the first tensor."""
+    monkeypatch.setattr(load, "_float_model", None)
+    assert load_base(model_folders[kind], "cpu").parameters > 0
+
+
+def test_names_of_other_days_are_read_by_transformers(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """BERT's first files call a norm's weight gamma and its bias beta."""
+    folder = shutil.copytree(model_folders["bert-tied"], tmp_path / "old")
+    base = load_base(folder, "cpu")
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if "LayerNorm" in name]:
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[old] = tensors.pop(name)
+
+    weights(rename)(folder)
+    again = load_base(folder, "cpu")
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, base.model.get_parameter(name))
 
 
 def test_a_half_precision_file_is_float32_in_memory(folder: Path) -> None:
