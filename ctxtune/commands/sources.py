@@ -58,7 +58,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
 def default_out(recipe: Recipe) -> str:
     """Where a run goes when nobody says: named after its data and method."""
     train = recipe.data.train
-    name = "stdin" if train in (None, "-") else bare_name(Path(prepare.parts_of(train or "")[0].path))
+    name = "stdin" if train in (None, "-") else bare_name(Path(prepare.parts_of(train or "")[0].path)).replace(":", "-")
     return f"runs/{name}-{recipe.method.name}"
 
 

@@ -1,4 +1,4 @@
-"""What a name in a recipe stands for: one file, every text below a folder, or the files of a saved data set.
+"""What a name in a recipe stands for: one file, the texts below a folder, or the files of a data set.
 
 Folders come from strangers too: links to other folders are not followed, and links that lead out are refused.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxtune.data.format import format_of
+from ctxtune.data.hub import PREFIX, cached_files
 from ctxtune.data.open import inside, open_file
 from ctxtune.data.saved import saved_files
 from ctxtune.errors import DataError
@@ -42,6 +43,9 @@ def find_files(name: Path | str, fmt: str | None = None) -> Files:
     """
     path = Path(name)
     try:
+        if str(name).startswith(PREFIX):
+            cached = cached_files(str(name))
+            return Files(cached[0].parent, "arrow", cached)
         if fmt is None and path.is_dir():
             saved = saved_files(path)
             return Files(path, "arrow", saved) if saved else Files(path, "texts", tuple(_texts(path)))

@@ -5,6 +5,7 @@
     .csv .tsv        a header line, then cells; a quoted cell may run over several lines
     .txt             one row a line, in the field `text`; blank lines hold nothing and make no row
     .parquet         one row a row: text, numbers, truth values, lists and structs
+    hub:owner/name   a data set in the cache of the library `datasets`, see hub.py
     a folder         one row for every .txt below it: its `text`, and its name as `file`; or what `save_to_disk` of the
                      library `datasets` wrote
 

@@ -179,11 +179,13 @@ def _same_method(written: dict[str, Given], options: dict[str, Given], source: s
 
 
 def _absolute(key: str, given: Given) -> Given:
-    """A path no longer depends on where one stands; `-`, `builtin` and names from the catalogue are not paths."""
+    """A path no longer depends on where one stands; `-`, `builtin`, names of a hub or of the catalogue are none."""
     value = given.value
     if key in keys.PATHS and isinstance(value, list):
         return replace(given, value=[_absolute_part(key, part, given) for part in value])
     if key not in keys.PATHS or not isinstance(value, str) or not value or value in NOT_PATHS.get(key, ()):
+        return given
+    if key.startswith("data.") and value.startswith("hub:"):
         return given
     path = os.path.join(given.folder, value)
     if key == "model" and not _is_model_path(value, path):

@@ -58,7 +58,7 @@ class Data(Section):
 
     train: Annotated[Text | Annotated[list[Text | Part], Field(min_length=1)] | None, BeforeValidator(_parts)] = Field(
         None,
-        description="rows to learn from: jsonl, json, csv, tsv, txt (.gz, .zst), parquet, a folder; a list; or -",
+        description="learn from: jsonl, json, csv, tsv, txt (.gz, .zst), parquet, folder, hub:owner/name, a list, or -",
     )
     eval: Text | None = Field(None, description="rows to score on; never learned from")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")
