@@ -44,9 +44,9 @@ _ctxtune() {
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--messages|--layers|--lr-decay|--sample|--epochs|--batch|--seed) :; return ;;
+        --prompt|--answer|--choices|--messages|--lr-decay|--sample|--epochs|--batch|--seed) :; return ;;
+        --layers|--lr) _ctxtune_offer words 'auto'; return ;;
         --unfreeze) _ctxtune_offer words 'at_once gradual'; return ;;
-        --lr) _ctxtune_offer words 'auto'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;

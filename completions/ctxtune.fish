@@ -36,7 +36,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l prompt -r -f -d 'The pro
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l answer -r -f -d 'The answer, a Jinja template over a row\'s fields.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l choices -r -f -d 'The possible answers, split at commas, or a template that lists a row\'s own.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l messages -r -f -d 'Chat rows: the field of their messages, in place of --prompt and --answer.'
-complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l layers -r -f -d 'last:4, first:2, 10-19, last:4.mlp, last:4+norms, embeddings, head, all.'
+complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l layers -r -f -a 'auto' -d 'last:4, first:2, 10-19, last:4.mlp, last:4+norms, embeddings, head, all, auto.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l lr-decay -r -f -d 'Each layer\'s rate, of the one above it.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l unfreeze -r -f -a 'at_once gradual' -d 'at_once, or gradual: one more layer an epoch.'
 complete -c ctxtune -n '__ctxtune_at ctxtune freeze' -l sample -r -f -d 'Layers that move at a time, drawn by lot.'

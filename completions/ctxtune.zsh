@@ -64,7 +64,7 @@ _ctxtune_freeze() {
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
-        '--layers=[last\:4, first\:2, 10-19, last\:4.mlp, last\:4+norms, embeddings, head, all.]:layers: ' \
+        '--layers=[last\:4, first\:2, 10-19, last\:4.mlp, last\:4+norms, embeddings, head, all, auto.]:layers:(auto)' \
         '--lr-decay=[Each layer'\''s rate, of the one above it.]:lr-decay: ' \
         '--unfreeze=[at_once, or gradual\: one more layer an epoch.]:unfreeze:(at_once gradual)' \
         '--sample=[Layers that move at a time, drawn by lot.]:sample: ' \

@@ -78,11 +78,12 @@ def known_values() -> dict[str, Takes]:
         "dtype": Takes(("float32", "float16", "bfloat16")),
         "to": Takes(("peft",)),
         "lr": Takes(("auto",)),
+        "layers": Takes(("auto",)),
         "against": Takes(("base",), files=True),
         "unfreeze": literals("method.unfreeze"),
         **dict.fromkeys(("adapter", "train", "eval", "out", "from", "save"), files),
         **dict.fromkeys(
-            ("answer", "batch", "choices", "epochs", "layers", "lr-decay", "max-tokens", "older-than", "sample"), free
+            ("answer", "batch", "choices", "epochs", "lr-decay", "max-tokens", "older-than", "sample"), free
         ),
         **dict.fromkeys(("messages", "prompt", "row", "rows", "seed", "temperature"), free),
         **dict.fromkeys(("min-p", "repetition-penalty", "stop", "system", "top-k", "top-p"), free),

@@ -129,7 +129,10 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         return [*rows, ("manifest", "none: written by another program")]
     rows += [
         ("base fingerprint", manifest["base"]["fingerprint"]),
-        ("settings", ", ".join(f"{key} {value}" for key, value in manifest["settings"].items())),
+        (
+            "settings",
+            ", ".join(f"{key} {value}" for key, value in manifest["settings"].items() if not isinstance(value, dict)),
+        ),
         ("trained numbers", f"{manifest['trainable']:,}"),
         ("seed", str(manifest["seed"])),
         ("created", f"{manifest['created']} by ctxtune {manifest['version']}"),

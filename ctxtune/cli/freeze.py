@@ -25,7 +25,7 @@ def freeze(
     messages: options.Messages = None,
     layers: Annotated[
         str | None,
-        typer.Option("--layers", help="last:4, first:2, 10-19, last:4.mlp, last:4+norms, embeddings, head, all."),
+        typer.Option("--layers", help="last:4, first:2, 10-19, last:4.mlp, last:4+norms, embeddings, head, all, auto."),
     ] = None,
     lr_decay: Annotated[
         float | None, typer.Option("--lr-decay", help="Each layer's rate, of the one above it.")
@@ -155,7 +155,8 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         "cache_bytes": "cache, bytes",
     }
     rows = [[text, f"{facts[key]:,}"] for key, text in names.items()]
-    return console.grid(f"{facts['model']}, {facts['method']['layers']} (nothing was trained)", ["", ""], rows)
+    layers = f"{facts['method']['layers']}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"
+    return console.grid(f"{facts['model']}, {layers} (nothing was trained)", ["", ""], rows)
 
 
 def result_table(facts: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.adapter.folder import require_free
-from ctxtune.commands import prepare
+from ctxtune.commands import depth, prepare
 from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ctxtune.data.mixture import Mixture
     from ctxtune.engine.loop import State, StepFacts
     from ctxtune.engine.stop import Stop
+    from ctxtune.methods.motion import Span
     from ctxtune.methods.registry import Method
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
@@ -114,12 +115,14 @@ class _Run:
         self._note_losses(examples)
         mixture = prepare.mixture(self.sources.train, examples)
         course = span(self.recipe, mixture.per_epoch)
+        with self.clock.part("choice"):
+            choice = self._choose(base, examples, mixture, course)
         method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
             facts = self._train(trunk, judge, examples, mixture, method, mark)
-        facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model)}
+        facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts)
         return facts
@@ -189,7 +192,7 @@ class _Run:
         from ctxtune.backend.skeleton import skeleton
         from ctxtune.methods.registry import open_method
 
-        if self.recipe.quant == "none":
+        if self.recipe.quant == "none" or depth.undecided(self.recipe):
             return ()
         return open_method(self.recipe.method, *skeleton(self.sources.model)).params
 
@@ -208,6 +211,16 @@ class _Run:
         if examples.split:
             rest = f"{examples.split} conversations became several examples, each reply behind what the model will read"
             self.tell.note(f"the chat template rewrites earlier turns: {rest}")
+
+    def _choose(self, base: Base, examples: EncodedSet, mixture: Mixture, course: Span) -> dict[str, Any] | None:
+        """Choose the layers where the recipe leaves them open; returns the table they were chosen from, now or earlier."""
+        if not depth.undecided(self.recipe):
+            return self.run.read_choice()
+        drawn = dict.fromkeys(mixture.epoch(self.recipe.train.seed, 0))
+        pool = [examples.examples[i] for i in drawn]
+        self.resolved, choice = depth.settle(self.resolved, base, pool, course, self.tell.note)
+        self.run.write_choice(choice)
+        return choice
 
     def _write_recipe(self, mark: str) -> None:
         from ctxtune.backend.atomic import write_text
@@ -315,7 +328,8 @@ class _Run:
         causal = base.anatomy.kind == "causal"
         manifest = Manifest(
             method=self.recipe.method.name,
-            settings=self.recipe.method.model_dump(exclude={"name"}),
+            settings=self.recipe.method.model_dump(exclude={"name"})
+            | ({"chosen_from": facts["choice"]} if facts["choice"] else {}),
             recipe=self.recipe_text(mark, Path.cwd()),
             base=BaseModel(self.recipe.model, mark, causal),
             quant=self.recipe.quant,

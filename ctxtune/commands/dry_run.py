@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.commands import prepare
+from ctxtune.commands import depth, prepare
 from ctxtune.commands.sources import default_out, read_sources, span
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Check everything that can be checked without the weights; returns counts and bytes.
+
+    Layers that the run itself will choose are counted at their most, `at_most`.
 
     Raises:
         CtxtuneError: whatever the run itself would meet before it begins to train.
@@ -36,12 +38,15 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     examples = prepare.to_learn(sources.train, spec)
     mixture = prepare.mixture(sources.train, examples)
     course = span(recipe, mixture.per_epoch)
-    method = open_method(recipe.method, model, anatomy, course)
+    open_layers = depth.undecided(recipe)
+    settings = depth.widest(recipe.method, len(anatomy.block_list(model))) if open_layers else recipe.method
+    method = open_method(settings, model, anatomy, course)
     tensors = method.tensors()
     kept = method.start > 0 and recipe.cache != "off"
     return {
         "model": recipe.model,
         "method": recipe.method.model_dump(),
+        "at_most": settings.layers if open_layers else None,
         "out": recipe.out or default_out(recipe),
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),

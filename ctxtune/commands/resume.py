@@ -32,8 +32,11 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     """The recipe of the run, which must be the one asked for: half a run of each would be neither."""
     kept = load(str(run.recipe), {})
     ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
+    found = {"data.train": "-"}  # what the run put in its place stands in its own recipe
+    if run.choice.exists():
+        found |= {"method.layers": "auto", "train.lr": "auto"}
     for key in ours:
-        if ours[key] != theirs[key] and not (key == "data.train" and theirs[key] == "-"):
+        if ours[key] != theirs[key] and not (key in found and theirs[key] == found[key]):
             raise RecipeError(
                 f"{run.recipe}: {key} is {ours[key]!r}, but {theirs[key]!r} is asked for",
                 "resume with the values of the run, or choose another --out",

@@ -1,6 +1,7 @@
 """A run's folder: what lies in it, and that nobody else writes to it at the same time.
 
 recipe.yaml             the resolved recipe, with the origin of each value
+choice.json             what `layers: auto` chose from
 metrics.jsonl           one line a step
 checkpoint.safetensors  the last state; best.safetensors the best numbers so far
 stdin.jsonl             what came through a pipe
@@ -36,6 +37,10 @@ class RunFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def choice(self) -> Path:
+        return self.path / "choice.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -66,6 +71,20 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         return facts
+
+    def read_choice(self) -> dict[str, Any] | None:
+        """The table that the layers of this run were chosen from, None where they were given."""
+        if not self.choice.exists():
+            return None
+        try:
+            facts: dict[str, Any] = json.loads(self.choice.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{self.choice} cannot be read: {error}", "start again without --resume") from error
+        return facts
+
+    def write_choice(self, facts: dict[str, Any]) -> None:
+        """Keep the table of a choice; the recipe with what was chosen is written next."""
+        write_text(self.choice, json.dumps(facts, indent=1) + "\n")
 
     def write_result(self, facts: dict[str, Any]) -> None:
         """Mark the run as complete."""
@@ -104,7 +123,8 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
 
 def _leave_nothing(path: Path, made: list[Path]) -> None:
     """Take away what was made for a run that never began; rows put aside from a pipe stay, and so does the folder then."""
-    (path / ".lock").unlink(missing_ok=True)
+    for name in (".lock", "choice.json"):
+        (path / name).unlink(missing_ok=True)
     for folder in made:
         try:
             folder.rmdir()
@@ -122,9 +142,10 @@ def _sweep(path: Path) -> None:
 
 
 def _check_use(run: RunFolder, resume: bool) -> None:
-    # What a killed process left half-written of its first two files.
-    names = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name}
-    others = {name for name in names if not name.startswith((".recipe.yaml.", f".{run.stdin.name}."))}
+    # What a killed process left, perhaps half-written, of its first files.
+    names = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name, run.choice.name}
+    begun = (".recipe.yaml.", f".{run.stdin.name}.", f".{run.choice.name}.")
+    others = {name for name in names if not name.startswith(begun)}
     if others and not run.recipe.exists():
         raise RecipeError(
             f"{run.path} holds other files: {sorted(others)[0]}", "choose an empty or a new folder for --out"

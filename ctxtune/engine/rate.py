@@ -35,11 +35,24 @@ _HELD_OUT = 128  # rows, at most an eighth of all
 
 
 @dataclass(frozen=True)
+class Trials:
+    """The rates to try, upwards, the steps of each trial, and the rows that are held out of all of them."""
+
+    rates: Sequence[float]
+    steps: int
+    held: int
+
+
+@dataclass(frozen=True)
 class RateTest:
-    """The rate found, the held-out loss (nats an example) of every rate tried, and what it cost."""
+    """The rate found, the held-out loss (nats an example) of every rate tried, and what it cost.
+
+    `losses` are those of the best rate by example: of two tests on the same rows, they can be compared in pairs.
+    """
 
     lr: float
     tried: tuple[tuple[float, float], ...]
+    losses: tuple[float, ...]
     steps: int
     seconds: float
 
@@ -52,6 +65,7 @@ def find_rate(
     shares: Shares,
     options: Train,
     on_trial: Callable[[float, float], None] = lambda lr, loss: None,
+    trials: Trials | None = None,
 ) -> RateTest:
     """Try every rate of the ladder from where the parameters stand now; afterwards they stand there again.
 
@@ -60,17 +74,17 @@ def find_rate(
     goes through the run's epochs in its own few steps.
     """
     begun = time.perf_counter()
+    trials = trials or _about_a_run(len(lengths), steps)
     start = {name: param.detach().clone() for name, param in params.items()}
     shuffled = list(range(len(lengths)))
     random.Random(f"rate {options.seed}").shuffle(shuffled)
-    held = shuffled[: max(1, min(_HELD_OUT, len(lengths) // 8))]
+    held = shuffled[: trials.held]
     seen = shuffled[len(held) :] or held
-    trial_steps = max(8, min(64, steps // len(LADDER)))
-    batches = _batches(seen, lengths, trial_steps, options)
+    batches = _batches(seen, lengths, trials.steps, options)
     per_epoch = math.ceil(len(lengths) / options.batch)
-    moves = [shares(min(step, steps - 1), step * steps // (trial_steps * per_epoch)) for step in range(trial_steps)]
+    moves = [shares(min(step, steps - 1), step * steps // (trials.steps * per_epoch)) for step in range(trials.steps)]
     results: list[tuple[float, list[float]]] = []
-    for lr in LADDER:
+    for lr in trials.rates:
         _try(params, objective, batches, moves, lr, options)
         losses = _losses(objective, held)
         _restore(params, start)
@@ -81,9 +95,15 @@ def find_rate(
     return RateTest(
         choose_rate(results),
         tuple((lr, _mean(losses)) for lr, losses in results),
-        trial_steps * len(results),
+        tuple(min(results, key=lambda result: _mean(result[1]))[1]),
+        trials.steps * len(results),
         time.perf_counter() - begun,
     )
+
+
+def _about_a_run(rows: int, steps: int) -> Trials:
+    """The whole ladder, in about as many steps as the run takes."""
+    return Trials(LADDER, max(8, min(64, steps // len(LADDER))), max(1, min(_HELD_OUT, rows // 8)))
 
 
 def choose_rate(results: Sequence[tuple[float, Sequence[float]]]) -> float:

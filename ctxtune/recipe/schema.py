@@ -98,7 +98,9 @@ class Freeze(Section):
     """Layer-wise tuning: the named layers move, the others are frozen."""
 
     name: Literal["freeze"] = Field(description="the name of the method")
-    layers: Text = Field("last:4", description="what is trained, such as last:4, first:2, 10-19, last:4+norms or all")
+    layers: Text = Field(
+        "last:4", description="what is trained, such as last:4, first:2, 10-19, last:4+norms, all; auto chooses"
+    )
     lr_decay: float = Field(1.0, gt=0, le=1, description="the rate of a layer as a share of the next higher one's")
     unfreeze: Literal["at_once", "gradual"] = Field(
         "at_once", description="all layers from the start (at_once), or one more from the top each epoch (gradual)"

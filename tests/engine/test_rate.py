@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctxtune.engine.rate import LADDER, choose_rate, find_rate
+from ctxtune.engine.rate import LADDER, Trials, choose_rate, find_rate
 from ctxtune.recipe.schema import Train
 
 if TYPE_CHECKING:
@@ -158,6 +158,16 @@ def test_what_stands_still_in_the_run_stands_still_in_a_trial() -> None:
     assert tried == find_rate(task.params, task, [5] * 64, 60, task.shares, OPTIONS).tried
     moved = find_rate(task.params, task, [5] * 64, 60, lambda *_: {"w": 1.0, "other": 1.0}, OPTIONS).tried
     assert moved != tried
+
+
+def test_trials_of_ones_own() -> None:
+    task = Valley(64, 1000.0)
+    trials = Trials((1e-4, 1e-3), 5, 20)
+    found = find_rate(task.params, task, [5] * 64, 480, task.shares, OPTIONS, trials=trials)
+    assert [lr for lr, _ in found.tried] == [1e-4, 1e-3]
+    assert found.steps == 10
+    assert len(task.judged) == len(found.losses) == 20
+    assert sum(found.losses) / 20 == min(loss for _, loss in found.tried)
 
 
 def test_every_trial_is_told() -> None:

@@ -1,0 +1,234 @@
+"""The story of `layers: auto`: sample -> run every depth once -> probe -> try deeper and deeper cuts -> take one.
+
+What speaks for a depth is explained in methods/depth.py. All candidates start from one forward pass over the same rows.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ctxtune.backend.depths import Depths
+    from ctxtune.backend.load import Base
+    from ctxtune.data.encode import Encoded
+    from ctxtune.engine.rate import RateTest
+    from ctxtune.methods.motion import Span
+    from ctxtune.methods.registry import Method
+    from ctxtune.objectives.labels import Labels
+    from ctxtune.recipe.load import Resolved
+    from ctxtune.recipe.schema import Freeze, Recipe
+
+_ROWS = 512
+_GRADIENT_ROWS = 64
+
+
+def undecided(recipe: Recipe) -> bool:
+    """Whether a run has to choose its layers first.
+
+    Raises:
+        RecipeError: the frozen layers are to be quantised, and nobody knows yet which these are.
+    """
+    if recipe.method.layers == "auto" and recipe.quant != "none":
+        raise RecipeError(
+            f"method.layers auto is chosen on a model in full: quant is {recipe.quant}",
+            "choose with quant none, then name the layers: --layers last:N",
+        )
+    return recipe.method.layers == "auto"
+
+
+def widest(settings: Freeze, num_layers: int) -> Freeze:
+    """The settings with the most layers that `auto` may choose."""
+    from ctxtune.methods.depth import candidates
+
+    return _with(settings, candidates(num_layers, settings.sample or 1)[-1])
+
+
+def settle(
+    resolved: Resolved, base: Base, examples: Sequence[Encoded], course: Span, note: Callable[[str], None]
+) -> tuple[Resolved, dict[str, Any]]:
+    """The recipe with its layers chosen, its rate too if that was open, and the table they were chosen from."""
+    search = _Search(resolved.recipe, base, _sample(resolved.recipe, base, examples), course)
+    note(f"layers auto: looking at every depth of {len(search.rows)} rows")
+    table = search.table(note)
+    recipe, found = resolved.recipe, {"method.layers": table["layers"], "train.lr": table["lr"]}
+    chosen = recipe.model_copy(
+        update={
+            "method": recipe.method.model_copy(update={"layers": found["method.layers"]}),
+            "train": recipe.train.model_copy(update={"lr": found["train.lr"]}),
+        }
+    )
+    open_keys = ["method.layers", *(["train.lr"] if recipe.train.lr == "auto" else [])]
+    return replace(resolved, recipe=chosen, origin={**resolved.origin, **dict.fromkeys(open_keys, "auto")}), table
+
+
+def _with(settings: Freeze, k: int) -> Freeze:
+    return settings.model_copy(update={"layers": f"last:{k}"})
+
+
+def _sample(recipe: Recipe, base: Base, examples: Sequence[Encoded]) -> list[Encoded]:
+    """The rows that are looked at: at most 512, and as many as can be kept at every cut."""
+    from ctxtune.backend.depths import fitting
+    from ctxtune.methods.depth import candidates
+
+    order = list(range(len(examples)))
+    random.Random(f"depth {recipe.train.seed}").shuffle(order)
+    rows = [examples[i] for i in order[:_ROWS]]
+    num_layers = len(base.anatomy.block_list(base.model))
+    cuts = len(candidates(num_layers, recipe.method.sample or 1))
+    return rows[: fitting([len(row.ids) for row in rows], base.width, cuts)]
+
+
+@dataclass
+class _Search:
+    """One choice of layers."""
+
+    recipe: Recipe
+    base: Base
+    rows: list[Encoded]
+    course: Span
+    num_layers: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_layers = len(self.base.anatomy.block_list(self.base.model))
+
+    def table(self, note: Callable[[str], None]) -> dict[str, Any]:
+        """Every candidate with what speaks for it, and the one that was taken."""
+        from ctxtune.methods.depth import candidates, cost, first_sufficient, worth_trying
+
+        ks = candidates(self.num_layers, self.recipe.method.sample or 1)
+        depths = self._depths(ks)
+        probes = self._probes(depths)
+        sufficient = first_sufficient(probes)
+        gradients = self._gradients(ks[-1], depths)
+        passes = self.course.steps / self.course.per_epoch
+        table = []
+        for k in ks:
+            probe = probes[self.num_layers - k]
+            table.append({
+                "layers": f"last:{k}", "probe": probe.accuracy, "probe_stderr": probe.stderr,
+                "gradient": sum(gradients[-k:]) / max(sum(gradients), 1e-30),
+                "cost": cost(k, self.num_layers, passes) / cost(ks[-1], self.num_layers, passes),
+                "lr": None, "loss": None, "worse": None, "worse_stderr": None, "tried": [],
+            })  # fmt: skip
+        tests = self._climb(worth_trying(ks, self.num_layers, sufficient), depths)
+        best = min(tests, key=lambda k: _mean(tests[k].losses))
+        for k, test in tests.items():
+            table[ks.index(k)].update(_facts(test, tests[best]))
+        for row in table:
+            note(_line(row))
+        note(
+            f"last:{best} chosen, rate {tests[best].lr:.0e}; what enters block {sufficient} of {self.num_layers} is enough "
+            f"for a linear reader ({100 * probes[sufficient].accuracy:.1f} %)"
+        )
+        return {
+            "layers": f"last:{best}", "lr": tests[best].lr, "rows": len(self.rows), "sufficient_depth": sufficient,
+            "probes": [probe.accuracy for probe in probes], "candidates": table,
+        }  # fmt: skip
+
+    def _depths(self, ks: Sequence[int]) -> Depths:
+        from ctxtune.backend.depths import run_depths
+        from ctxtune.backend.feed import Feed
+        from ctxtune.backend.trunk import Trunk
+
+        with Trunk(self.base, 0) as trunk:
+            return run_depths(Feed(trunk, self.rows), [self.num_layers - k for k in ks])
+
+    def _probes(self, depths: Depths) -> list[Any]:
+        """Classes are the choices, or the first token of free answers."""
+        from ctxtune.methods.depth import probe_depths
+
+        choices = self.recipe.data.choices is not None
+        return probe_depths(depths.answers, [row.labels if choices else row.labels[0] for row in self.rows])
+
+    @contextmanager
+    def _opened(self, k: int, depths: Depths) -> Iterator[tuple[Method, Labels]]:
+        """The last k layers free to move, and the loss on the rows from what their cut has said; frozen again afterwards."""
+        from ctxtune.backend.depths import start_from
+        from ctxtune.backend.feed import Feed
+        from ctxtune.backend.trunk import Trunk
+        from ctxtune.methods.registry import open_method
+        from ctxtune.objectives.labels import Labels
+
+        method = open_method(_with(self.recipe.method, k), self.base.model, self.base.anatomy, self.course)
+        with Trunk(self.base, self.num_layers - k) as trunk:
+            feed = Feed(trunk, self.rows)
+            start_from(feed, depths)
+            yield method, Labels(feed)
+        for param in method.params.values():
+            param.grad = None
+            param.requires_grad_(False)
+
+    def _gradients(self, k: int, depths: Depths) -> list[float]:
+        """|g_l|^2 of each of the last k layers, on a few rows."""
+        squares = [0.0] * k
+        blocks = self.base.anatomy.block_list(self.base.model)[-k:]
+        with self._opened(k, depths) as (_, labels):
+            few = range(min(_GRADIENT_ROWS, len(self.rows)))
+            for part in labels.parts(few, None):
+                (labels.loss(part) / labels.tokens(few)).backward()  # type: ignore[no-untyped-call]
+            for place, block in enumerate(blocks):
+                squares[place] = sum(float(p.grad.square().sum()) for p in block.parameters() if p.grad is not None)
+        return squares
+
+    def _climb(self, ks: Sequence[int], depths: Depths) -> dict[int, RateTest]:
+        """Short runs with more and more layers, until more of them do harm beyond one standard error."""
+        from ctxtune.engine.rate import LADDER, Trials, find_rate
+
+        options, tests = self.recipe.train, dict[int, "RateTest"]()
+        held = max(1, len(self.rows) // 4)
+        steps = max(8, math.ceil((len(self.rows) - held) / options.batch))
+        passes = self.course.steps / self.course.per_epoch
+        as_long = max(1, round(passes * math.ceil(len(self.rows) / options.batch)))
+        rates: Sequence[float] = LADDER if options.lr == "auto" else (options.lr,)
+        for k in ks:
+            with self._opened(k, depths) as (method, labels):
+                tests[k] = find_rate(
+                    method.params, labels, labels.feed.lengths, as_long, method.shares, options,
+                    trials=Trials(rates, steps, held),
+                )  # fmt: skip
+            gap, stderr = _gap(tests[k], min(tests.values(), key=lambda test: _mean(test.losses)))
+            if gap > stderr:
+                break
+            if options.lr == "auto":
+                # More layers want the same rate or the next lower one.
+                at = LADDER.index(min(tests[k].tried, key=lambda pair: pair[1])[0])
+                rates = LADDER[max(0, at - 1) : at + 1]
+        return tests
+
+
+def _gap(test: RateTest, best: RateTest) -> tuple[float, float]:
+    """How much higher a held-out loss is than another, and the standard error of that, in pairs."""
+    gaps = [a - b for a, b in zip(test.losses, best.losses, strict=True)]
+    deviation = math.sqrt(sum((gap - _mean(gaps)) ** 2 for gap in gaps) / max(1, len(gaps) - 1))
+    return _mean(gaps), deviation / math.sqrt(len(gaps))
+
+
+def _facts(test: RateTest, best: RateTest) -> dict[str, Any]:
+    worse, stderr = _gap(test, best)
+    return {
+        "lr": test.lr, "loss": _mean(test.losses), "worse": worse, "worse_stderr": stderr,
+        "tried": [list(pair) for pair in test.tried],
+    }  # fmt: skip
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A candidate in words."""
+    said = (
+        f"{row['layers']}: probe at its cut {100 * row['probe']:.1f} +- {100 * row['probe_stderr']:.1f} %, "
+        f"gradient {100 * row['gradient']:.0f} %, cost {100 * row['cost']:.0f} %"
+    )
+    if row["loss"] is None:
+        return f"{said}, not tried"
+    return f"{said}, held-out loss {row['loss']:.4f} at rate {row['lr']:.0e}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,93 @@
+"""How deep to train, `layers: auto`: what speaks for last:1, last:2, last:4, ... and which of them is taken.
+
+Three kinds of evidence, from cheap to dear:
+
+    probe      a ridge regression on what enters block l, at the answer slot, to the answers' classes (closed form):
+               accuracy a_l in five folds. The first depth with a_l >= max - 1 standard error holds what a linear reader
+               can find; layers below it need no training, and a cut further down than that is not tried.
+               Head2Toe (Evci et al. 2022) reads depths in this way; the cut is ours.
+    gradient   share_k = sum over the last k layers of |g_l|^2, over that of all candidates, at the start (AutoFreeze,
+               Liu et al. 2021, looks at gradient norms as well). It is shown against cost_k, not decided on:
+               large gradients in low layers say that they would move, not that it would help.
+    trial      the held-out loss after a short run from kept states at its best rate. The candidates are climbed upwards and
+               left once a deeper cut does harm beyond one standard error (in pairs); the lowest loss is taken.
+
+    cost_k     L - k  +  passes x 3k      forward once through the frozen blocks, then 3 for forward and backward
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from torch import Tensor
+
+FOLDS = 5
+_MOST = 16
+
+
+def candidates(num_layers: int, least: int = 1) -> list[int]:
+    """1, 2, 4, ... layers from the top, at least `least`, up to 16 and to all there are."""
+    powers = [2**n for n in range(_MOST.bit_length()) if least <= 2**n <= min(_MOST, num_layers)]
+    return powers or [min(num_layers, max(least, 1))]
+
+
+def cost(k: int, num_layers: int, passes: float) -> float:
+    """Block passes a token of a run that trains the last k layers from kept states."""
+    return num_layers - k + passes * 3 * k
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The accuracy of a linear reader at a depth, and its standard error."""
+
+    accuracy: float
+    stderr: float
+
+
+def probe_depths(answers: Tensor, classes: Sequence[Hashable]) -> list[Probe]:
+    """A ridge probe at every depth of answers (depths, n, D), in the dual form: n is smaller than D as a rule.
+
+    Features are standardised, K = X X' / D, and alpha = (K + I)^-1 Y for the rows of the other folds, Y one-hot and
+    centred: the penalty is as large as the mean square of a row.
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    labels = torch.tensor([names[name] for name in classes])
+    wanted = torch.nn.functional.one_hot(labels, len(names)).double()
+    fold = torch.arange(len(labels)) % min(FOLDS, len(labels))
+    return [_probe(depth.double(), wanted, labels, fold) for depth in answers]
+
+
+def _probe(x: Tensor, wanted: Tensor, labels: Tensor, fold: Tensor) -> Probe:
+    x = (x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-6)
+    kernel = x @ x.T / x.shape[1]  # (n, n)
+    hits = torch.zeros(len(labels), dtype=torch.float64)
+    for number in range(int(fold.max()) + 1):
+        out, rest = fold == number, fold != number
+        if not rest.any():
+            continue
+        mean = wanted[rest].mean(0)
+        system = kernel[rest][:, rest] + torch.eye(int(rest.sum()), dtype=torch.float64)
+        alpha = torch.linalg.solve(system, wanted[rest] - mean)
+        said = kernel[out][:, rest] @ alpha + mean
+        hits[out] = (said.argmax(1) == labels[out]).double()
+    accuracy = hits.mean().item()
+    return Probe(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(labels)))
+
+
+def first_sufficient(probes: Sequence[Probe]) -> int:
+    """The first depth whose accuracy is within one standard error of the best."""
+    best = max(probes, key=lambda probe: probe.accuracy)
+    return next(depth for depth, probe in enumerate(probes) if probe.accuracy >= best.accuracy - best.stderr)
+
+
+def worth_trying(ks: Sequence[int], num_layers: int, depth: int) -> list[int]:
+    """The candidates up to the first whose cut lies at or below a depth: that one can rewrite everything above it."""
+    deep_enough = [k for k in ks if num_layers - k <= depth]
+    return [k for k in ks if not deep_enough or k <= deep_enough[0]]
