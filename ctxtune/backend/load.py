@@ -118,9 +118,13 @@ def _assembled(folder: Path, anatomy: Anatomy, quant: str, moving: Collection[st
 
     try:
         return assemble(folder, quant, moving)
-    except ModelError:
-        if quant != "none":
+    except MemoryError:
+        raise
+    except Exception as error:
+        if quant != "none" and isinstance(error, ModelError):
             raise
+        if quant != "none":
+            raise ModelError(f"{folder}: the model cannot be loaded: {one_line(error)}") from error
         model = _float_model(folder, anatomy)
         return model, sum(parameter.numel() for parameter in model.parameters())
 
@@ -144,7 +148,13 @@ def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
         raise ModelError(f"{folder}: the model cannot be loaded: {one_line(error)}") from error
     if info["missing_keys"]:
         names = sorted(info["missing_keys"])
-        raise ModelError(f"{folder}: {len(names)} tensors are missing, the first is {names[0]}")
+        headless = anatomy.kind == "masked" and all(name.startswith(f"{anatomy.head}.") for name in names)
+        raise ModelError(
+            f"{folder}: {len(names)} tensors are missing, the first is {names[0]}",
+            "the files hold an encoder without the head that fills a mask: it has no answers to score"
+            if headless
+            else None,
+        )
     loaded: nn.Module = model
     return loaded
 
