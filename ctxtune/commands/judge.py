@@ -79,8 +79,10 @@ class Judge:
             if self.choices.choices:
                 scores = choice_scores(lls, gold, self.choices.choices[i])
             else:
-                nats, likeliest = (told[: len(told) - self.end] for told in tokens[0])
-                scores, lls = {"loss": -lls[0], "greedy_acc": float(likeliest.all())}, [float(nats.sum())]
+                # A conversation is in several parts where its chat template rewrites earlier turns.
+                said = [[told[: len(told) - self.end] for told in part] for part in tokens]
+                scores = {"loss": -sum(lls), "greedy_acc": float(all(likeliest.all() for _, likeliest in said))}
+                lls = [sum(float(nats.sum()) for nats, _ in said)]
             items.append(Item(sha256_fields(row.fields), row.line, scores, {"ll": lls, "gold": gold}))
         return items
 
@@ -88,7 +90,7 @@ class Judge:
         """The scores of all rows together."""
         if self.choices is None or self.choices.choices:
             return summarise(items)
-        tokens = sum(len(row[0].labels) - self.end for row in self.choices.requests)
+        tokens = sum(len(one.labels) - self.end for row in self.choices.requests for one in row)
         return {**summarise(items), **answer_perplexities([item.said["ll"][0] for item in items], tokens)}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,13 +201,12 @@ def to_score(source: Source, spec: Spec) -> ChoiceSet:
     if isinstance(spec, EncodeSpec) and spec.choices is not None:
         return encode_choices(source.rows, spec)
     done = _encode(source, spec)
-    return ChoiceSet(
-        requests=[[example] for example in done.examples],
-        gold=[0] * len(done.examples),
-        row_of=done.row_of,
-        dropped=done.dropped,
-        truncated=done.truncated,
-    )
+    scored = ChoiceSet(dropped=done.dropped, truncated=done.truncated)
+    for row, parts in groupby(zip(done.row_of, done.examples, strict=True), key=lambda pair: pair[0]):
+        scored.requests.append([example for _, example in parts])
+        scored.row_of.append(row)
+        scored.gold.append(0)
+    return scored
 
 
 def probe_text(probe: str) -> str | None:

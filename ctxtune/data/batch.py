@@ -43,7 +43,9 @@ def length_buckets(
     Where some examples stand in an epoch twice or not at all, `examples` names those that do.
 
     The examples are shuffled, sorted by length inside windows of `window * batch`, cut, and the batches shuffled:
-    little padding, and yet every epoch puts other examples together."""
+    little padding, and yet every epoch puts other examples together. Measured with SmolLM2's tokenizer on five sets in
+    batches of 8, 16 and 32 (`tests/benchmarks/padding.py`): 1.01 to 1.13 tokens are run for each that counts, 1.5 to 2.5
+    without the sorting. Rows packed into one sequence would save no more than that, and cost attention its mask-free path."""
     random = Random(f"order {seed} {epoch}")  # a text is hashed the same way by every Python, an object is not
     order = list(range(len(lengths)) if examples is None else examples)
     random.shuffle(order)

@@ -11,6 +11,9 @@ the template (`{% generation %}`) are not needed.
 One example holds all turns of a conversation as long as each `after` begins the next. A template that rewrites earlier
 turns (leaves out what was thought in them, moves the instructions) breaks this: then the conversation goes on as a new
 example, in which each turn stands in the words that the model will have before it.
+
+Tokens are those of the whole text. Where a tokenizer joins the end of `before` with the first letters of a reply (a line
+break with a line break), the joined token is learned: lm-evaluation-harness splits prompts and answers the same way.
 """
 
 from __future__ import annotations

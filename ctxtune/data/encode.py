@@ -101,7 +101,7 @@ class ChoiceSet:
     """One request a choice for every row: `requests[i][j]` is row i with choice j, `gold[i]` is the right j.
 
     `choices[i][j]` is the choice's text without the delimiter: acc_norm and acc_bytes divide by its length. There are no
-    texts where the answers are free: each row's one request is then its answer."""
+    texts where the answers are free: a row's requests are then its answer, mostly one."""
 
     requests: list[list[Encoded]] = field(default_factory=list)
     gold: list[int] = field(default_factory=list)

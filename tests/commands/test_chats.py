@@ -147,6 +147,18 @@ def test_a_forgetful_template_is_told(model: Path, rows: Path, tmp_path: Path) -
     facts, notes = run(model, rows, tmp_path / "run")
     assert facts["train"]["rows"] == 7
     assert any("rewrites earlier turns: 2 conversations became several examples" in note for note in notes)
+    whole = scores(None, model=str(model), data__eval=str(rows), data__messages="messages")
+    assert whole["rows"] == len(ROWS)  # a conversation is one row however many examples it takes
+    both, first = (
+        scores(
+            None,
+            model=str(model),
+            data__eval=str(write_jsonl(tmp_path / "one.jsonl", [row])),
+            data__messages="messages",
+        )
+        for row in (ROWS[0], {"messages": ROWS[0]["messages"][:2]})
+    )
+    assert first["loss"] < both["loss"]  # all replies of a row count
 
 
 def test_long_conversations_are_dropped_or_cut_and_counted(model: Path, rows: Path, tmp_path: Path) -> None:
