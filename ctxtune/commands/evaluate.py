@@ -133,7 +133,11 @@ def _from_run(run: RunFolder) -> dict[str, object]:
         return {}
     recipe = load(str(run.recipe), {}).recipe
     places = {"model": recipe.model, "data.eval": recipe.data.eval}
-    return {key: place for key, place in places.items() if place is not None and Path(place).exists()}
+    return {
+        key: place
+        for key, place in places.items()
+        if place is not None and (place.startswith("hub:") or Path(place).exists())
+    }
 
 
 def _from_manifest(opened: AdapterFile) -> dict[str, object]:

@@ -34,7 +34,7 @@ MAX_BYTES = 1 << 32
 MAGIC = {
     b"\x1f\x8b": ("gzip", "end its name in .gz, as in train.jsonl.gz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "end its name in .zst, as in train.jsonl.zst"),
-    b"PAR1": ("parquet", "end its name in .parquet"),
+    b"PAR1\x15": ("parquet", "end its name in .parquet"),
     b"PK\x03\x04": ("zip", "unpack it first"),
     b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
     b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),

@@ -61,6 +61,10 @@ def test_text_is_a_row_a_line_without_the_blank_ones(tmp_path: Path) -> None:
     assert [(row.line, row.fields) for row in rows] == [(1, {"text": "  one\t "}), (4, {"text": "two"})]
 
 
+def test_a_text_may_begin_as_a_parquet_file_does(tmp_path: Path) -> None:
+    assert fields(write(tmp_path, "a.csv", "PAR1,PAR2\n1,2\n")) == [{"PAR1": "1", "PAR2": "2"}]
+
+
 def test_csv_and_tsv(tmp_path: Path) -> None:
     expected = [{"text": "a, b", "label": "x"}, {"text": 'say "yes"', "label": ""}]
     assert fields(write(tmp_path, "a.csv", 'text,label\n"a, b",x\n"say ""yes""",\n')) == expected
