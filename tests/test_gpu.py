@@ -34,6 +34,15 @@ def test_a_gpu_gives_the_processors_losses(adapt: Callable[..., dict[str, Any]],
     assert there["forgetting"]["after"]["kl"] == pytest.approx(here["forgetting"]["after"]["kl"], abs=1e-4)
 
 
+@pytest.mark.parametrize("quant", ["int8", "nf4"])
+def test_a_quantised_base_gives_the_processors_losses(adapt: Callable[..., dict[str, Any]], quant: str) -> None:
+    settings = {"train.steps": 6, "method.layers": "first:1", "quant": quant}
+    here = adapt(out="cpu", more={**settings, "device": "cpu"})
+    there = adapt(out="cuda", more={**settings, "device": "cuda"})
+    assert there["weight_bytes"] == here["weight_bytes"]
+    assert step_losses(there["out"]) == pytest.approx(step_losses(here["out"]), abs=1e-4)
+
+
 def test_auto_takes_the_gpu(adapt: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     facts = adapt("llama-tied", out="auto", more={"device": "auto"})
     assert facts["device"].startswith(torch.cuda.get_device_name())

@@ -38,12 +38,11 @@ def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Modu
     parameters = sum(parameter.numel() for parameter in model.parameters())
     chosen = set(quantisable(model, anatomy, moving)) if quant != "none" else set()
     with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(str(path), framework="pt")) for path in weight_files(folder)]
-        stored = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        stored, rounded = _opened(folder, stack), _opened(folder, stack)
         for names in tied_groups(model):
             place, _, last = names[0].rpartition(".")
             if last == "weight" and place in chosen:
-                _quantise(model, place, _values(model, names, stored)[names[0]], quant)
+                _quantise(model, place, _values(model, names, rounded)[names[0]], quant)
             else:
                 _fill(model, _values(model, names, stored))
         for name, buffer in model.named_buffers():
@@ -54,14 +53,20 @@ def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Modu
     return model, parameters
 
 
+def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Name of a tensor -> its file, mapped anew: what is only read through this map leaves memory with it."""
+    files = [stack.enter_context(safe_open(str(path), framework="pt")) for path in weight_files(folder)]
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118
+
+
 def _values(model: nn.Module, names: list[str], stored: Mapping[str, Any]) -> dict[str, Tensor]:
     """The value of each name of one parameter: one tensor for all, unless the files hold different ones."""
     own: dict[str, Tensor] = {}
     for name in names:
         key = stored_name(model, name, stored)
         if key is not None:
-            # A copy: a file that is changed later must not change the model.
-            value = stored[key].get_tensor(key).to(torch.float32, copy=True)
+            # What is stored as float32 stays in the mapped file, as transformers leaves it: a write makes a copy of the page.
+            value = stored[key].get_tensor(key).to(torch.float32)
             own[name] = next((other for other in own.values() if torch.equal(other, value)), value)
     first = next(iter(own.values()))
     return {name: own.get(name, first) for name in names}

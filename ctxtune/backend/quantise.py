@@ -79,8 +79,10 @@ def _encode(weight: Tensor, quant: str) -> tuple[Tensor, Tensor]:
     if quant == "int8":
         codes, scales, _ = _bitsandbytes().int8_vectorwise_quant(weight)
         return codes, scales
-    codes, state = _bitsandbytes().quantize_4bit(weight, blocksize=BLOCK, quant_type=quant)
-    return codes, state.absmax
+    # In parts: bitsandbytes compares each number with all levels at once, 16 times the weight in memory.
+    parts = weight.flatten().split(BLOCK * 512)
+    done = [_bitsandbytes().quantize_4bit(part, blocksize=BLOCK, quant_type=quant) for part in parts]
+    return torch.cat([codes for codes, _ in done]), torch.cat([state.absmax for _, state in done])
 
 
 def _decode(codes: Tensor, scales: Tensor, shape: tuple[int, int], quant: str) -> Tensor:

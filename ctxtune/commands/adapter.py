@@ -99,11 +99,23 @@ def merge(
     """
     adapter = open_adapter(place)
     base = resolve_model(model or _base_name(adapter))
-    note = check_base(adapter, fingerprint(base), force)
+    notes = [check_base(adapter, fingerprint(base), force), _quant_note(adapter)]
     from ctxtune.adapter.merge import merge as write_merged
     from ctxtune.commands.merge_loss import measured_kl
 
-    return MergedAdapter(write_merged(base, adapter, out, dtype, force, measured_kl), note)
+    return MergedAdapter(
+        write_merged(base, adapter, out, dtype, force, measured_kl), "; ".join(note for note in notes if note) or None
+    )
+
+
+def _quant_note(adapter: AdapterFile) -> str | None:
+    """Rounding of the base is not undone by merging: scores were measured with it, and the merged model is without."""
+    quant = adapter.manifest.quant if adapter.manifest else "none"
+    if quant == "none":
+        return None
+    return (
+        f"the adapter was trained and scored on the base in {quant}, and is written into the float base: score it again"
+    )
 
 
 def export(place: Path, to: str, out: Path) -> ExportedAdapter:

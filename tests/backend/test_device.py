@@ -36,21 +36,48 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cuda"])
-def test_a_gpu_computes_in_plain_float32(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("generation", "why"), [(7, "has no bfloat16"), (8, "has bfloat16"), (12, "has bfloat16")])
+def test_a_gpu_computes_in_plain_float32(
+    wanted: str, generation: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (generation, 0))
     matmul = SimpleNamespace(allow_tf32=True)
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
     device = choose_device(wanted)
-    assert (device.name, device.dtype, device.reason) == ("cuda", torch.float32, "A GPU, float32")
+    assert (device.name, device.dtype) == ("cuda", torch.float32)
+    assert device.reason.startswith(f"A GPU, float32 (it {why}")
     assert matmul.allow_tf32 is False
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("vendor_id : X\nflags : fpu avx2 avx512f\n", "has no bfloat16"),
+        ("vendor_id : X\nflags : fpu avx512_bf16 x\n", "has bfloat16"),
+        ("flags : fpu amx_bf16\n", "has bfloat16"),
+        ("Features : fp asimd bf16\n", "has bfloat16"),
+        ("", "has no bfloat16"),
+        (None, "has no bfloat16"),
+    ],
+)
+def test_why_a_processor_computes_in_float32(text: str | None, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    system_file(monkeypatch, "/proc/cpuinfo", text)
+    device = choose_device("cpu")
+    assert device.dtype is torch.float32
+    assert f"float32 (it {why}" in device.reason
+
+
 def meminfo(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    system_file(monkeypatch, "/proc/meminfo", text)
+
+
+def system_file(monkeypatch: pytest.MonkeyPatch, place: str, text: str | None) -> None:
     real = builtins.open
 
     def fake(path: Any, *rest: Any, **options: Any) -> Any:
-        if path != "/proc/meminfo":
+        if path != place:
             return real(path, *rest, **options)
         if text is None:
             raise FileNotFoundError(path)

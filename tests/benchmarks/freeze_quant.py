@@ -3,9 +3,10 @@
     python tests/benchmarks/freeze_quant.py --data DATA --model MODEL [--quants none,nf4] [--rows 1024] [--dev 872] [--epochs 3]
 
 DATA and MODEL as in freeze_speed.py. Each way of storing runs as a whole process with the same rows, rate and seed. Compared
-are the accuracy on the dev rows, the peak of the anonymous resident memory (RssAnon, read twenty times a second: pages
-of mapped files do not count), that of importing torch and transformers alone, and the seconds of each part. One JSON line a
-run, then the ratios to the first.
+are the accuracy on the dev rows, the seconds of each part, and two peaks of memory, read twenty times a second: of anonymous
+pages (RssAnon) and of all resident ones. A model that is stored in float32 stays in its mapped file, so that its weights are
+resident and not anonymous; of one that is stored in bfloat16 they are both. One JSON line a run, then the ratios to the first;
+those without imports leave out what importing torch and transformers takes.
 """
 
 from __future__ import annotations
@@ -23,27 +24,29 @@ TASK = ["--prompt", "Review: {{ text }}\nSentiment:", "--answer", "{{ label }}",
 IMPORTS = "import torch; from transformers import AutoModelForCausalLM, LlamaForCausalLM"
 
 
-def run(command: list[str], errors: Path) -> tuple[str, float]:
-    """Output and peak anonymous MiB of a whole process."""
+def run(command: list[str], errors: Path) -> tuple[str, dict[str, float]]:
+    """Output of a whole process, and its peaks of anonymous and of all resident memory in MiB."""
     with errors.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-    peak = 0
+    peaks = {"RssAnon": 0, "resident": 0}
     while process.poll() is None:
-        peak = max(peak, anonymous(process.pid))
+        found = resident(process.pid)
+        peaks = {key: max(peak, found.get(key, 0)) for key, peak in peaks.items()}
         time.sleep(0.05)
     text = process.stdout.read() if process.stdout else ""
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {errors.read_text()}")
-    return text, peak / 1024
+    return text, {key: round(peak / 1024, 1) for key, peak in peaks.items()}
 
 
-def anonymous(pid: int) -> int:
-    """Kilobytes of memory that no file stands behind."""
+def resident(pid: int) -> dict[str, int]:
+    """Kilobytes of memory that no file stands behind, and of all."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
+        return {}
+    found = {words[0].rstrip(":"): int(words[1]) for words in lines if words[0] in ("RssAnon:", "RssFile:")}
+    return {**found, "resident": sum(found.values())}
 
 
 def one(args: argparse.Namespace, quant: str, folder: Path) -> dict:
@@ -58,7 +61,7 @@ def one(args: argparse.Namespace, quant: str, folder: Path) -> dict:
     facts = json.loads(text)
     after = facts["scores"]["after"]
     return {
-        "quant": quant, "acc": after.get("acc"), "stderr": after.get("acc_stderr"), "anonymous_mib": round(peak, 1),
+        "quant": quant, "acc": after.get("acc"), "stderr": after.get("acc_stderr"), "peak_mib": peak,
         "weight_mib": round(facts["weight_bytes"] / 2**20, 1), "device": facts["device"], "seconds": facts["seconds"],
     }  # fmt: skip
 
@@ -88,13 +91,16 @@ def main() -> None:
     for other in results[1:]:
         said = {
             "quant": other["quant"],
-            "anonymous": round(other["anonymous_mib"] / first["anonymous_mib"], 3),
-            "anonymous_without_imports": round((other["anonymous_mib"] - imports) / (first["anonymous_mib"] - imports), 3),
+            "peak": {key: round(value / first["peak_mib"][key], 3) for key, value in other["peak_mib"].items()},
+            "peak_without_imports": {
+                key: round((value - imports[key]) / (first["peak_mib"][key] - imports[key]), 3)
+                for key, value in other["peak_mib"].items()
+            },
             "seconds": {key: round(value / max(first["seconds"][key], 1e-9), 2) for key, value in other["seconds"].items()},
         }  # fmt: skip
         if args.dev:
             said["points"] = round(100 * (other["acc"] - first["acc"]), 2)
-        print(json.dumps({"imports_mib": round(imports, 1), "ratio_to_the_first": said}))
+        print(json.dumps({"imports_mib": imports, "ratio_to_the_first": said}))
 
 
 if __name__ == "__main__":

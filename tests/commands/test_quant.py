@@ -11,6 +11,7 @@ from ctxtune.adapter.attach import attach
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.load import load_base
 from ctxtune.backend.quantise import Quantised
+from ctxtune.commands.adapter import merge
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.commands.generate import asks_of_prompts, generate
 from ctxtune.errors import AdapterError, RecipeError
@@ -92,6 +93,16 @@ def test_an_adapter_for_a_quantised_module_is_refused(
     with pytest.raises(AdapterError, match="which is quantised here") as caught:
         attach(base.model, open_adapter(tmp_path / "run"))
     assert "--quant none" in str(caught.value.hint)
+
+
+def test_merging_says_that_the_base_was_another(adapt: Adapt, tmp_path: Path) -> None:
+    adapt(more={"quant": "nf4", "train.lr": 1e-2})
+    done = merge(tmp_path / "run", tmp_path / "merged")
+    assert "scored on the base in nf4" in str(done.note)
+    assert done.merged.kl is not None
+    assert done.merged.kl < 1e-6
+    adapt(out="float")
+    assert merge(tmp_path / "float", tmp_path / "merged float").note is None
 
 
 def test_an_unknown_way_of_storing(adapt: Adapt) -> None:
