@@ -80,7 +80,7 @@ def _encode(weight: Tensor, quant: str) -> tuple[Tensor, Tensor]:
         codes, scales, _ = _bitsandbytes().int8_vectorwise_quant(weight)
         return codes, scales
     # In parts: bitsandbytes compares each number with all levels at once, 16 times the weight in memory.
-    parts = weight.flatten().split(BLOCK * 512)
+    parts = weight.flatten().split(BLOCK * 512)  # type: ignore[no-untyped-call]
     done = [_bitsandbytes().quantize_4bit(part, blocksize=BLOCK, quant_type=quant) for part in parts]
     return torch.cat([codes for codes, _ in done]), torch.cat([state.absmax for _, state in done])
 
