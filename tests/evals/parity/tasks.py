@@ -35,6 +35,8 @@ TASKS = {
     "arc_easy": Task("arc_easy.jsonl", QUESTION, "{{ answer }}", "choices"),
     "arc_challenge": Task("arc_challenge.jsonl", QUESTION, "{{ answer }}", "choices"),
     "lambada": Task("lambada.jsonl", "{{ context }}", "{{ target }}"),
+    "lambada_cut": Task("lambada.jsonl", "{{ context }}", "{{ target }}", max_length=48),
+    "lambada_bos_cut": Task("lambada.jsonl", "{{ context }}", "{{ target }}", max_length=48, bos=True),
     "wikitext": Task("wikitext.txt", max_length=512),
 }
 
