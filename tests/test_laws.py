@@ -38,6 +38,7 @@ from ctxtune.objectives.labels import Labels
 from ctxtune.recipe.schema import Freeze, Train
 
 from .conftest import (
+    FAMILY_KINDS,
     KINDS,
     Killed,
     Listener,
@@ -72,6 +73,9 @@ COVER = {
     ("bert-tied", "last:1", "none"), ("bert-tied", "embeddings", "none"), ("bert-tied", "head", "none"),
     ("llama-tied", "last:1", "nf4"), ("llama-untied", "first:1", "int8"), ("llama-untied", "head", "nf4"),
     ("gpt2-tied", "1-2.mlp", "nf4"), ("gpt2-untied", "embeddings", "int8"), ("bert-tied", "last:1", "int8"),
+    ("qwen3-sliding-tied", "last:1", "none"), ("gemma3_text-tied", "last:2+norms", "none"),
+    ("mistral-untied", "1-2.mlp", "none"), ("gpt_neox-untied", "head", "none"), ("phi3-untied", "last:1", "none"),
+    ("opt-projected-tied", "embeddings", "none"), ("roberta-tied", "head", "none"), ("gemma3_text-tied", "last:1", "nf4"),
 }  # fmt: skip
 RATE = 1e-2
 CACHES = ("disk", "memory", "off")
@@ -104,7 +108,7 @@ def cells() -> pytest.MarkDecorator:
     """Every cell of the matrix; those outside the covering set are slow."""
     table = [
         pytest.param(*cell, marks=[pytest.mark.slow] * (cell not in COVER), id="-".join(cell))
-        for cell in itertools.product(KINDS, SPECS, QUANTS)
+        for cell in itertools.product(FAMILY_KINDS, SPECS, QUANTS)
     ]
     return pytest.mark.parametrize(("kind", "layers", "quant"), table)
 

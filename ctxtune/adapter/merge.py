@@ -19,7 +19,7 @@ from ctxtune.adapter.change import by_parameter, changes
 from ctxtune.adapter.write import DTYPES, raw
 from ctxtune.backend.atomic import new_folder, storing, write_text
 from ctxtune.backend.folder import INDEX, WEIGHTS, read_json, weight_files
-from ctxtune.backend.skeleton import skeleton, tied_groups
+from ctxtune.backend.skeleton import skeleton, stored_name, tied_groups
 from ctxtune.backend.tensors import mapped, read_header, write_tensors
 from ctxtune.errors import AdapterError, ModelError, RecipeError, StorageError
 
@@ -154,7 +154,7 @@ def _plan(model: nn.Module, stored: dict[str, _Stored], adapter: AdapterFile) ->
         _Target(home, source, wanted.get(taken, ()), kinds.get(taken, ""))
         for names in groups
         if names in touched or (parted and len(names) > 1)
-        for home, source, taken in _homes(names, wanted, stored, parted)
+        for home, source, taken in _homes(model, names, wanted, stored, parted)
     ]
     return _Plan({target.name: target for target in targets}, parted)
 
@@ -175,34 +175,34 @@ def _parts(
         return False
     if not set(users) <= set(wanted):
         return True
-    place = stored[_stored_name(names[0], names, stored)]
+    place = stored[_source(model, names, stored)]
     values = [_updated(place, _Target("", "", wanted[name], kinds[name])) for name in users]
     return not all(torch.equal(value, values[0]) for value in values[1:])
 
 
 def _homes(
-    names: list[str], wanted: dict[str, tuple[Change, ...]], stored: dict[str, _Stored], parted: bool
+    model: nn.Module,
+    names: list[str],
+    wanted: dict[str, tuple[Change, ...]],
+    stored: dict[str, _Stored],
+    parted: bool,
 ) -> Iterator[tuple[str, str, str]]:
     """(name to write, tensor to start from, name whose changes it takes) for each place of one parameter."""
     first = next((name for name in names if name in wanted), "")
     for name in names:
         own = name if name in wanted or (parted and len(names) > 1) else first
-        home = _find(name, stored)
+        home = stored_name(model, name, stored)
         if home is not None:
             yield home, home, own
         elif parted or len(names) == 1:
-            yield name, _stored_name(name, names, stored), own
+            yield name, _source(model, names, stored), own
 
 
-def _find(name: str, stored: dict[str, _Stored]) -> str | None:
-    """The name under which a parameter is stored: some folders leave out the name of the backbone."""
-    return next((text for text in (name, name.partition(".")[2]) if text in stored), None)
-
-
-def _stored_name(name: str, names: list[str], stored: dict[str, _Stored]) -> str:
-    found = next((home for home in (_find(other, stored) for other in names) if home is not None), None)
+def _source(model: nn.Module, names: list[str], stored: dict[str, _Stored]) -> str:
+    """The stored tensor that a parameter of these names is read from."""
+    found = next((home for name in names if (home := stored_name(model, name, stored)) is not None), None)
     if found is None:
-        raise ModelError(f"the base does not store {name}", "merging needs a folder that this ctxtune can load")
+        raise ModelError(f"the base does not store {names[0]}", "merging needs a folder that this ctxtune can load")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ctxtune.backend.anatomy import Anatomy
@@ -71,9 +71,30 @@ def check_headers(model: nn.Module, folder: Path) -> None:
 
 
 def stored_name(model: nn.Module, name: str, stored: Mapping[str, object]) -> str | None:
-    """The name of a parameter in the files, which may leave out that of the backbone; None if it is not there."""
+    """The name of a parameter in the files, None if it is not there.
+
+    Files may leave out the name of the backbone, or have the names of an older transformers, which it reads as its own.
+    """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    return next((key for key in (name, name.removeprefix(prefix)) if key in stored), None)
+    wanted = (name, name.removeprefix(prefix))
+    found = next((key for key in wanted if key in stored), None)
+    return found or next((old for old, new in _renamed(model, stored).items() if new in wanted), None)
+
+
+def _renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
+    """Name in the files -> name that transformers gives it, for those tensors that it only renames."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    changes = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+    names = {}
+    for old in stored:
+        new = old
+        for change in changes:
+            new, _ = change.rename_source_key(new)
+        if new != old:
+            names[old] = new
+    return names
 
 
 def tied_groups(model: nn.Module) -> list[list[str]]:
