@@ -636,8 +636,9 @@ def test_law_7_kept_states_change_no_loss(kind: str, layers: str, quant: str, la
         assert facts["cache"]["place"] == (cache if facts["start_layer"] else "off")
     off, memory, disk = (losses(tmp_path / cache) for cache in ("off", "memory", "disk"))
     assert len(off) == 6
+    bound = 5e-6 if kind in KINDS else 1e-5  # the law's own bound is 1e-5; phi3's fused products split their sums twice
     assert max(off) - min(off) > 1e-3
-    assert memory == pytest.approx(off, abs=5e-6)
+    assert memory == pytest.approx(off, abs=bound)
     assert disk == memory
     assert same_tensors(adapter_tensors(tmp_path / "disk"), adapter_tensors(tmp_path / "memory"))
 

@@ -79,6 +79,9 @@ def drift(feed: Feed, base: BaseProbe) -> Drift:
     """Loss on the probe now, and KL from what the base said of it."""
     loss = kl = 0.0
     count = begin = 0
+    # Numbers that have not moved are taken where they are: a copy of them, aligned otherwise, sums in another order.
+    own = dict(feed.trunk.head.named_parameters())
+    head = {name: value for name, value in base.head.items() if name not in own or not torch.equal(own[name], value)}
     with torch.no_grad():
         for i in range(len(feed.examples)):
             hidden, labels = feed.hidden([i]), feed.labels([i])
@@ -86,7 +89,7 @@ def drift(feed: Feed, base: BaseProbe) -> Drift:
             for first in range(0, len(hidden), _CHUNK):
                 chunk, old, label = (rows[first : first + _CHUNK] for rows in (hidden, earlier, labels))
                 now = functional.log_softmax(feed.trunk.logits(chunk).float(), dim=-1)
-                was = functional.log_softmax(functional_call(feed.trunk.head, dict(base.head), (old,)).float(), dim=-1)
+                was = functional.log_softmax(functional_call(feed.trunk.head, head, (old,)).float(), dim=-1)
                 loss += functional.nll_loss(now, label, reduction="sum").item()
                 kl += functional.kl_div(now, was, reduction="sum", log_target=True).item()
             begin += len(hidden)

@@ -163,7 +163,7 @@ def typed(said: Callable[..., Said], task: list[str]) -> Callable[[str], Said]:
     def typed(line: str) -> Said:
         word, *rest = shlex.split(line)
         if word == "adapt":
-            return said("freeze", *task, "--out", "new", *rest)
+            return said("freeze", *but(task, *rest), "--out", "new", *rest)
         if word == "score":
             return said(
                 "eval", *pick(task, "--model", "--eval", "--prompt", "--answer", "--choices", "--device"), *rest
@@ -173,6 +173,11 @@ def typed(said: Callable[..., Said], task: list[str]) -> Callable[[str], Said]:
         return said(word, *rest)
 
     return typed
+
+
+def but(task: list[str], *names: str) -> list[str]:
+    """All options of a task but some: `--train` given twice would be two files."""
+    return pick(task, *(name for name in task[::2] if name not in names or name == "--set"))
 
 
 def pick(task: list[str], *names: str) -> list[str]:

@@ -138,7 +138,7 @@ FINE = {
     *(f"adapter show a-{name}" for name in ("strange", "no-config", "config-type", "no-manifest", "nan")),
     *(f"{line} a-{name}" for name in ("no-config", "no-manifest") for line in ("write x --adapter", "adapter verify")),
     *(f"adapter {verb} --out new a-{name}" for name in ("no-config", "no-manifest") for verb in ("merge", "export")),
-    "write x --adapter a-nan",
+    *(f"model show m-{name}" for name in ("no-weights", "no-tokenizer", "weights-folder", "pickle")),
 }  # fmt: skip
 FINE -= {"model show m-config-list", "model show m-config-folder"}
 

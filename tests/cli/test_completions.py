@@ -26,7 +26,7 @@ LINES = {
     "freeze --prompt r": set(),
     "freeze --set train.sch": {"train.schedule="},
     "adapter merge x --dtype=b": {"bfloat16"},
-    "model pull smol": {"smollm2-135m-instruct-q4"},
+    "model pull smol": {"smollm2-135m-instruct", "smollm2-135m-instruct-q4"},
     "recipe check --jso": {"--json"},
     "recipe show freeze --jso": set(),
     "quickstart q": set(),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import but
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -140,7 +142,7 @@ def test_ctrl_c_at_a_command_that_waits_for_lines(task: list[str], start: Callab
 
 
 def test_ctrl_c_at_a_run_that_waits_for_rows(task: list[str], tmp_path: Path, start: Callable[..., Any]) -> None:
-    process = start("freeze", *task, "--train", "-", "--out", tmp_path / "run")
+    process = start("freeze", *but(task, "--train"), "--train", "-", "--out", tmp_path / "run")
     wait_for(lambda: (tmp_path / "run").exists() and any((tmp_path / "run").iterdir()), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import but
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -226,7 +228,7 @@ def test_a_prompt_that_is_no_text_is_an_error(task: list[str], said: Callable[..
 
 
 def test_a_run_finds_standard_input_closed(task: list[str], tmp_path: Path, said: Callable[..., Any]) -> None:
-    answer = said("freeze", *task, "--train", "-", "--out", tmp_path / "run", stdin=None)
+    answer = said("freeze", *but(task, "--train"), "--train", "-", "--out", tmp_path / "run", stdin=None)
     assert answer.code == 4, answer.err
     assert "standard input" in answer.err
 
@@ -236,7 +238,7 @@ def test_generate_finds_standard_input_closed(task: list[str], said: Callable[..
 
 
 def test_nobody_waits_for_a_terminal_to_type(task: list[str], tmp_path: Path, said: Callable[..., Any]) -> None:
-    answer = said("freeze", *task, "--train", "-", "--out", tmp_path / "run", terminal=True)
+    answer = said("freeze", *but(task, "--train"), "--train", "-", "--out", tmp_path / "run", terminal=True)
     assert answer.code == 4, answer.err
     talk = said("generate", "--model", task[1], terminal=True)
     assert talk.code == 0, talk.err
@@ -247,7 +249,7 @@ def test_rows_can_come_through_a_pipe(task: list[str], tmp_path: Path, said: Cal
     from pathlib import Path
 
     rows = Path(pick(task, "--train")[1]).read_bytes()
-    piped = said("freeze", *task, "--train", "-", "--out", tmp_path / "piped", "--json", stdin=rows)
+    piped = said("freeze", *but(task, "--train"), "--train", "-", "--out", tmp_path / "piped", "--json", stdin=rows)
     named = said("freeze", *task, "--out", tmp_path / "named", "--json")
     assert piped.json()["scores"] == named.json()["scores"]
 

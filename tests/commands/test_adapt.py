@@ -227,7 +227,7 @@ def test_the_result(full: dict[str, Any], tmp_path: Path, model_folders: dict[st
     assert facts["forgetting"]["before"]["kl"] == 0.0
     assert facts["forgetting"]["after"]["kl"] > 0.0
     assert facts["forgetting"]["after"]["tokens"] == 16 * 63
-    assert facts["seconds"].keys() == {"load", "cache", "before", "rate", "loop", "after", "save", "total"}
+    assert facts["seconds"].keys() == {"load", "choice", "cache", "before", "rate", "loop", "after", "save", "total"}
     assert facts["seconds"]["total"] >= sum(value for key, value in facts["seconds"].items() if key != "total") - 0.01
 
 
@@ -248,7 +248,8 @@ def test_the_adapter_tells_everything(full: dict[str, Any], tmp_path: Path, revi
     adapter = open_adapter(tmp_path / "run" / "adapter")
     manifest = adapter.manifest
     assert manifest is not None
-    assert (manifest.method, manifest.settings) == ("freeze", {"layers": "last:1"})
+    settings = {"layers": "last:1", "lr_decay": 1.0, "unfreeze": "at_once", "sample": None, "sample_every": 20}
+    assert (manifest.method, manifest.settings) == ("freeze", settings)
     assert manifest.base.fingerprint == full["base"]
     assert manifest.inputs["train"] == sha256_file(reviews)
     assert manifest.trainable == full["trainable"]

@@ -183,7 +183,7 @@ def test_a_whole_number_may_stand_for_a_fraction(write):
         ("data: {on_long: cut}\n", "data.on_long is 'cut', allowed: error, drop or truncate", ""),
         ("data: {answer: ''}\n", "data.answer is '', allowed: a text, not an empty one", ""),
         ("data: {delimiter: null}\n", "data.delimiter is null, allowed: a text", ""),
-        ("quant: nf4\n", "line 3: quant is 'nf4', allowed: none", ""),
+        ("quant: nf5\n", "line 3: quant is 'nf5', allowed: none, int8, nf4 or fp4", ""),
         ("ctxtune: 2\n", "line 3: ctxtune is 2, allowed: 1", ""),
         ("ctxtune: '1'\n", "line 3: ctxtune is '1', allowed: 1", ""),
         ("cache: false\n", "line 3: cache is false, allowed: auto, memory, disk or off", ""),
