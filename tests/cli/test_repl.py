@@ -104,7 +104,10 @@ def test_a_conversation_on_a_terminal(chatty: Path, tmp_path: Path, terminal: Ca
     talk.type("/nothing\n")
     assert "no command '/nothing'" in talk.wait_for("> ")
     # Ctrl-C drops a line; Ctrl-D leaves.
-    talk.type("never sent\x03")
+    talk.type("never sent")
+    talk.wait_for("never sent")  # the line editor has it: before that, the terminal itself would drop it
+    time.sleep(0.5)
+    talk.type("\x03")
     talk.wait_for("> ")
     talk.type(f"/save {tmp_path / 'chats.jsonl'}\n")
     talk.wait_for("> ")
