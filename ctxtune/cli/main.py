@@ -59,8 +59,10 @@ def run() -> None:
     """Run the command line; never shows a traceback unless --debug asks for it."""
     console.set_up_streams()
     # Threads that wait for each other by spinning for milliseconds slow a run down many times over as soon as anything else
-    # needs a core: here 57 GFLOP/s instead of 240 with one busy neighbour. torch's OpenMP reads this when it is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # needs a core: products ran at 20 to 37 GFLOP/s with one busy neighbour, at 48 with this count, at 53 with a tenth of it.
+    # Threads that fall asleep too soon cost a quiet machine as much: a tenth of this count made a run 8 % slower. torch's
+    # OpenMP reads this when it is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except CtxtuneError as error:
