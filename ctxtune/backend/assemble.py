@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from ctxtune.backend.anatomy import Anatomy
+
 GENERATION = "generation_config.json"
 
 
-def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, int]:
-    """The model of `folder`, its frozen linear layers quantised unless `quant` is none, and how many numbers it has.
+def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, Anatomy, int]:
+    """The model of `folder`, its frozen linear layers quantised unless `quant` is none; its anatomy, how many numbers it has.
 
     Modules in which a parameter of `moving` lies stay float.
 
@@ -50,7 +52,7 @@ def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Modu
                 buffer.copy_(stored[name].get_tensor(name))
     if (folder / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model, parameters
+    return model, anatomy, parameters
 
 
 def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:

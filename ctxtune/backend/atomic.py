@@ -81,6 +81,20 @@ def replace_folder(tmp: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def require_room(folder: Path, num_bytes: int, what: str) -> None:
+    """Refuse, before any work, what the disk of the user's folder has no room for.
+
+    Raises:
+        StorageError: fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise StorageError(
+            f"no room on the disk for {what} in {folder}: it takes {num_bytes:,} bytes and {free:,} are free",
+            "free some space, or set CTXTUNE_HOME to a folder on another disk",
+        )
+
+
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Only one process at a time goes on; the system frees the lock of a killed one."""

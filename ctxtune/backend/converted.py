@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.atomic import locked, write_text
+from ctxtune.backend.atomic import locked, require_room, write_text
 from ctxtune.backend.folder import is_complete, read_json
 from ctxtune.backend.gguf import check_gguf, convert
 from ctxtune.backend.home import conversions
+from ctxtune.data.hash import sha256_file
 from ctxtune.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-CHUNK = 1 << 24
 
 
 def converted(gguf: Path, say: Callable[[str], None]) -> Path:
@@ -35,13 +33,7 @@ def converted(gguf: Path, say: Callable[[str], None]) -> Path:
         return folder
     with locked(conversions() / ".convert.lock", lambda: say("another ctxtune is converting a model: waiting for it")):
         if not is_complete(folder):
-            need = 4 * sum(info.numel for info in header.tensors.values())
-            free = shutil.disk_usage(folder.parent).free
-            if free < need:
-                raise StorageError(
-                    f"no room on the disk for {gguf.name} in {folder.parent}: it takes {need:,} bytes, {free:,} are free",
-                    "free some space, or set CTXTUNE_HOME to a folder on another disk",
-                )
+            require_room(folder.parent, 4 * sum(info.numel for info in header.tensors.values()), gguf.name)
             say(f"converting {gguf.name} to safetensors, once")
             licence = header.keys.get("general.license")
             note = {"model": gguf.name, "licence": licence if isinstance(licence, str) else None, "sha256": sha256}
@@ -60,10 +52,7 @@ def _sha256(path: Path) -> str:
         known = note.pop("sha256", None)
         if note == stamp and isinstance(known, str) and len(known) == 64 and known.isalnum():
             return known
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
+    sha256 = sha256_file(path)
     with suppress(StorageError):  # only a memory: without it the next run computes again
-        write_text(memory, json.dumps({**stamp, "sha256": digest.hexdigest()}))
-    return digest.hexdigest()
+        write_text(memory, json.dumps({**stamp, "sha256": sha256}))
+    return sha256

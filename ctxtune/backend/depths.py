@@ -13,7 +13,7 @@ import torch
 from ctxtune.backend.cache import States
 from ctxtune.backend.device import available_memory
 from ctxtune.backend.feed import check_kept, is_exact
-from ctxtune.data.batch import micro_batches, padded
+from ctxtune.data.batch import micro_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,8 +56,7 @@ def run_depths(feed: Feed, cuts: Sequence[int]) -> Depths:
     order = sorted(range(len(feed.examples)), key=lambda i: (-feed.lengths[i], i))
     with torch.no_grad(), trunk.closed():
         for part in micro_batches(order, feed.lengths, rows=None, max_tokens=_TOKENS):
-            whole = padded([feed.examples[i] for i in part], feed.pad)
-            ids, mask = (torch.from_numpy(array).to(feed.device) for array in (whole.ids, whole.mask))
+            ids, mask, *_ = feed.tensors(part)
             depths = trunk.backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
             first = torch.tensor([feed.examples[i].rows[0] for i in part], device=ids.device)
             for depth, hidden in enumerate(depths):  # (B, T, D)

@@ -83,8 +83,8 @@ class Feed:
     def _fill(self, data: Tensor, offsets: Sequence[int]) -> None:
         order = sorted(range(len(self.examples)), key=lambda i: (-self.lengths[i], i))
         for part in micro_batches(order, self.lengths, rows=None, max_tokens=self._stride):
-            ids, mask, *_ = self._tensors(part)
-            hidden = self.trunk.enter(ids, mask).cpu()
+            ids, mask, *_ = self.tensors(part)
+            hidden = self.trunk.enter(ids, self._needed(mask)).cpu()
             for b, i in enumerate(part):
                 data[offsets[i] : offsets[i + 1]] = hidden[b, : self.lengths[i]]
 
@@ -112,9 +112,9 @@ class Feed:
         yield part[begin:]
 
     def _pass(self, part: Sequence[int]) -> Tensor:
-        ids, mask, b, t = self._tensors(part)
+        ids, mask, b, t = self.tensors(part)
         states = self.states.batch(part, self.device) if self.states is not None else None
-        return self.trunk.rows(ids, mask, b, t, states)
+        return self.trunk.rows(ids, self._needed(mask), b, t, states)
 
     def labels(self, part: Sequence[int]) -> Tensor:
         """The tokens at the answer rows of a part, (N,)."""
@@ -127,12 +127,16 @@ class Feed:
             chunk = hidden[first : first + ROWS]
             yield self.trunk.logits(chunk).float(), slice(first, first + len(chunk))
 
-    def _tensors(self, part: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    def tensors(self, part: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens and mask (B, T) of a part, padded at the right; and which row and place each answer row has, (N,) each."""
         whole = padded([self.examples[i] for i in part], self.pad)
         arrays = (whole.ids, whole.mask, whole.row, whole.position)
         ids, mask, b, t = (torch.from_numpy(array).to(self.device) for array in arrays)
-        # Padded on the right, no token of a causal model sees a pad: without a mask attention takes its fastest path.
-        return ids, None if self.trunk.causal else mask, b, t
+        return ids, mask, b, t
+
+    def _needed(self, mask: Tensor) -> Tensor | None:
+        """Padded on the right, no token of a causal model sees a pad: without a mask attention takes its fastest path."""
+        return None if self.trunk.causal else mask
 
 
 def check_kept(feed: Feed) -> float:
@@ -150,9 +154,7 @@ def check_kept(feed: Feed) -> float:
 
 def plain_hidden(feed: Feed, part: Sequence[int]) -> Tensor:
     """The answer rows' final states (N, D) by the model's own forward, nothing left out. The trunk is closed meanwhile."""
-    whole = padded([feed.examples[i] for i in part], feed.pad)
-    arrays = (whole.ids, whole.mask, whole.row, whole.position)
-    ids, mask, b, t = (torch.from_numpy(array).to(feed.device) for array in arrays)
+    ids, mask, b, t = feed.tensors(part)
     with feed.trunk.closed():
         hidden: Tensor = feed.trunk.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
     return hidden[b, t]

@@ -10,14 +10,15 @@ import json
 import os
 import re
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.catalogue import Entry, Part, PinnedFile
+from ctxtune.data.hub import shared_folder
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
 SECONDS = 10.0
@@ -45,10 +46,7 @@ def folder_name(repository: str) -> str:
 
 def cached(repository: str) -> Path | None:
     """The newest snapshot of a model in the cache that all programs share which use the hub's own library."""
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or os.path.join(shared, "huggingface")
-    root = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")).expanduser()
-    folder = root / f"models--{folder_name(repository)}"
+    folder = shared_folder("HF_HUB_CACHE", "hub") / f"models--{folder_name(repository)}"
     try:
         commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -77,11 +77,8 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     Raises:
         ModelError: the folder is broken, or its family is not in the anatomy table.
     """
-    _, anatomy = read_config(folder)
-    for path in weight_files(folder):
-        read_header(path)  # a lying header is met here, in our words
     where = choose_device(device)
-    model, parameters = _assembled(folder, anatomy, quant, moving)
+    model, anatomy, parameters = _assembled(folder, quant, moving)
     if quant != "none":
         from ctxtune.backend.quantise import describe
 
@@ -97,7 +94,7 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     return Base(
         model=model,
         tokenizer=tokenizer,
-        anatomy=anatomy.fitted(model),
+        anatomy=anatomy,
         device=where,
         folder=folder,
         max_length=context_length(told.to_dict()),
@@ -109,12 +106,13 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     )
 
 
-def _assembled(folder: Path, anatomy: Anatomy, quant: str, moving: Collection[str]) -> tuple[nn.Module, int]:
-    """The model and how many numbers it has, tensor by tensor; transformers itself is slower to begin.
+def _assembled(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, Anatomy, int]:
+    """The model, its anatomy and how many numbers it has, tensor by tensor; transformers itself is slower to begin.
 
     Where files name their tensors otherwise than the model does, only transformers knows what they mean.
     """
     from ctxtune.backend.assemble import assemble
+    from ctxtune.backend.skeleton import OtherShape
 
     try:
         return assemble(folder, quant, moving)
@@ -123,10 +121,12 @@ def _assembled(folder: Path, anatomy: Anatomy, quant: str, moving: Collection[st
     except Exception as error:
         if quant != "none" and isinstance(error, ModelError):
             raise
-        if quant != "none":
+        # What has another shape transformers would make anew at the config's size, however large, before it says so.
+        if quant != "none" or isinstance(error, OtherShape):
             raise ModelError(f"{folder}: the model cannot be loaded: {one_line(error)}") from error
+        _, anatomy = read_config(folder)
         model = _float_model(folder, anatomy)
-        return model, sum(parameter.numel() for parameter in model.parameters())
+        return model, anatomy.fitted(model), sum(parameter.numel() for parameter in model.parameters())
 
 
 def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ctxtune.backend.trunk import cache_argument
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,8 +31,7 @@ class Past:
         self.base = base
         self.read_tokens: list[list[int]] = []
         self._takes = set(inspect.signature(base.model.forward).parameters)
-        # transformers from 5.20 on calls it `cache` and warns of the old name.
-        self._cache_name = "cache" if "cache" in self._takes else "past_key_values"
+        self._cache_name = cache_argument(self._takes) or "past_key_values"
         self._forget()
 
     def _forget(self) -> None:

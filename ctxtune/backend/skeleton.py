@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ctxtune.backend.anatomy import Anatomy
 
 
+class OtherShape(ModelError):
+    """The files hold a parameter in another shape than the config promises."""
+
+
 def skeleton(folder: Path, buffers: bool = False) -> tuple[nn.Module, Anatomy]:
     """The model of `folder` on the meta device, which takes no memory and reads no tensor, and its anatomy.
 
@@ -58,7 +62,8 @@ def check_headers(model: nn.Module, folder: Path) -> None:
     """Compare the headers of the weights with what the config promises.
 
     Raises:
-        ModelError: a parameter is missing from the files, or has another shape there.
+        OtherShape: a parameter has another shape in the files.
+        ModelError: it is missing from them.
     """
     stored = {name: info.shape for path in weight_files(folder) for name, info in read_header(path).tensors.items()}
     for names in tied_groups(model):
@@ -67,7 +72,7 @@ def check_headers(model: nn.Module, folder: Path) -> None:
             raise ModelError(f"{folder}: the weights lack {names[0]}, which config.json promises")
         shape = tuple(model.get_parameter(names[0]).shape)
         if stored[found] != shape:
-            raise ModelError(f"{folder}: {found} has shape {stored[found]}, config.json promises {shape}")
+            raise OtherShape(f"{folder}: {found} has shape {stored[found]}, config.json promises {shape}")
 
 
 def stored_name(model: nn.Module, name: str, stored: Mapping[str, object]) -> str | None:

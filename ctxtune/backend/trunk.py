@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from ctxtune.backend.load import Base
 
 # Arguments of a block that have one entry a token and are known how to cut to rows.
 _PER_TOKEN = {"position_embeddings", "position_ids", "cache_position"}
-# What families, and versions of transformers, call the argument that takes a cache.
+# What families, and versions of transformers (from 5.20 on `cache`), call the argument that takes a cache.
 _CACHES = ("cache", "past_key_values", "layer_past", "past_key_value")
 
 
@@ -99,7 +99,7 @@ class _Last(_Hidden):
         call = signature.bind(hidden, *args, **kwargs)
         call.arguments.update(call.arguments.pop("kwargs", {}))
         arguments = dict(call.arguments)
-        cache = next((name for name in _CACHES if name in signature.parameters), None)
+        cache = cache_argument(signature.parameters)
         if cache is None or self.trunk.plain or not self.trunk.narrow or not _can_narrow(arguments, hidden, b):
             raise _Cut(_first(self.block(hidden, *args, **kwargs))[b, t])
         raise _Cut(self._narrow(arguments, cache, hidden, b, t))
@@ -122,6 +122,11 @@ class _Last(_Hidden):
         short[cache] = _Giver(keys, values)
         answers: Tensor = _first(self.block(**short))  # (B, R, D)
         return answers[b, slot]
+
+
+def cache_argument(parameters: Container[str]) -> str | None:
+    """The one among the arguments of a block or a model that takes a cache."""
+    return next((name for name in _CACHES if name in parameters), None)
 
 
 def _first(output: Any) -> Any:

@@ -121,7 +121,7 @@ class _Run:
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
-            facts = self._train(trunk, judge, examples, mixture, method, mark)
+            facts = self._train(trunk, judge, examples, mixture, course.steps, method, mark)
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts)
@@ -133,6 +133,7 @@ class _Run:
         judge: Judge,
         examples: EncodedSet,
         mixture: Mixture,
+        steps: int,
         method: Method,
         mark: str,
     ) -> dict[str, Any]:
@@ -145,7 +146,6 @@ class _Run:
         with self.clock.part("before"):
             judge.keep("off" if trunk.plain else self.recipe.cache, mark)
             before = judge.before(self.run.last)
-        steps = span(self.recipe, mixture.per_epoch).steps
         objective = Labels(feed)
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)

@@ -119,7 +119,7 @@ class _Search:
                 "lr": None, "loss": None, "worse": None, "worse_stderr": None, "tried": [],
             })  # fmt: skip
         tests = self._climb(worth_trying(ks, self.num_layers, sufficient), depths)
-        best = min(tests, key=lambda k: _mean(tests[k].losses))
+        best = min(tests, key=lambda k: tests[k].loss)
         for k, test in tests.items():
             table[ks.index(k)].update(_facts(test, tests[best]))
         for row in table:
@@ -180,7 +180,7 @@ class _Search:
 
     def _climb(self, ks: Sequence[int], depths: Depths) -> dict[int, RateTest]:
         """Short runs with more and more layers, until more of them do harm beyond one standard error."""
-        from ctxtune.engine.rate import LADDER, Trials, find_rate
+        from ctxtune.engine.rate import LADDER, Trials, find_rate, paired_gap
 
         options, tests = self.recipe.train, dict[int, "RateTest"]()
         held = max(1, len(self.rows) // 4)
@@ -194,7 +194,7 @@ class _Search:
                     method.params, labels, labels.feed.lengths, as_long, method.shares, options,
                     trials=Trials(rates, steps, held),
                 )  # fmt: skip
-            gap, stderr = _gap(tests[k], min(tests.values(), key=lambda test: _mean(test.losses)))
+            gap, stderr = paired_gap(tests[k].losses, min(tests.values(), key=lambda test: test.loss).losses)
             if gap > stderr:
                 break
             if options.lr == "auto":
@@ -204,17 +204,12 @@ class _Search:
         return tests
 
 
-def _gap(test: RateTest, best: RateTest) -> tuple[float, float]:
-    """How much higher a held-out loss is than another, and the standard error of that, in pairs."""
-    gaps = [a - b for a, b in zip(test.losses, best.losses, strict=True)]
-    deviation = math.sqrt(sum((gap - _mean(gaps)) ** 2 for gap in gaps) / max(1, len(gaps) - 1))
-    return _mean(gaps), deviation / math.sqrt(len(gaps))
-
-
 def _facts(test: RateTest, best: RateTest) -> dict[str, Any]:
-    worse, stderr = _gap(test, best)
+    from ctxtune.engine.rate import paired_gap
+
+    worse, stderr = paired_gap(test.losses, best.losses)
     return {
-        "lr": test.lr, "loss": _mean(test.losses), "worse": worse, "worse_stderr": stderr,
+        "lr": test.lr, "loss": test.loss, "worse": worse, "worse_stderr": stderr,
         "tried": [list(pair) for pair in test.tried],
     }  # fmt: skip
 
@@ -228,7 +223,3 @@ def _line(row: Mapping[str, Any]) -> str:
     if row["loss"] is None:
         return f"{said}, not tried"
     return f"{said}, held-out loss {row['loss']:.4f} at rate {row['lr']:.0e}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -93,8 +93,12 @@ def chat_tokens(base: Base, settings: Generation, turns: Sequence[dict[str, str]
     from ctxtune.data.chat import encode_asked
     from ctxtune.data.messages import Conversation
 
-    system = [{"role": "system", "content": settings.system}] if settings.system is not None else []
-    return encode_asked(base.tokenizer, Conversation((*system, *turns)), where)
+    return encode_asked(base.tokenizer, Conversation((*system_turn(settings), *turns)), where)
+
+
+def system_turn(settings: Generation) -> list[dict[str, str]]:
+    """What the system says before a conversation: one turn, or none."""
+    return [{"role": "system", "content": settings.system}] if settings.system is not None else []
 
 
 def open_voice(flags: Mapping[str, object], adapter: Path | None, force: bool, say: Callable[[str], None]) -> Voice:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend import hub
-from ctxtune.backend.atomic import locked, new_folder, write_text
+from ctxtune.backend.atomic import locked, new_folder, require_room, write_text
 from ctxtune.backend.catalogue import CATALOGUE, Entry
 from ctxtune.backend.fetch import obtain
 from ctxtune.backend.folder import NOTE, check_folder, folder_bytes, is_complete, read_json
 from ctxtune.backend.home import models
-from ctxtune.errors import ModelError, StorageError
+from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +67,8 @@ def pull(
     with _alone(say):
         fresh = not is_complete(folder)
         if fresh:
-            _require_room(entry, folder.parent)
+            # Said before 90 MB are fetched, not after: the files, what holds them on their way, and the folder made of them.
+            require_room(folder.parent, 2 * entry.num_bytes + entry.stored_bytes, entry.name)
             with tempfile.TemporaryDirectory(prefix=".pull-", dir=models()) as scratch:
                 _install(entry, obtain(entry, given, Path(scratch), say), folder, say)
     return PulledModel(name, folder, time.monotonic() - begun, folder_bytes(folder), entry.licence, fresh)
@@ -106,17 +107,6 @@ def _entry(name: str) -> Entry:
 
 def _licence(folder: Path) -> str:
     return str(read_json(folder / NOTE).get("licence")) if (folder / NOTE).is_file() else "not known"
-
-
-def _require_room(entry: Entry, folder: Path) -> None:
-    """Say so before 90 MB are fetched, not after."""
-    need = 2 * entry.num_bytes + entry.stored_bytes
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise StorageError(
-            f"no room on the disk for {entry.name} in {folder}: it takes {need:,} bytes and {free:,} are free",
-            "free some space, or set CTXTUNE_HOME to a folder on another disk",
-        )
 
 
 @contextmanager

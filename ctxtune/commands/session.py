@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxtune.commands.evaluate import load_for, open_given, resolve
-from ctxtune.commands.generate import Ask, Voice, chat_tokens
+from ctxtune.commands.generate import Ask, Voice, chat_tokens, system_turn
 from ctxtune.commands.switch import Switch
 from ctxtune.errors import RecipeError, StorageError
 
@@ -187,11 +187,12 @@ class Session:
             raise RecipeError("/save: no file is named", "/save chats.jsonl")
         if not self.turns:
             raise RecipeError("there is no conversation to save")
-        system = [{"role": "system", "content": self.settings.system}] if self.settings.system is not None else []
         path = Path(text).expanduser()
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": [*system, *self.turns]}, ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps({"messages": [*system_turn(self.settings), *self.turns]}, ensure_ascii=False) + "\n"
+                )
         except (OSError, ValueError) as error:
             raise StorageError(f"{text} cannot be written: {getattr(error, 'strerror', None) or error}") from error
         return f"saved to {path}"

@@ -37,11 +37,16 @@ def cached_files(name: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _cache() -> Path:
-    """Where the library keeps data sets, by its own rules."""
+def shared_folder(variable: str, name: str) -> Path:
+    """A folder that all programs share which use the hub's libraries, by their own rules: named by a variable, or `name`."""
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(shared, "huggingface")
-    return Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")).expanduser()
+    return Path(os.environ.get(variable) or os.path.join(home, name)).expanduser()
+
+
+def _cache() -> Path:
+    """Where the library keeps data sets."""
+    return shared_folder("HF_DATASETS_CACHE", "datasets")
 
 
 def _snake(title: str) -> str:

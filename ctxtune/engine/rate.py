@@ -56,6 +56,11 @@ class RateTest:
     steps: int
     seconds: float
 
+    @property
+    def loss(self) -> float:
+        """The lowest held-out loss."""
+        return _mean(self.losses)
+
 
 def find_rate(
     params: Mapping[str, nn.Parameter],
@@ -110,10 +115,16 @@ def choose_rate(results: Sequence[tuple[float, Sequence[float]]]) -> float:
     """The lowest rate whose loss is within one standard error, paired by example, of the lowest loss."""
     _, best = min(results, key=lambda result: _mean(result[1]))
     for lr, losses in results:
-        gaps = [a - b for a, b in zip(losses, best, strict=True)]
-        if _mean(gaps) <= _standard_error(gaps):
+        gap, stderr = paired_gap(losses, best)
+        if gap <= stderr:
             return lr
     raise ValueError("no rate gave a loss")
+
+
+def paired_gap(losses: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """How much higher some losses are than others of the same examples, in the mean, and the standard error of that."""
+    gaps = [a - b for a, b in zip(losses, others, strict=True)]
+    return _mean(gaps), _standard_error(gaps)
 
 
 def _batches(seen: Sequence[int], lengths: Sequence[int], steps: int, options: Train) -> list[list[int]]:

@@ -70,7 +70,7 @@ def test_the_hash_is_remembered(tmp_path: Path, conversions: list[Path], monkeyp
     path = tmp_path / "tiny.gguf"
     write(path)
     folder = resolve_model(str(path))
-    monkeypatch.setattr(module, "CHUNK", "none")  # nothing can be read now
+    monkeypatch.setattr(module, "sha256_file", None)  # nothing can be hashed now
     assert resolve_model(str(path)) == folder
     (memory,) = (tmp_path / "home" / "converted").glob("*.json")
     memory.write_text("{")

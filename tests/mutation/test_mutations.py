@@ -23,17 +23,12 @@ MEMORY_KIB = 400_000
 """what no input of a few kilobytes may cost on top of what the process has taken before"""
 
 
-def numbers() -> list[Any]:
-    """Every seventh case by default: seven has no factor in common with the number of kinds, so that each has its share."""
-    return [n if n % 7 == 0 else pytest.param(n, marks=pytest.mark.slow) for n in range(CASES)]
-
-
 @pytest.fixture(scope="module")
 def good(model_folders: dict[str, Path], adapted: Path) -> Good:
     return Good(model_folders["llama-tied"], adapted)
 
 
-@pytest.mark.parametrize("number", numbers(), ids=lambda n: f"{n}-{kind_of(n)}")
+@pytest.mark.parametrize("number", range(CASES), ids=lambda n: f"{n}-{kind_of(n)}")
 def test_a_spoilt_input_is_named_or_works(
     number: int, good: Good, said: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
