@@ -169,7 +169,8 @@ def test_the_wheel_asks_for_what_it_imports(wheel: Path) -> None:
         for module in modules_of(node)
         if (top := module.partition(".")[0]) not in sys.stdlib_module_names and top != "ctxtune"
     }
-    assert {distribution.get(name, name) for name in imported} <= asked
+    # accelerate is imported by nobody here: transformers wants it to read a .gguf file, which is how quickstart begins.
+    assert {distribution.get(name, name) for name in imported} | {"accelerate"} <= asked
 
 
 def modules_of(node: ast.AST) -> list[str]:
