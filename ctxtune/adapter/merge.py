@@ -19,7 +19,7 @@ from ctxtune.adapter.change import by_parameter, changes
 from ctxtune.adapter.write import DTYPES, raw
 from ctxtune.backend.atomic import new_folder, storing, write_text
 from ctxtune.backend.folder import INDEX, WEIGHTS, read_json, weight_files
-from ctxtune.backend.skeleton import skeleton, stored_name, tied_groups
+from ctxtune.backend.skeleton import skeleton, stored_names, tied_groups
 from ctxtune.backend.tensors import mapped, read_header, write_tensors
 from ctxtune.errors import AdapterError, ModelError, RecipeError, StorageError
 
@@ -148,13 +148,14 @@ def _plan(model: nn.Module, stored: dict[str, _Stored], adapter: AdapterFile) ->
                 "the adapter was made for another base",
             )
     kinds = {name: type(model.get_submodule(group[0].module)).__name__ for name, group in wanted.items()}
+    homes = stored_names(model, stored)
     touched = [names for names in groups if set(names) & set(wanted)]
-    parted = any(_parts(model, names, wanted, stored, kinds) for names in touched)
+    parted = any(_parts(model, names, wanted, stored, homes, kinds) for names in touched)
     targets = [
         _Target(home, source, wanted.get(taken, ()), kinds.get(taken, ""))
         for names in groups
         if names in touched or (parted and len(names) > 1)
-        for home, source, taken in _homes(model, names, wanted, stored, parted)
+        for home, source, taken in _homes(names, wanted, homes, parted)
     ]
     return _Plan({target.name: target for target in targets}, parted)
 
@@ -164,6 +165,7 @@ def _parts(
     names: list[str],
     wanted: dict[str, tuple[Change, ...]],
     stored: dict[str, _Stored],
+    homes: dict[str, str],
     kinds: dict[str, str],
 ) -> bool:
     """True if modules that share a parameter would no longer agree about it.
@@ -175,32 +177,31 @@ def _parts(
         return False
     if not set(users) <= set(wanted):
         return True
-    place = stored[_source(model, names, stored)]
+    place = stored[_source(names, homes)]
     values = [_updated(place, _Target("", "", wanted[name], kinds[name])) for name in users]
     return not all(torch.equal(value, values[0]) for value in values[1:])
 
 
 def _homes(
-    model: nn.Module,
     names: list[str],
     wanted: dict[str, tuple[Change, ...]],
-    stored: dict[str, _Stored],
+    homes: dict[str, str],
     parted: bool,
 ) -> Iterator[tuple[str, str, str]]:
     """(name to write, tensor to start from, name whose changes it takes) for each place of one parameter."""
     first = next((name for name in names if name in wanted), "")
     for name in names:
         own = name if name in wanted or (parted and len(names) > 1) else first
-        home = stored_name(model, name, stored)
+        home = homes.get(name)
         if home is not None:
             yield home, home, own
         elif parted or len(names) == 1:
-            yield name, _source(model, names, stored), own
+            yield name, _source(names, homes), own
 
 
-def _source(model: nn.Module, names: list[str], stored: dict[str, _Stored]) -> str:
+def _source(names: list[str], homes: dict[str, str]) -> str:
     """The stored tensor that a parameter of these names is read from."""
-    found = next((home for name in names if (home := stored_name(model, name, stored)) is not None), None)
+    found = next((homes[name] for name in names if name in homes), None)
     if found is None:
         raise ModelError(f"the base does not store {names[0]}", "merging needs a folder that this ctxtune can load")
     return found

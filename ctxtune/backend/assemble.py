@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from ctxtune.backend.folder import weight_files
 from ctxtune.backend.quantise import Quantised, quantisable
-from ctxtune.backend.skeleton import check_headers, skeleton, stored_name, tied_groups
+from ctxtune.backend.skeleton import check_headers, skeleton, stored_names, tied_groups
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -41,12 +41,13 @@ def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Modu
     chosen = set(quantisable(model, anatomy, moving)) if quant != "none" else set()
     with ExitStack() as stack:
         stored, rounded = _opened(folder, stack), _opened(folder, stack)
+        homes = stored_names(model, stored)
         for names in tied_groups(model):
             place, _, last = names[0].rpartition(".")
             if last == "weight" and place in chosen:
-                _quantise(model, place, _values(model, names, rounded)[names[0]], quant)
+                _quantise(model, place, _values(names, homes, rounded)[names[0]], quant)
             else:
-                _fill(model, _values(model, names, stored))
+                _fill(model, _values(names, homes, stored))
         for name, buffer in model.named_buffers():
             if name in stored:
                 buffer.copy_(stored[name].get_tensor(name))
@@ -61,12 +62,11 @@ def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
 
-def _values(model: nn.Module, names: list[str], stored: Mapping[str, Any]) -> dict[str, Tensor]:
+def _values(names: list[str], homes: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, Tensor]:
     """The value of each name of one parameter: one tensor for all, unless the files hold different ones."""
     own: dict[str, Tensor] = {}
     for name in names:
-        key = stored_name(model, name, stored)
-        if key is not None:
+        if (key := homes.get(name)) is not None:
             # What is stored as float32 stays in the mapped file, as transformers leaves it: a write makes a copy of the page.
             value = stored[key].get_tensor(key).to(torch.float32)
             own[name] = next((other for other in own.values() if torch.equal(other, value)), value)

@@ -14,7 +14,7 @@ from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from ctxtune.backend.anatomy import Anatomy
@@ -66,8 +66,9 @@ def check_headers(model: nn.Module, folder: Path) -> None:
         ModelError: it is missing from them.
     """
     stored = {name: info.shape for path in weight_files(folder) for name, info in read_header(path).tensors.items()}
+    homes = stored_names(model, stored)
     for names in tied_groups(model):
-        found = next((key for name in names if (key := stored_name(model, name, stored)) is not None), None)
+        found = next((homes[name] for name in names if name in homes), None)
         if found is None:
             raise ModelError(f"{folder}: the weights lack {names[0]}, which config.json promises")
         shape = tuple(model.get_parameter(names[0]).shape)
@@ -75,15 +76,21 @@ def check_headers(model: nn.Module, folder: Path) -> None:
             raise OtherShape(f"{folder}: {found} has shape {stored[found]}, config.json promises {shape}")
 
 
-def stored_name(model: nn.Module, name: str, stored: Mapping[str, object]) -> str | None:
-    """The name of a parameter in the files, None if it is not there.
+def stored_names(model: nn.Module, stored: Collection[str]) -> dict[str, str]:
+    """Name of a parameter -> its name in the files, for those that are there.
 
     Files may leave out the name of the backbone, or have the names of an older transformers, which it reads as its own.
     """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    wanted = (name, name.removeprefix(prefix))
-    found = next((key for key in wanted if key in stored), None)
-    return found or next((old for old, new in _renamed(model, stored).items() if new in wanted), None)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    direct = {name: (name if name in stored else name.removeprefix(prefix)) for name in names}
+    found = {name: key for name, key in direct.items() if key in stored}
+    unclaimed = set(stored).difference(found.values())
+    if unclaimed and len(found) < len(names):  # transformers takes a quarter of a second to say what it renames
+        renamed = {new.removeprefix(prefix): old for old, new in _renamed(model, unclaimed).items()}
+        later = {name: renamed.get(name.removeprefix(prefix)) for name in names if name not in found}
+        found |= {name: old for name, old in later.items() if old is not None}
+    return found
 
 
 def _renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
@@ -93,7 +100,7 @@ def _renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
 
     changes = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
     names = {}
-    for old in stored:
+    for old in sorted(stored):
         new = old
         for change in changes:
             new, _ = change.rename_source_key(new)
