@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.initialization import no_init_weights
 
 from ctxtune.backend.folder import weight_files
 from ctxtune.backend.load import model_class, one_line, read_config
@@ -34,8 +35,9 @@ def skeleton(folder: Path, buffers: bool = False) -> tuple[nn.Module, Anatomy]:
     """
     config, anatomy = read_config(folder)
     try:
-        with _parameters_on_meta() if buffers else torch.device("meta"):
-            model: nn.Module = model_class(anatomy).from_config(config, dtype=torch.float32)
+        with no_init_weights(), _parameters_on_meta() if buffers else torch.device("meta"):
+            model: Any = model_class(anatomy).from_config(config, dtype=torch.float32)
+        model.tie_weights()  # a part of what is left out: the random numbers that no tensor here would hold
     except Exception as error:  # a model is built by computing with its config: any error can come of a wrong one
         raise ModelError(f"{folder / 'config.json'}: {one_line(error)}") from error
     return model, anatomy.fitted(model)
