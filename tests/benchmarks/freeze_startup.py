@@ -40,7 +40,8 @@ def rows(path: Path) -> Path:
 
 
 def measured(code: str, *words: str) -> list[float]:
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # compiled once, as for users
+    # Modules are compiled once and kept, as for users.
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, env=kept)
     if done.returncode:
         raise SystemExit(done.stderr)
