@@ -165,7 +165,7 @@ def save_model(kind: str, folder: Path, seed: int = 0) -> None:
     """Write a random model of a kind, and its tokenizer."""
     import torch
 
-    from ctxtune.backend.load import hush
+    from ctxtune.backend.library import hush
 
     hush()
     tokenizer = make_tokenizer(kind)

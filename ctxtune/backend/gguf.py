@@ -116,7 +116,7 @@ def _read(gguf: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ctxtune.backend.load import hush
+    from ctxtune.backend.library import hush
 
     hush()
     where = {"gguf_file": gguf.name, "local_files_only": True}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.anatomy import Anatomy, anatomy_of
+from ctxtune.backend.config import read_config
 from ctxtune.backend.context import context_length
 from ctxtune.backend.device import Device, choose_device
-from ctxtune.backend.folder import read_json, weight_files
+from ctxtune.backend.library import one_line
 from ctxtune.backend.linear import quicken
-from ctxtune.backend.tensors import read_header
+from ctxtune.backend.tokenizer import load_tokenizer
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -21,9 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ctxtune.backend.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
@@ -45,28 +41,6 @@ class Base:
     attention: str
     quant: str
     parameters: int
-
-
-def hush() -> None:
-    """No progress bars and no advice from transformers: what a user should know, ctxtune says."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder (a fast one: offsets are needed for cloze)."""
-    from transformers import AutoTokenizer
-
-    try:
-        hush()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # `tokenizers` raises plain Exceptions, its wrappers whatever a wrong value leads to
-        raise ModelError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from error
-    # What is too long is decided by `data.on_long`; the tokenizer's own warning would only stand beside it.
-    tokenizer.model_max_length = sys.maxsize
-    return tokenizer
 
 
 def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: Collection[str] = ()) -> Base:
@@ -159,53 +133,8 @@ def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
     return loaded
 
 
-def read_config(folder: Path) -> tuple[Any, Anatomy]:
-    """The configuration of a model folder, and the anatomy of its family.
-
-    Raises:
-        ModelError: config.json is broken, or of a family that is not supported.
-    """
-    from transformers import AutoConfig
-
-    hush()
-    _check_depth(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
-        raise ModelError(f"{folder}/config.json: {one_line(error)}") from error
-    row = anatomy_of(config.model_type)
-    text = config.get_text_config()
-    if row.kind == "causal" and getattr(text, "use_bidirectional_attention", None):
-        raise ModelError(
-            f"{folder}/config.json: use_bidirectional_attention makes this {row.family} an encoder without a task",
-            "name a model that predicts tokens",
-        )
-    return config, row
-
-
-def _check_depth(folder: Path) -> None:
-    """Refuse a config of no layer, or of more than there are tensors: a billion would be built before anything is compared."""
-    config = read_json(folder / "config.json")
-    tensors = sum(len(read_header(path).tensors) for path in weight_files(folder))
-    for key in ("num_hidden_layers", "n_layer", "num_layers"):
-        layers = config.get(key)
-        if isinstance(layers, int | float) and not 1 <= layers <= tensors:
-            raise ModelError(
-                f"{folder / 'config.json'}: {key} is {layers:,}, and the weights hold {tensors:,} tensors",
-                "the files belong to different models, or one of them is broken",
-            )
-
-
 def model_class(anatomy: Anatomy) -> Any:
     """What transformers calls a model of this kind."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     return AutoModelForCausalLM if anatomy.kind == "causal" else AutoModelForMaskedLM
-
-
-def one_line(error: BaseException) -> str:
-    """The first sentence of what a library says, without the advice that follows it; a heading takes the next line along."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

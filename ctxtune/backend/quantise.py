@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ctxtune.backend.library import one_line
 from ctxtune.backend.linear import product
-from ctxtune.backend.load import one_line
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from transformers.initialization import no_init_weights
 
+from ctxtune.backend.config import read_config
 from ctxtune.backend.folder import weight_files
-from ctxtune.backend.load import model_class, one_line, read_config
+from ctxtune.backend.library import one_line
+from ctxtune.backend.load import model_class
 from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 

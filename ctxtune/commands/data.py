@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ctxtune.data.encode import Encoded, EncodedSet, Kind
     from ctxtune.recipe.load import Resolved
-    from ctxtune.recipe.schema import Part
+    from ctxtune.recipe.schema import Data, Part
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 LIMITS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -102,13 +102,12 @@ def quantiles(ordered: Sequence[int]) -> dict[str, int]:
 
 
 def open_rows(resolved: Resolved) -> Opened:
-    """Read and encode the rows of a recipe as a run would, but at full length.
+    """Read and encode the rows of a recipe as a run would, but at full length. Imports no torch.
 
     Raises:
         CtxtuneError: a wrong recipe, row or tokenizer.
     """
-    from ctxtune.backend.context import context_length
-    from ctxtune.backend.load import load_tokenizer, read_config
+    from ctxtune.backend.library import without_torch
 
     recipe = resolved.recipe
     templates = prepare.compile_templates(recipe.data)
@@ -118,14 +117,25 @@ def open_rows(resolved: Resolved) -> Opened:
             prepare.read_source(path, recipe.data, templates, None, key) if path else None
             for key, path in (("train", _train(recipe.data.train, Path(spool))), ("eval", recipe.data.eval))
         ]
+    with without_torch():
+        return _encode(recipe.data, templates, folder, *sources)
+
+
+def _encode(
+    data: Data, templates: prepare.Templates, folder: Path, train: prepare.Source | None, dev: prepare.Source | None
+) -> Opened:
+    from ctxtune.backend.config import read_config
+    from ctxtune.backend.context import context_length
+    from ctxtune.backend.tokenizer import load_tokenizer
+
     config, anatomy = read_config(folder)
-    limit = recipe.data.max_length or context_length(config.to_dict())
-    data = recipe.data.model_copy(update={"max_length": None})
+    limit = data.max_length or context_length(config.to_dict())
     tokenizer = load_tokenizer(folder)
-    spec = prepare.encoder(data, templates, tokenizer, anatomy, NO_LIMIT)
-    train, dev = (prepare.to_learn(source, spec) if source else None for source in sources)
+    spec = prepare.encoder(data.model_copy(update={"max_length": None}), templates, tokenizer, anatomy, NO_LIMIT)
     assert train is not None  # without rows _train refuses
-    return Opened(train, dev, tokenizer, anatomy.kind, limit)
+    return Opened(
+        prepare.to_learn(train, spec), prepare.to_learn(dev, spec) if dev else None, tokenizer, anatomy.kind, limit
+    )
 
 
 def _train(path: str | list[str | Part] | None, spool: Path) -> str | list[str | Part]:

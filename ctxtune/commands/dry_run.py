@@ -22,9 +22,9 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         CtxtuneError: whatever the run itself would meet before it begins to train.
     """
     from ctxtune.backend.context import context_length
-    from ctxtune.backend.load import load_tokenizer
     from ctxtune.backend.quantise import foreseen_bytes
     from ctxtune.backend.skeleton import check_headers, skeleton
+    from ctxtune.backend.tokenizer import load_tokenizer
     from ctxtune.methods.registry import open_method
 
     recipe = resolved.recipe

@@ -14,7 +14,7 @@ from ctxtune.adapter.container import layer_config, layer_tensors
 from ctxtune.adapter.manifest import BaseModel, Change, Manifest
 from ctxtune.adapter.write import write_adapter
 from ctxtune.backend.fingerprint import fingerprint
-from ctxtune.backend.load import hush
+from ctxtune.backend.library import hush
 
 if TYPE_CHECKING:
     from collections.abc import Callable

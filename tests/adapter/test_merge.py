@@ -12,7 +12,7 @@ from ctxtune.adapter.attach import attached
 from ctxtune.adapter.merge import merge
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.folder import check_folder, weight_files
-from ctxtune.backend.load import hush
+from ctxtune.backend.library import hush
 from ctxtune.backend.tensors import read_header
 from ctxtune.commands import adapter as command
 from ctxtune.errors import AdapterError, ModelError, RecipeError, StorageError

@@ -11,7 +11,8 @@ import torch
 
 from ctxtune.backend.folder import check_folder
 from ctxtune.backend.gguf import convert
-from ctxtune.backend.load import hush, load_base
+from ctxtune.backend.library import hush
+from ctxtune.backend.load import load_base
 from ctxtune.errors import ModelError, StorageError
 
 if TYPE_CHECKING:

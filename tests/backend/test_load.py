@@ -12,7 +12,9 @@ import torch
 
 from ctxtune.backend import load
 from ctxtune.backend.context import context_length
-from ctxtune.backend.load import hush, load_base, load_tokenizer
+from ctxtune.backend.library import hush
+from ctxtune.backend.load import load_base
+from ctxtune.backend.tokenizer import load_tokenizer
 from ctxtune.errors import ModelError
 
 from ..conftest import CONTEXT, KINDS

@@ -13,7 +13,7 @@ import json
 import random
 from pathlib import Path
 
-from ctxtune.backend.load import load_tokenizer
+from ctxtune.backend.tokenizer import load_tokenizer
 from ctxtune.data.batch import length_buckets, micro_batches
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +13,9 @@ import pytest
 from ctxtune.commands.data import quantiles, show, stats
 from ctxtune.commands.dry_run import dry_run
 from ctxtune.errors import RecipeError
+from ctxtune.recipe.load import load
 
-from ..conftest import review_rows, write_jsonl
+from ..conftest import review_rows, save_chatty, write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,3 +76,41 @@ def test_rows_are_shown_from_any_place(resolve: Callable[..., Resolved], reviews
         assert (one.tokens, one.supervised) == (prompt.tokens + answer.tokens, answer.tokens)
     with pytest.raises(RecipeError, match="--row 99: there are 22 rows"):
         show(resolved, 99, 1, False)
+
+
+ALONE = """
+import json, sys
+from dataclasses import asdict
+from ctxtune.commands.data import show, stats
+from ctxtune.recipe.load import load
+for given in json.loads(sys.argv[1]):
+    shown, facts = show(load(None, given, []), 1, 5, True), stats(load(None, given, []))
+    print(json.dumps([[asdict(one) for one in shown], facts]))
+heavy = [name for name in sys.modules if name.partition(".")[0] == "torch" or ".modeling_" in name]
+assert not heavy, heavy
+from pathlib import Path
+from ctxtune.backend.load import load_base
+print(load_base(Path(given["model"]), "cpu").parameters)
+"""
+
+
+def test_without_torch_the_tokens_are_the_same(model_folders: dict[str, Path], reviews: Path, tmp_path: Path) -> None:
+    """And a model can still be run in the same process."""
+    task = {
+        "data.train": str(reviews), "data.prompt": "{{ text }}:", "data.answer": "{{ label }}", "method.name": "freeze",
+    }  # fmt: skip
+    kinds = ("gemma3_text-tied", "gpt_neox-untied", "roberta-tied", "bert-tied", "phi3-untied", "llama-tied")
+    given = [{**task, "model": str(model_folders[kind])} for kind in kinds]
+    turns = [{"role": "user", "content": "good?"}, {"role": "assistant", "content": "a fine film"}]
+    chats = write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}])
+    chatty = save_chatty(model_folders["llama-tied"], tmp_path / "chatty", 256)
+    chat = {"model": str(chatty), "data.train": str(chats), "data.messages": "messages", "method.name": "freeze"}
+    child = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ALONE, json.dumps([chat, *given])], capture_output=True, text=True
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    *said, parameters = child.stdout.splitlines()
+    for flags, line in zip([chat, *given], said, strict=True):
+        resolved = load(None, flags, [])
+        assert json.loads(line) == [[asdict(one) for one in show(resolved, 1, 5, True)], stats(resolved)]
+    assert int(parameters) > 0

@@ -133,7 +133,7 @@ def test_sampling_is_seeded(model_folders: dict[str, Path]) -> None:
 def test_the_context_is_not_overrun(model_folders: dict[str, Path]) -> None:
     prompt = "a" * 200
     base_tokens = CONTEXT - 3
-    from ctxtune.backend.load import load_tokenizer
+    from ctxtune.backend.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model_folders["gpt2-tied"])
     ids = tokenizer(prompt)["input_ids"][:base_tokens]

@@ -1,0 +1,51 @@
+"""The configuration of a model folder, checked before anything of its size is made, and the anatomy of its family. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.backend.anatomy import Anatomy, anatomy_of
+from ctxtune.backend.folder import read_json, weight_files
+from ctxtune.backend.library import hush, one_line
+from ctxtune.backend.tensors import read_header
+from ctxtune.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_config(folder: Path) -> tuple[Any, Anatomy]:
+    """The configuration of a model folder, and the anatomy of its family.
+
+    Raises:
+        ModelError: config.json is broken, or of a family that is not supported.
+    """
+    from transformers import AutoConfig
+
+    hush()
+    _check_depth(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
+        raise ModelError(f"{folder}/config.json: {one_line(error)}") from error
+    row = anatomy_of(config.model_type)
+    text = config.get_text_config()
+    if row.kind == "causal" and getattr(text, "use_bidirectional_attention", None):
+        raise ModelError(
+            f"{folder}/config.json: use_bidirectional_attention makes this {row.family} an encoder without a task",
+            "name a model that predicts tokens",
+        )
+    return config, row
+
+
+def _check_depth(folder: Path) -> None:
+    """Refuse a config of no layer, or of more than there are tensors: a billion would be built before anything is compared."""
+    config = read_json(folder / "config.json")
+    tensors = sum(len(read_header(path).tensors) for path in weight_files(folder))
+    for key in ("num_hidden_layers", "n_layer", "num_layers"):
+        layers = config.get(key)
+        if isinstance(layers, int | float) and not 1 <= layers <= tensors:
+            raise ModelError(
+                f"{folder / 'config.json'}: {key} is {layers:,}, and the weights hold {tensors:,} tensors",
+                "the files belong to different models, or one of them is broken",
+            )
