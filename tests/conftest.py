@@ -49,7 +49,19 @@ WIDER: dict[str, dict[str, Any]] = {
     "phi3-untied": {"num_key_value_heads": 2, "sliding_window": WINDOW},
     "roberta-tied": {"max_position_embeddings": CONTEXT + 2, "type_vocab_size": 1},
 }  # fmt: skip
-FAMILY_KINDS = (*KINDS, *WIDER)
+# Families that are not in the table: found by structure. Granite scales what it embeds, adds and says; Falcon's blocks hand
+# on tuples; DistilBERT's head is three modules.
+FOUND: dict[str, dict[str, Any]] = {
+    "olmo2-untied": {"num_key_value_heads": 2},
+    "granite-tied": {
+        "num_key_value_heads": 2, "logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2,
+    },
+    "falcon-tied": {},
+    "distilbert-tied": {"hidden_dim": 48},
+}  # fmt: skip
+FAMILY_KINDS = (*KINDS, *WIDER, *FOUND)
+MASKED = ("bert", "distilbert", "roberta")
 PROMPT = "Review: {{ text }}\nSentiment:"
 CHOICES = ["negative", "positive"]
 GOOD = ("a fine and moving film", "great fun", "it was good, very good", "a joy from start to end, warm and wise")
@@ -59,20 +71,22 @@ CORPUS = [
 ]
 
 
-LIKE_LLAMA = ("llama", "mistral", "qwen2", "phi3", "qwen3", "gemma3_text")
-QUERY_NORMS = ("qwen3", "gemma3_text")
+LIKE_LLAMA = ("llama", "mistral", "qwen2", "phi3", "qwen3", "gemma3_text", "olmo2", "granite")
+QUERY_NORMS = ("qwen3", "gemma3_text", "olmo2")
 BLOCK = dict.fromkeys(LIKE_LLAMA, r"model\.layers\.") | {
     "gpt2": r"transformer\.h\.", "bert": r"bert\.encoder\.layer\.", "roberta": r"roberta\.encoder\.layer\.",
-    "gpt_neox": r"gpt_neox\.layers\.", "opt": r"model\.decoder\.layers\.",
+    "gpt_neox": r"gpt_neox\.layers\.", "opt": r"model\.decoder\.layers\.", "falcon": r"transformer\.h\.",
+    "distilbert": r"distilbert\.transformer\.layer\.",
 }  # fmt: skip
 ATTN = (
     dict.fromkeys((*LIKE_LLAMA, "opt"), r"self_attn")
     | dict.fromkeys(QUERY_NORMS, r"self_attn\.[qkvo]_proj")
     | dict.fromkeys(("bert", "roberta"), r"attention\.(self|output\.dense)")
-    | {"gpt2": r"attn", "gpt_neox": r"attention"}
+    | {"gpt2": r"attn", "gpt_neox": r"attention", "falcon": r"self_attention", "distilbert": r"attention"}
 )
-MLP = dict.fromkeys((*LIKE_LLAMA, "gpt2", "gpt_neox"), r"mlp") | {
+MLP = dict.fromkeys((*LIKE_LLAMA, "gpt2", "gpt_neox", "falcon"), r"mlp") | {
     "bert": r"(intermediate|output)\.dense", "roberta": r"(intermediate|output)\.dense", "opt": r"fc[12]",
+    "distilbert": r"ffn",
 }  # fmt: skip
 NORMS = (
     dict.fromkeys((*LIKE_LLAMA, "gpt_neox"), r"(input_layernorm|post_attention_layernorm)")
@@ -80,20 +94,25 @@ NORMS = (
     | {
         "gpt2": r"ln_[12]",
         "opt": r"(self_attn|final)_layer_norm",
+        "olmo2": r"(post_(attention|feedforward)_layernorm|self_attn\.[qk]_norm)",
+        "falcon": r"input_layernorm",
+        "distilbert": r"(sa|output)_layer_norm",
         "qwen3": r"(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)",
         "gemma3_text": r"(input_layernorm|(post_attention|pre_feedforward|post_feedforward)_layernorm|self_attn\.[qk]_norm)",
     }
 )
 LAST_NORM = dict.fromkeys(LIKE_LLAMA, r"model\.norm\.") | {
     "gpt2": r"transformer\.ln_f\.", "bert": r"(?!)", "roberta": r"(?!)", "gpt_neox": r"gpt_neox\.final_layer_norm\.",
-    "opt": r"model\.decoder\.final_layer_norm\.",
+    "opt": r"model\.decoder\.final_layer_norm\.", "falcon": r"transformer\.ln_f\.", "distilbert": r"(?!)",
 }  # fmt: skip
 EMBEDDINGS = dict.fromkeys(LIKE_LLAMA, r"model\.embed_tokens\.") | {
     "gpt2": r"transformer\.w[tp]e\.", "bert": r"bert\.embeddings\.", "roberta": r"roberta\.embeddings\.",
     "gpt_neox": r"gpt_neox\.embed_in\.", "opt": r"model\.decoder\.(embed_tokens|embed_positions|project_in)\.",
+    "falcon": r"transformer\.word_embeddings\.", "distilbert": r"distilbert\.embeddings\.",
 }  # fmt: skip
-HEAD = dict.fromkeys((*LIKE_LLAMA, "gpt2", "gpt_neox", "roberta"), r"lm_head\.") | {
+HEAD = dict.fromkeys((*LIKE_LLAMA, "gpt2", "gpt_neox", "roberta", "falcon"), r"lm_head\.") | {
     "bert": r"cls\.", "opt": r"(lm_head|model\.decoder\.project_out)\.",
+    "distilbert": r"vocab_(transform|layer_norm|projector)\.",
 }  # fmt: skip
 
 
@@ -206,7 +225,7 @@ def make_model(kind: str, tokenizer: Any) -> Any:
         return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0, tie_word_embeddings=tied))
     if family == "bert":
         return BertForMaskedLM(BertConfig(**sizes, vocab_size=vocab, max_position_embeddings=CONTEXT))
-    return make_wider(family, sizes | WIDER[kind], tokenizer, tied)
+    return make_wider(family, sizes | (WIDER | FOUND)[kind], tokenizer, tied)
 
 
 def make_wider(family: str, settings: dict[str, Any], tokenizer: Any, tied: bool) -> Any:
@@ -216,7 +235,7 @@ def make_wider(family: str, settings: dict[str, Any], tokenizer: Any, tied: bool
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     shape = {"max_position_embeddings": CONTEXT, "vocab_size": len(tokenizer), "tie_word_embeddings": tied}
     config = AutoConfig.for_model(family, **{**shape, **ends, **settings})
-    return (AutoModelForMaskedLM if family == "roberta" else AutoModelForCausalLM).from_config(config)
+    return (AutoModelForMaskedLM if family in MASKED else AutoModelForCausalLM).from_config(config)
 
 
 def make_tokenizer(kind: str) -> Any:
@@ -224,7 +243,7 @@ def make_tokenizer(kind: str) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    if kind.startswith("bert"):
+    if kind.startswith(("bert", "distilbert")):
         pieces = Tokenizer(models.WordPiece(word_pieces(), unk_token="[UNK]"))
         pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
         pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -76,6 +76,8 @@ COVER = {
     ("qwen3-sliding-tied", "last:1", "none"), ("gemma3_text-tied", "last:2+norms", "none"),
     ("mistral-untied", "1-2.mlp", "none"), ("gpt_neox-untied", "head", "none"), ("phi3-untied", "last:1", "none"),
     ("opt-projected-tied", "embeddings", "none"), ("roberta-tied", "head", "none"), ("gemma3_text-tied", "last:1", "nf4"),
+    ("olmo2-untied", "last:2+norms", "none"), ("olmo2-untied", "last:1", "nf4"), ("granite-tied", "head", "none"),
+    ("falcon-tied", "1-2.mlp", "none"), ("distilbert-tied", "head", "none"),
 }  # fmt: skip
 RATE = 1e-2
 CACHES = ("disk", "memory", "off")

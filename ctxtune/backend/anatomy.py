@@ -21,8 +21,9 @@ Kind = Literal["causal", "masked"]
 class Anatomy:
     """The parts of one family. `norm` is None where no norm stands between the last block and the head.
 
-    `outward` is what the states go through between the norm and the head; `refusal` says what does not work yet, and
-    what to use instead.
+    `outward` is what the states go through between the norm and the head; `tuples` says that blocks hand their states on
+    in a tuple; `refusal` says what does not work yet, and what to use instead. A row that is not in the table is `derived`
+    from the structure of the model (structure.py).
     """
 
     family: str
@@ -36,11 +37,18 @@ class Anatomy:
     mlp: tuple[str, ...]
     norms: tuple[str, ...]
     outward: tuple[str, ...] = ()
+    tuples: bool = False
+    derived: bool = False
     refusal: tuple[str, str] | None = None
 
     def block_list(self, model: nn.Module) -> nn.ModuleList:
         """The model's own list of blocks (not a copy)."""
         return cast("nn.ModuleList", model.get_submodule(self.blocks))
+
+    def in_words(self) -> str:
+        """How the parts of a family that is not in the table were found."""
+        parts = ", ".join(filter(None, (*self.embeddings, self.blocks, self.norm, *self.outward, self.head)))
+        return f"family {self.family!r} is not in the table, its parts were found by structure: {parts}"
 
     def fitted(self, model: nn.Module) -> Anatomy:
         """The row for this very model: what only some models of the family have is left out where it is not there."""
@@ -189,10 +197,17 @@ def anatomy_of(family: str) -> Anatomy:
     """
     row = FAMILIES.get(family)
     if row is None:
-        raise ModelError(f"model family {family!r} is not supported", f"families that work: {', '.join(working())}")
+        raise unsupported(family, "it is not in the table")
     if row.refusal is not None:
         raise ModelError(f"model family {family!r} is not supported: {row.refusal[0]}", row.refusal[1])
     return row
+
+
+def unsupported(family: str, reason: str) -> ModelError:
+    """The error of a family that cannot be used, with those that can."""
+    return ModelError(
+        f"model family {family!r} is not supported: {reason}", f"families that work: {', '.join(working())}"
+    )
 
 
 def working() -> list[str]:

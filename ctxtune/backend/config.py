@@ -1,10 +1,13 @@
-"""The configuration of a model folder, checked before anything of its size is made, and the anatomy of its family. No torch."""
+"""The configuration of a model folder, checked before anything of its size is made, and the anatomy of its family.
+
+No torch, but for a family that is not in the table: its modules are looked into.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.anatomy import Anatomy, anatomy_of
+from ctxtune.backend.anatomy import FAMILIES, Anatomy, anatomy_of
 from ctxtune.backend.folder import read_json, weight_files
 from ctxtune.backend.library import hush, one_line
 from ctxtune.backend.tensors import read_header
@@ -28,7 +31,7 @@ def read_config(folder: Path) -> tuple[Any, Anatomy]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
         raise ModelError(f"{folder}/config.json: {one_line(error)}") from error
-    row = anatomy_of(config.model_type)
+    row = anatomy_of(config.model_type) if config.model_type in FAMILIES else _found(config, folder)
     text = config.get_text_config()
     if row.kind == "causal" and getattr(text, "use_bidirectional_attention", None):
         raise ModelError(
@@ -36,6 +39,12 @@ def read_config(folder: Path) -> tuple[Any, Anatomy]:
             "name a model that predicts tokens",
         )
     return config, row
+
+
+def _found(config: Any, folder: Path) -> Anatomy:
+    from ctxtune.backend.structure import find_anatomy
+
+    return find_anatomy(config, folder)
 
 
 def _check_depth(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""What a model is, from its headers alone: config.json and safetensors headers, or the header of a .gguf file. No torch."""
+"""What a model is, from its headers alone: config.json and safetensors headers, or the header of a .gguf file.
+
+No torch, but for a family that is not in the table: its modules are built, without numbers, to see whether it can be used.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ LAST = 4
 
 @dataclass(frozen=True)
 class Described:
-    """A model as its headers tell it; None is what they do not say. `supported` is "yes", or the reason why not."""
+    """A model as its headers tell it; None is what they do not say. `supported` begins with "yes", or is the reason why not."""
 
     place: Path
     family: str
@@ -77,13 +80,11 @@ def _describe_folder(folder: Path) -> Described:
     text = text_part(config)
     heads = _number(text, "num_attention_heads", "n_head")
     architectures = config.get("architectures")
-    row = FAMILIES.get(family)
+    supported, row = _supported(folder, family, shapes)
     return Described(
         place=folder,
         family=family,
-        supported=_reason(
-            lambda: check_folder(folder), lambda: anatomy_of(family), lambda: _check_head(anatomy_of(family), shapes)
-        ),
+        supported=supported,
         architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else None,
         layers=_number(text, "num_hidden_layers", "n_layer"),
         width=_number(text, "hidden_size", "n_embd"),
@@ -113,7 +114,7 @@ def _describe_gguf(path: Path) -> Described:
     return Described(
         place=path,
         family=family[:80],
-        supported=_reason(lambda: check_gguf(path)),
+        supported=_supported_gguf(path),
         architecture=header.architecture[:80],
         layers=number("block_count"),
         width=number("embedding_length"),
@@ -143,11 +144,26 @@ def _number(config: Mapping[str, Any], *keys: str) -> int | None:
     return next((config[key] for key in keys if type(config.get(key)) is int), None)
 
 
-def _reason(*checks: Callable[[], object]) -> str:
-    """ "yes", or what the first check that fails says."""
+def _supported(folder: Path, family: str, shapes: Shapes) -> tuple[str, Anatomy | None]:
+    """Whether the model can be adapted, or why not; and its anatomy, for which a family outside the table is looked into."""
+    row = FAMILIES.get(family)
     try:
-        for check in checks:
-            check()
+        check_folder(folder)
+        if row is None:
+            from ctxtune.backend.config import read_config
+
+            row = read_config(folder)[1]
+        else:
+            anatomy_of(family)
+        _check_head(row, shapes)
+    except ModelError as error:
+        return f"no: {error}", row
+    return "yes, found by structure, checked when it is loaded" if row.derived else "yes", row
+
+
+def _supported_gguf(path: Path) -> str:
+    try:
+        check_gguf(path)
     except ModelError as error:
         return f"no: {error}"
     return "yes"

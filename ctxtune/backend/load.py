@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.backend.anatomy import Anatomy, Kind
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Base:
     """A loaded base model: everything frozen, in evaluation mode.
 
     `attention` is how transformers computes it, `quant` how its frozen linear layers are stored, `parameters` how many
-    numbers it has.
+    numbers it has. `difference` is what was left when a family that was found by structure was checked (exact.py).
     """
 
     model: nn.Module
@@ -41,6 +41,22 @@ class Base:
     attention: str
     quant: str
     parameters: int
+    difference: float | None = None
+
+    @property
+    def structure(self) -> str | None:
+        """Of a family that is not in the table: how its parts were found, and how exact they are."""
+        if self.difference is None:
+            return None
+        return (
+            f"{self.anatomy.in_words()}; run in parts, it says what its own forward pass says "
+            f"(largest difference {self.difference:.0e} of the largest logit)"
+        )
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of how it was loaded."""
+        return [f"device: {self.device.reason}", *([self.structure] if self.structure else [])]
 
 
 def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: Collection[str] = ()) -> Base:
@@ -49,7 +65,7 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     Modules in which one of the parameters `moving` lies stay float.
 
     Raises:
-        ModelError: the folder is broken, or its family is not in the anatomy table.
+        ModelError: the folder is broken, or its family is neither in the anatomy table nor told by its structure.
     """
     where = choose_device(device)
     model, anatomy, parameters = _assembled(folder, quant, moving)
@@ -65,7 +81,7 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
     tokenizer = load_tokenizer(folder)
     config: Any = model.config
     told = config.get_text_config()
-    return Base(
+    base = Base(
         model=model,
         tokenizer=tokenizer,
         anatomy=anatomy,
@@ -78,6 +94,13 @@ def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: C
         quant=quant,
         parameters=parameters,
     )
+    return _checked(base) if anatomy.derived else base
+
+
+def _checked(base: Base) -> Base:
+    from ctxtune.backend.exact import check_structure
+
+    return replace(base, difference=check_structure(base))
 
 
 def _assembled(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, Anatomy, int]:
@@ -108,7 +131,7 @@ def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
     import torch
 
     try:
-        model, info = model_class(anatomy).from_pretrained(
+        model, info = model_class(anatomy.kind).from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -133,8 +156,8 @@ def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
     return loaded
 
 
-def model_class(anatomy: Anatomy) -> Any:
+def model_class(kind: Kind) -> Any:
     """What transformers calls a model of this kind."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    return AutoModelForCausalLM if anatomy.kind == "causal" else AutoModelForMaskedLM
+    return AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import math
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
-    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.backend.anatomy import Anatomy, Kind
 
 
 class OtherShape(ModelError):
@@ -36,21 +37,40 @@ def skeleton(folder: Path, buffers: bool = False) -> tuple[nn.Module, Anatomy]:
         ModelError: config.json is broken, or of a family that is not supported.
     """
     config, anatomy = read_config(folder)
-    try:
-        with no_init_weights(), _parameters_on_meta() if buffers else torch.device("meta"):
-            model: Any = model_class(anatomy).from_config(config, dtype=torch.float32)
-        model.tie_weights()  # a part of what is left out: the random numbers that no tensor here would hold
-    except Exception as error:  # a model is built by computing with its config: any error can come of a wrong one
-        raise ModelError(f"{folder / 'config.json'}: {one_line(error)}") from error
+    model = build(config, anatomy.kind, folder, buffers)
     return model, anatomy.fitted(model)
 
 
+def build(config: Any, kind: Kind, folder: Path, buffers: bool = False, most_parameters: float = math.inf) -> nn.Module:
+    """The modules that transformers makes of the config of `folder`, without numbers.
+
+    Raises:
+        ModelError: the config is wrong, or asks for more parameters than allowed.
+    """
+    try:
+        with (
+            no_init_weights(),
+            _parameters_on_meta(most_parameters),
+            nullcontext() if buffers else torch.device("meta"),
+        ):
+            model: Any = model_class(kind).from_config(config, dtype=torch.float32)
+        model.tie_weights()  # a part of what is left out: the random numbers that no tensor here would hold
+    except Exception as error:  # a model is built by computing with its config: any error can come of a wrong one
+        raise ModelError(f"{folder / 'config.json'}: {one_line(error)}") from error
+    made: nn.Module = model
+    return made
+
+
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def _parameters_on_meta(most: float) -> Iterator[None]:
     """Parameters lose their memory as soon as a module has them, before anything is written there; buffers keep theirs."""
-    register = nn.Module.register_parameter
+    register, count = nn.Module.register_parameter, 0
 
     def forget(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        nonlocal count
+        count += param is not None
+        if count > most:
+            raise ValueError(f"it asks for more than {most:,} parameters, and the weights hold far fewer tensors")
         if param is not None and not param.is_meta:  # one that is tied is given to the second module as it is
             param = nn.Parameter(param.to("meta"))
         register(module, name, param)
@@ -97,12 +117,25 @@ def stored_names(model: nn.Module, stored: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
-    """Name in the files -> name that transformers gives it, for those tensors that it only renames."""
+def converted(model: nn.Module) -> str | None:
+    """A pattern of tensors that transformers changes as it reads them, beyond their names; None where there is none."""
+    _, others = _conversions(model)
+    return next((pattern for change in others for pattern in change.source_patterns), None)
+
+
+def _conversions(model: Any) -> tuple[list[Any], list[Any]]:
+    """What transformers does to the tensors of files: those that are only renamed, and the others."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
-    changes = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+    every = get_model_conversion_mapping(model)
+    renamings = [one for one in every if isinstance(one, WeightRenaming)]
+    return renamings, [one for one in every if one not in renamings]
+
+
+def _renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
+    """Name in the files -> name that transformers gives it, for those tensors that it only renames."""
+    changes, _ = _conversions(model)
     names = {}
     for old in sorted(stored):
         new = old

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from ctxtune.backend.load import Base
 
@@ -70,12 +71,27 @@ class _Hidden(nn.Module):
         object.__setattr__(self, "block", block)
         object.__setattr__(self, "trunk", trunk)
 
+    def __getattr__(self, name: str) -> Any:
+        return said_by_block(self, name)
+
+    def handed_on(self, hidden: Tensor) -> Any:
+        """States as this family's blocks hand them on."""
+        return (hidden,) if self.trunk.base.anatomy.tuples else hidden
+
+
+def said_by_block(standing: nn.Module, name: str) -> Any:
+    """What a stand-in does not know of itself, its block says: some models ask their blocks for the kind of their masks."""
+    try:
+        return nn.Module.__getattr__(standing, name)
+    except AttributeError:
+        return getattr(standing.__dict__["block"], name)
+
 
 class _Below(_Hidden):
     """Below the cut: skipped where states are handed over."""
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.block(hidden, *args, **kwargs) if self.trunk.handed is None else hidden
+        return self.block(hidden, *args, **kwargs) if self.trunk.handed is None else self.handed_on(hidden)
 
 
 class _Border(_Hidden):
@@ -83,7 +99,7 @@ class _Border(_Hidden):
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.trunk.handed is not None:
-            return self.trunk.handed
+            return self.handed_on(self.trunk.handed)
         output = self.block(hidden, *args, **kwargs)
         if self.trunk.wanted is None:
             raise _Cut(_first(output))
@@ -130,8 +146,8 @@ def cache_argument(parameters: Container[str]) -> str | None:
 
 
 def _first(output: Any) -> Any:
-    """Blocks return the hidden states, or a tuple that begins with them."""
-    return output[0] if isinstance(output, tuple) else output
+    """Blocks return the hidden states, or a tuple or a list that begins with them."""
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def _can_narrow(arguments: dict[str, Any], hidden: Tensor, b: Tensor) -> bool:
@@ -178,22 +194,44 @@ def _mask_of_rows(mask: Tensor | None, rows: Tensor, num_tokens: int, causal: bo
     return (torch.arange(num_tokens, device=rows.device) <= rows[..., None])[:, None]
 
 
-class _Capped(nn.Module):
-    """A head whose logits are bent into (-cap, cap): z' = cap tanh(z / cap) (Gemma 2, 2024)."""
+class _Said(nn.Module):
+    """In the place of a backbone: final states that are known already."""
 
-    def __init__(self, head: nn.Module, cap: float) -> None:
+    def __init__(self, hidden: Tensor) -> None:
         super().__init__()
-        self.head = head
-        self.cap = cap
+        self.output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+
+    def forward(self, *_: object, **__: object) -> BaseModelOutputWithPastAndCrossAttentions:
+        return self.output
+
+
+class Speaking(nn.Module):
+    """Final states to logits, by the model's own forward: its head, and whatever it does with what that says.
+
+    Some families cap their logits, some scale them, some have layers between backbone and head. `parts` are the modules
+    in which the numbers of all this lie.
+    """
+
+    model: Any
+    above: Any
+
+    def __init__(self, model: nn.Module, backbone: str, parts: Iterable[str] = ()) -> None:
+        super().__init__()
+        above, _, self.place = backbone.rpartition(".")
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "above", model.get_submodule(above))
+        self.parts = nn.ModuleList(map(model.get_submodule, parts))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.head(hidden)
-        return self.cap * torch.tanh(logits / self.cap)
-
-
-def _capped(head: nn.Module, model: Any) -> nn.Module:
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return _Capped(head, cap) if cap else head
+        """Shapes: (N, D) to (N, V)."""
+        backbone = getattr(self.above, self.place)
+        setattr(self.above, self.place, _Said(hidden[None]))
+        try:
+            tokens = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+            logits: Tensor = self.model(input_ids=tokens).logits[0]
+        finally:
+            setattr(self.above, self.place, backbone)
+        return logits
 
 
 class Trunk:
@@ -202,17 +240,21 @@ class Trunk:
     Inside, names of parameters below the cut and in the last block are hidden: collect what trains before.
     """
 
-    def __init__(self, base: Base, start: int = 0, narrow: bool = True) -> None:
+    def __init__(self, base: Base, start: int = 0) -> None:
         self.base = base
         self.start = start
         self.causal = base.anatomy.kind == "causal"
         # Only where attention takes a boolean mask can the rows' own mask be handed in.
-        self.narrow = narrow and base.attention == "sdpa"
+        self.narrow = base.attention == "sdpa"
         self.plain = False  # set where the shortcuts turn out not to be exact for this model
         self.blocks = base.anatomy.block_list(base.model)
         self.backbone = base.model.get_submodule(base.anatomy.backbone)
-        self.head = _capped(base.model.get_submodule(base.anatomy.head), base.model)
-        after = ([base.anatomy.norm] if base.anatomy.norm else []) + list(base.anatomy.outward)
+        row = base.anatomy
+        inside = [name for name in row.outward if name.startswith(f"{row.backbone}.")]
+        self.head = Speaking(
+            base.model, row.backbone, [row.head, *(name for name in row.outward if name not in inside)]
+        )
+        after = ([row.norm] if row.norm else []) + inside
         self.norm = nn.Sequential(*map(base.model.get_submodule, after))
         self.handed: Tensor | None = None
         self.wanted: Any = None

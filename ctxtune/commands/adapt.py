@@ -160,6 +160,7 @@ class _Run:
             "base": mark,
             "out": str(self.run.path),
             "device": trunk.base.device.reason,
+            "structure": trunk.base.structure,
             "quant": trunk.base.quant,
             "trainable": sum(param.numel() for param in method.params.values()),
             "start_layer": method.start,
@@ -184,7 +185,8 @@ class _Run:
         self.tell.note(f"loading {self.recipe.model}")
         torch.manual_seed(self.recipe.train.seed)
         base = load_base(self.sources.model, self.recipe.device, self.recipe.quant, self._moving())
-        self.tell.note(f"device: {base.device.reason}")
+        for remark in base.remarks:
+            self.tell.note(remark)
         return base
 
     def _moving(self) -> Collection[str]:

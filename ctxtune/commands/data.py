@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.folder import resolve_model
+from ctxtune.backend.anatomy import FAMILIES
+from ctxtune.backend.folder import read_json, resolve_model
 from ctxtune.commands import prepare
 from ctxtune.data.mask import Piece, pieces
 from ctxtune.errors import RecipeError
@@ -102,7 +104,7 @@ def quantiles(ordered: Sequence[int]) -> dict[str, int]:
 
 
 def open_rows(resolved: Resolved) -> Opened:
-    """Read and encode the rows of a recipe as a run would, but at full length. Imports no torch.
+    """Read and encode the rows of a recipe as a run would, but at full length. A family of the table needs no torch for it.
 
     Raises:
         CtxtuneError: a wrong recipe, row or tokenizer.
@@ -117,7 +119,7 @@ def open_rows(resolved: Resolved) -> Opened:
             prepare.read_source(path, recipe.data, templates, None, key) if path else None
             for key, path in (("train", _train(recipe.data.train, Path(spool))), ("eval", recipe.data.eval))
         ]
-    with without_torch():
+    with without_torch() if read_json(folder / "config.json").get("model_type") in FAMILIES else nullcontext():
         return _encode(recipe.data, templates, folder, *sources)
 
 

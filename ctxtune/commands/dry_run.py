@@ -31,6 +31,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     sources = read_sources(recipe, say)
     model, anatomy = skeleton(sources.model)
     check_headers(model, sources.model)
+    if anatomy.derived:
+        say(f"{anatomy.in_words()}; whether that is exact is checked when it is loaded")
     config: Any = model.config
     spec = prepare.encoder(
         recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())

@@ -200,7 +200,8 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
             say(warning)
     replaced = [name for adapter in adapters for name in parameters_of(adapter)]
     base = load_base(folder, recipe.device, recipe.quant, replaced)
-    say(f"device: {base.device.reason}")
+    for remark in base.remarks:
+        say(remark)
     for adapter in adapters:
         if adapter.manifest is not None and not force:
             prepare.chat_inputs(recipe.data, base.tokenizer, adapter.manifest.inputs)

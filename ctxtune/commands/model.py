@@ -60,5 +60,5 @@ def show(model: str) -> ShownModel:
 
     place = locate(model)
     described = describe(place)
-    known = cached_fingerprint(place) if place.is_dir() and described.supported == "yes" else None
+    known = cached_fingerprint(place) if place.is_dir() and described.supported.startswith("yes") else None
     return ShownModel(**vars(described), fingerprint=known)

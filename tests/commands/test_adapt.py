@@ -836,3 +836,17 @@ def test_the_base_is_not_touched(
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     adapt("gpt2-tied", more={"method.layers": "all"})
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
+
+
+def test_a_family_found_by_structure_is_told(resolve: Resolve, reviews: Path, dev: Path, tmp_path: Path) -> None:
+    from ctxtune.commands import adapt as command
+    from ctxtune.commands.evaluate import evaluate
+
+    listener, said = Listener(), list[str]()
+    facts = command.adapt(resolve("falcon-tied", reviews), False, listener)
+    assert "family 'falcon' is not in the table, its parts were found by structure" in facts["structure"]
+    assert "largest difference" in facts["structure"]
+    assert listener.notes.count(facts["structure"]) == 1
+    evaluate(None, {"device": "cpu", "data.eval": str(dev)}, [], tmp_path / "run", False, said.append)
+    assert said.count(facts["structure"]) == 1
+    assert command.adapt(resolve("llama-tied", reviews, "other"), False, Listener())["structure"] is None

@@ -114,3 +114,21 @@ def test_without_torch_the_tokens_are_the_same(model_folders: dict[str, Path], r
         resolved = load(None, flags, [])
         assert json.loads(line) == [[asdict(one) for one in show(resolved, 1, 5, True)], stats(resolved)]
     assert int(parameters) > 0
+
+
+STRANGE = """
+import json, sys
+from ctxtune.commands.data import stats
+from ctxtune.recipe.load import load
+print(json.dumps(stats(load(None, json.loads(sys.argv[1]), []))))
+"""
+
+
+def test_a_family_that_is_not_in_the_table(model_folders: dict[str, Path], reviews: Path) -> None:
+    task = {
+        "data.train": str(reviews), "data.prompt": "{{ text }}:", "data.answer": "{{ label }}", "method.name": "freeze",
+        "model": str(model_folders["olmo2-untied"]),
+    }  # fmt: skip
+    child = subprocess.run([sys.executable, "-c", STRANGE, json.dumps(task)], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert json.loads(child.stdout) == stats(load(None, task, []))

@@ -172,3 +172,12 @@ def test_truncated_weights(gpt2: Path, resolve: Resolve, reviews: Path) -> None:
     os.truncate(gpt2 / "model.safetensors", 2000)
     with pytest.raises(ModelError):
         dry_run(resolve("gpt2-tied", reviews, more={"model": str(gpt2)}))
+
+
+def test_a_family_found_by_structure_is_told(resolve: Resolve, reviews: Path) -> None:
+    said: list[str] = []
+    dry_run(resolve("olmo2-untied", reviews), said.append)
+    assert said == [
+        "family 'olmo2' is not in the table, its parts were found by structure: model.embed_tokens, model.layers, model.norm, "
+        "lm_head; whether that is exact is checked when it is loaded"
+    ]

@@ -87,8 +87,21 @@ def test_memory_is_that_of_the_model(
         assert shown.memory[name] == shown.memory["fp32"] - sum(p.nbytes for p in matrices) + sum(sizes)
 
 
+def test_a_family_that_is_not_in_the_table(model_folders: dict[str, Path], open_base: Callable[[str], Base]) -> None:
+    shown = command.show(str(model_folders["olmo2-untied"]))
+    assert shown.supported == "yes, found by structure, checked when it is loaded"
+    assert (shown.family, shown.layers, shown.kv_heads) == ("olmo2", 4, 2)
+    blocks = open_base("olmo2-untied").anatomy.block_list(open_base("olmo2-untied").model)
+    assert shown.training_extra == 12 * sum(param.numel() for param in blocks.parameters())
+
+
 WRONG = {
-    "a family nobody knows": ({"model_type": "mamba"}, {}, "no: model family 'mamba' is not supported"),
+    "a family nobody knows": ({"model_type": "lama"}, {}, "no: .*config.json: .*lama"),
+    "a family that lacks a part": (
+        {"model_type": "mamba"},
+        {},
+        "no: model family 'mamba' is not supported: .* no attention",
+    ),
     "a family with a refusal": ({"model_type": "t5"}, {}, "no: model family 't5' is not supported"),
     "pickled weights": ({}, {"pytorch_model.bin": b"x", "model.safetensors": None}, "no: model folder .* can run code"),
     "no tokenizer": ({}, {"tokenizer.json": None}, r"no: model folder .* lacks tokenizer\.json"),
