@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.load import Base
     from ctxtune.engine.loop import StepFacts
     from ctxtune.recipe.load import Resolved
@@ -62,6 +63,8 @@ FOUND: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FAMILY_KINDS = (*KINDS, *WIDER, *FOUND)
 MASKED = ("bert", "distilbert", "roberta")
+# Encoders whose files hold no head: they learn a classifier over CHOICES.
+HEADLESS_KINDS = ("bert-headless", "roberta-headless")
 PROMPT = "Review: {{ text }}\nSentiment:"
 CHOICES = ["negative", "positive"]
 GOOD = ("a fine and moving film", "great fun", "it was good, very good", "a joy from start to end, warm and wise")
@@ -114,11 +117,14 @@ HEAD = dict.fromkeys((*LIKE_LLAMA, "gpt2", "gpt_neox", "roberta", "falcon"), r"l
     "bert": r"cls\.", "opt": r"(lm_head|model\.decoder\.project_out)\.",
     "distilbert": r"vocab_(transform|layer_norm|projector)\.",
 }  # fmt: skip
+CLASSIFIER = {"bert": r"(bert\.pooler|classifier)\.", "roberta": r"classifier\."}
 
 
-def names_pattern(layers: str, family: str) -> str:
+def names_pattern(layers: str, anatomy: Anatomy) -> str:
     """The pattern of the names that a choice stands for."""
+    family = anatomy.family
     block, any_block = BLOCK[family], BLOCK[family] + r"\d\."
+    head = (CLASSIFIER if anatomy.kind == "classifier" else HEAD)[family]
     return {
         "all": r"",
         "last:1": rf"{block}3\.",
@@ -135,8 +141,8 @@ def names_pattern(layers: str, family: str) -> str:
         "norms": rf"({any_block}{NORMS[family]}\.|{LAST_NORM[family]})",
         "last:2+norms": rf"({block}[23]\.|{any_block}{NORMS[family]}\.|{LAST_NORM[family]})",
         "embeddings": EMBEDDINGS[family],
-        "head": HEAD[family],
-        "last:1 + head": rf"({block}3\.|{HEAD[family]})",
+        "head": head,
+        "last:1 + head": rf"({block}3\.|{head})",
         "2+2+last:2.mlp": rf"({block}2\.|{block}3\.{MLP[family]}\.)",
     }[layers]
 
@@ -211,7 +217,15 @@ def save_chatty(model: Path, folder: Path, context: int) -> Path:
 
 
 def make_model(kind: str, tokenizer: Any) -> Any:
-    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        BertConfig,
+        BertForMaskedLM,
+        BertModel,
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
 
     family, vocab = kind.partition("-")[0], len(tokenizer)
     tied = kind.endswith("-tied")
@@ -224,7 +238,10 @@ def make_model(kind: str, tokenizer: Any) -> Any:
         shape = {"n_embd": 32, "n_layer": NUM_LAYERS, "n_head": 4, "n_positions": CONTEXT, "vocab_size": vocab}
         return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0, tie_word_embeddings=tied))
     if family == "bert":
-        return BertForMaskedLM(BertConfig(**sizes, vocab_size=vocab, max_position_embeddings=CONTEXT))
+        bert = BertConfig(**sizes, vocab_size=vocab, max_position_embeddings=CONTEXT)
+        return BertModel(bert) if kind in HEADLESS_KINDS else BertForMaskedLM(bert)
+    if kind in HEADLESS_KINDS:
+        return make_wider(family, sizes | WIDER["roberta-tied"], tokenizer, True).roberta
     return make_wider(family, sizes | (WIDER | FOUND)[kind], tokenizer, tied)
 
 
@@ -292,7 +309,7 @@ def open_base(model_folders: dict[str, Path]) -> Callable[[str], Base]:
     """open_base(kind): the model as ctxtune loads it, a new one at each call."""
     from ctxtune.backend.load import load_base
 
-    return lambda kind: load_base(model_folders[kind], "cpu")
+    return lambda kind: load_base(model_folders[kind], "cpu", classes=CHOICES)
 
 
 def review_rows(count: int, offset: int = 0) -> list[dict[str, str]]:

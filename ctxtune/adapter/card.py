@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 def model_card(manifest: Manifest) -> str:
     """Markdown with the front matter that model hubs read."""
     base = manifest.base
-    kind = "AutoModelForCausalLM" if base.causal else "AutoModelForMaskedLM"
+    kind, task, given = "AutoModelForCausalLM" if base.causal else "AutoModelForMaskedLM", "generate", ""
+    if manifest.classes:
+        kind, task, given = "AutoModelForSequenceClassification", "eval", f", num_labels={len(manifest.classes)}"
+    asked = {"generate": "--prompt 'text'", "eval": "--eval rows.jsonl"}[task]
     parts = [
         f"---\nbase_model: {json.dumps(base.name, ensure_ascii=False)}\n"
         f"library_name: peft\ntags: [ctxtune, {manifest.method}]\n---",
@@ -21,10 +24,11 @@ def model_card(manifest: Manifest) -> str:
         f"seed {manifest.seed}, base quantised: {manifest.quant}.",
         "## Numbers",
         _table(manifest.scores, manifest.forgetting),
+        *_about_classes(manifest),
         "## Use",
-        "```sh\nctxtune adapter verify . --model BASE\nctxtune generate --model BASE --adapter . --prompt 'text'\n```",
+        f"```sh\nctxtune adapter verify . --model BASE\nctxtune {task} --model BASE --adapter . {asked}\n```",
         f"```python\nfrom peft import PeftModel\nfrom transformers import {kind}\n\n"
-        f'model = PeftModel.from_pretrained({kind}.from_pretrained("BASE"), ".")\n```',
+        f'model = PeftModel.from_pretrained({kind}.from_pretrained("BASE"{given}), ".")\n```',
         f"`BASE` is the folder of {base.name}, fingerprint `{base.fingerprint}`. "
         "On another base the numbers above do not hold.",
         "## Recipe",
@@ -34,6 +38,17 @@ def model_card(manifest: Manifest) -> str:
         rows = [f"| {name} | `{digest}` |" for name, digest in manifest.inputs.items()]
         parts += ["## Inputs", "\n".join(["| input | hash |", "|---|---|", *rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def _about_classes(manifest: Manifest) -> list[str]:
+    if not manifest.classes:
+        return []
+    named = ", ".join(json.dumps(name, ensure_ascii=False) for name in manifest.classes)
+    return [
+        f"The adapter brings a classifier along, which tells apart, in the order of its logits: {named}. Where the base's "
+        "files hold none, it begins at zero: before training all choices are equally likely, and the first is taken. "
+        "Forgetting is not measured: an encoder without the head that fills a mask predicts nothing to compare."
+    ]
 
 
 def _table(scores: Change, forgetting: Change) -> str:

@@ -56,6 +56,8 @@ class Manifest:
     seed: int
     trainable: int
     """how many numbers were free to move"""
+    classes: list[str] = field(default_factory=list)
+    """what the adapter's own classifier tells apart, in the order of its logits; empty where the base has its own head"""
     scores: Change = field(default_factory=Change)
     forgetting: Change = field(default_factory=Change)
     created: str = field(default_factory=_now)
@@ -86,6 +88,7 @@ class Manifest:
                 f"the adapter's manifest has format {fields.get('format')!r}, and this ctxtune reads format {FORMAT}",
                 "install the ctxtune that wrote it, or a newer one",
             )
+        fields = {"classes": [], **fields}  # written before there were any
         _check("", fields, cls)
         for key in ("scores", "forgetting"):
             _check(f"{key}.", fields[key], Change)
@@ -118,6 +121,8 @@ def _check(prefix: str, fields: Any, kind: type) -> None:
 def _fits(value: Any, annotation: str) -> bool:
     if annotation in TYPES:
         return type(value) is TYPES[annotation]
+    if annotation == "list[str]":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if not isinstance(value, dict):
         return False
     if annotation == "dict[str, str]":

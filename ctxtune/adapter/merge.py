@@ -1,8 +1,9 @@
 """Write a base with an adapter's values in it, as an ordinary model folder.
 
 The base is read tensor by tensor and written into files of the same names; what the adapter does not touch is copied
-byte for byte. Rounding to the stored type can undo small changes (bfloat16 undid 18 % of the moved entries in one
-trial), so that the caller measures KL(attached || merged) before the folder gets its name.
+byte for byte. An encoder without a head becomes a model with a classifier, all tensors under their names in full.
+Rounding to the stored type can undo small changes (bfloat16 undid 18 % of the moved entries in one trial), so that the
+caller measures KL(attached || merged) before the folder gets its name.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from safetensors import safe_open
 from ctxtune.adapter.change import by_parameter, changes
 from ctxtune.adapter.write import DTYPES, raw
 from ctxtune.backend.atomic import new_folder, storing, write_text
+from ctxtune.backend.classes import class_names
+from ctxtune.backend.classifier import fresh_head
 from ctxtune.backend.folder import INDEX, WEIGHTS, read_json, weight_files
 from ctxtune.backend.skeleton import skeleton, stored_names, tied_groups
-from ctxtune.backend.tensors import mapped, read_header, write_tensors
+from ctxtune.backend.tensors import TensorInfo, mapped, read_header, write_tensors
 from ctxtune.errors import AdapterError, ModelError, RecipeError, StorageError
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from ctxtune.adapter.change import Change
     from ctxtune.adapter.read import AdapterFile
-    from ctxtune.backend.tensors import TensorInfo
+    from ctxtune.backend.anatomy import Anatomy
 
 COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -60,11 +63,12 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Stored:
-    """One tensor of the base: its file, its name and its place there."""
+    """One tensor of the base: its file, its name and its place there; or the value of one that the files do not hold."""
 
     file: Path
     name: str
     info: TensorInfo
+    value: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,13 @@ def merge(
     config = read_json(base / "config.json")
     if config.get("quantization_config"):
         raise ModelError(f"{base} is quantised: merging would round the adapter away", "name the unquantised base")
-    stored = _stored(base)
-    plan = _plan(skeleton(base)[0], stored, adapter)
+    model, anatomy = skeleton(base, adapter.classes)
+    stored = _with_head(_stored(base), model, anatomy) if anatomy.kind == "classifier" else _stored(base)
+    plan = _plan(model, stored, adapter)
     with new_folder(out) as tmp:
         num_bytes = _write_weights(base, tmp, stored, plan, dtype)
+        if anatomy.kind == "classifier":
+            config = {**config, **_told_classes(model)}
         _write_rest(base, tmp, config, plan, dtype)
         loss = kl(base, adapter, tmp) if kl else None
         if loss is not None and not loss <= MAX_KL and not force:
@@ -129,6 +136,32 @@ def _stored(base: Path) -> dict[str, _Stored]:
         name: _Stored(path, name, info)
         for path in weight_files(base)
         for name, info in read_header(path).tensors.items()
+    }
+
+
+def _with_head(stored: dict[str, _Stored], model: nn.Module, anatomy: Anatomy) -> dict[str, _Stored]:
+    """The tensors by the names they have in the whole model, and those of its classifier that the files do not hold.
+
+    A mixture of names with and without that of the backbone would not be read by every transformers.
+    """
+    full = {key: name for name, key in stored_names(model, stored).items()}
+    prefix = f"{model.base_model_prefix}."
+    found = {full.get(key, key if key.startswith(prefix) else prefix + key): place for key, place in stored.items()}
+    (first, *_) = found.values()
+    kind = next((place.info.dtype for place in found.values() if place.info.dtype in FLOATING), "F32")
+    for name, value in fresh_head(model, anatomy, found).items():
+        info = TensorInfo(kind, tuple(value.shape), 0, 0)
+        found[name] = _Stored(first.file, name, info, value.to(TORCH[kind]))
+    return found
+
+
+def _told_classes(model: Any) -> dict[str, Any]:
+    """What a configuration says of a classifier."""
+    names = class_names(model.config)
+    return {
+        "architectures": [type(model).__name__],
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
     }
 
 
@@ -209,8 +242,11 @@ def _source(names: list[str], homes: dict[str, str]) -> str:
 
 def _updated(place: _Stored, target: _Target) -> torch.Tensor:
     """The new value, before it is rounded to the type it is written in."""
-    with safe_open(str(place.file), framework="pt") as file:
-        value: torch.Tensor = file.get_tensor(place.name)
+    if place.value is not None:
+        value = place.value
+    else:
+        with safe_open(str(place.file), framework="pt") as file:
+            value = file.get_tensor(place.name)
     exact = torch.promote_types(value.dtype, torch.float32)
     for change in target.changes:
         value = change.update(value, target.kind, exact)
@@ -244,7 +280,7 @@ def _write_weights(base: Path, out: Path, stored: dict[str, _Stored], plan: _Pla
 
 def _data(name: str, stored: dict[str, _Stored], plan: _Plan, kind: str, view: memoryview) -> memoryview:
     target = plan.targets.get(name)
-    if target is None and stored[name].info.dtype == kind:
+    if target is None and stored[name].info.dtype == kind and stored[name].value is None:
         info = stored[name].info
         return view[info.begin : info.end]
     target = target or _Target(name, name, (), "")

@@ -38,6 +38,11 @@ class AdapterFile:
     kind: str
     container: str
 
+    @property
+    def classes(self) -> list[str] | None:
+        """What its own classifier tells apart; None where it brings none along, or does not say."""
+        return (self.manifest.classes if self.manifest else None) or None
+
 
 def open_adapter(place: Path) -> AdapterFile:
     """Open an adapter folder, that of the run which made it, or the safetensors file alone if ctxtune wrote it.

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Literal, cast
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import nn
 
-Kind = Literal["causal", "masked"]
+Kind = Literal["causal", "masked", "classifier"]
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """The parts of one family. `norm` is None where no norm stands between the last block and the head.
 
-    `outward` is what the states go through between the norm and the head; `tuples` says that blocks hand their states on
-    in a tuple; `refusal` says what does not work yet, and what to use instead. A row that is not in the table is `derived`
-    from the structure of the model (structure.py).
+    `outward` is what the states go through between the norm and the head; `classifier` is what an encoder without its head
+    gets instead, from its first token's state to the logits of classes; `tuples` says that blocks hand their states on in a
+    tuple; `refusal` says what does not work yet, and what to use instead. A row that is not in the table is `derived` from
+    the structure of the model (structure.py).
     """
 
     family: str
@@ -39,6 +42,7 @@ class Anatomy:
     outward: tuple[str, ...] = ()
     tuples: bool = False
     derived: bool = False
+    classifier: tuple[str, ...] = ()
     refusal: tuple[str, str] | None = None
 
     def block_list(self, model: nn.Module) -> nn.ModuleList:
@@ -49,6 +53,24 @@ class Anatomy:
         """How the parts of a family that is not in the table were found."""
         parts = ", ".join(filter(None, (*self.embeddings, self.blocks, self.norm, *self.outward, self.head)))
         return f"family {self.family!r} is not in the table, its parts were found by structure: {parts}"
+
+    @property
+    def verb(self) -> str:
+        """What a model of this kind does, in words."""
+        return {"causal": "continues texts", "masked": "fills gaps", "classifier": "tells choices apart"}[self.kind]
+
+    def is_headless(self, tensors: Collection[str]) -> bool:
+        """Whether files with these tensors hold an encoder without the head that fills a mask."""
+        return bool(self.classifier) and not any(name.startswith(f"{self.head}.") for name in tensors)
+
+    def classifying(self) -> Anatomy:
+        """The row of such an encoder: a classifier on its first token takes the place of the head."""
+        *outward, head = self.classifier
+        return replace(self, kind="classifier", head=head, outward=tuple(outward))
+
+    def in_head(self, name: str) -> bool:
+        """Whether a parameter belongs to the head, or to what the states go through on their way to it."""
+        return any(name.startswith(f"{part}.") for part in (self.head, *self.outward))
 
     def fitted(self, model: nn.Module) -> Anatomy:
         """The row for this very model: what only some models of the family have is left out where it is not there."""
@@ -91,6 +113,7 @@ _BERT = Anatomy(
     attn=("attention.self", "attention.output.dense"),
     mlp=("intermediate", "output.dense"),
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    classifier=("bert.pooler", "classifier"),
 )
 
 FAMILIES = {
@@ -152,6 +175,7 @@ FAMILIES = {
             embeddings=("roberta.embeddings",),
             blocks="roberta.encoder.layer",
             head="lm_head",
+            classifier=("classifier",),
         ),
         Anatomy(
             family="xlnet",

@@ -14,12 +14,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from ctxtune.backend.classifier import fresh_head
 from ctxtune.backend.folder import weight_files
 from ctxtune.backend.quantise import Quantised, quantisable
 from ctxtune.backend.skeleton import check_headers, skeleton, stored_names, tied_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from ctxtune.backend.anatomy import Anatomy
@@ -27,24 +28,29 @@ if TYPE_CHECKING:
 GENERATION = "generation_config.json"
 
 
-def assemble(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, Anatomy, int]:
+def assemble(
+    folder: Path, quant: str, moving: Collection[str], classes: Sequence[str] | None = None
+) -> tuple[nn.Module, Anatomy, int]:
     """The model of `folder`, its frozen linear layers quantised unless `quant` is none; its anatomy, how many numbers it has.
 
-    Modules in which a parameter of `moving` lies stay float.
+    Modules in which a parameter of `moving` lies stay float. An encoder without a head gets one over `classes`.
 
     Raises:
         ModelError: the files do not hold what config.json promises.
     """
-    model, anatomy = skeleton(folder, buffers=True)
-    check_headers(model, folder)
+    model, anatomy = skeleton(folder, classes, buffers=True)
+    check_headers(model, anatomy, folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     chosen = set(quantisable(model, anatomy, moving)) if quant != "none" else set()
     with ExitStack() as stack:
         stored, rounded = _opened(folder, stack), _opened(folder, stack)
         homes = stored_names(model, stored)
+        fresh = fresh_head(model, anatomy, homes)
         for names in tied_groups(model):
             place, _, last = names[0].rpartition(".")
-            if last == "weight" and place in chosen:
+            if names[0] in fresh:
+                _fill(model, {names[0]: fresh[names[0]]})
+            elif last == "weight" and place in chosen:
                 _quantise(model, place, _values(names, homes, rounded)[names[0]], quant)
             else:
                 _fill(model, _values(names, homes, stored))

@@ -8,25 +8,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import FAMILIES, Anatomy, anatomy_of
+from ctxtune.backend.classes import name_classes
 from ctxtune.backend.folder import read_json, weight_files
 from ctxtune.backend.library import hush, one_line
 from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-def read_config(folder: Path) -> tuple[Any, Anatomy]:
+def read_config(folder: Path, classes: Sequence[str] | None = None) -> tuple[Any, Anatomy]:
     """The configuration of a model folder, and the anatomy of its family.
 
+    An encoder whose files hold no head tells `classes` apart; they mean nothing to any other model.
+
     Raises:
-        ModelError: config.json is broken, or of a family that is not supported.
+        ModelError: config.json is broken, of a family that is not supported, or of an encoder that nobody gave classes.
     """
     from transformers import AutoConfig
 
     hush()
-    _check_depth(folder)
+    tensors = {name for path in weight_files(folder) for name in read_header(path).tensors}
+    _check_depth(folder, len(tensors))
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
@@ -38,6 +43,9 @@ def read_config(folder: Path) -> tuple[Any, Anatomy]:
             f"{folder}/config.json: use_bidirectional_attention makes this {row.family} an encoder without a task",
             "name a model that predicts tokens",
         )
+    if row.is_headless(tensors):
+        row = row.classifying()
+        name_classes(config, row, classes, tensors, folder)
     return config, row
 
 
@@ -47,10 +55,9 @@ def _found(config: Any, folder: Path) -> Anatomy:
     return find_anatomy(config, folder)
 
 
-def _check_depth(folder: Path) -> None:
+def _check_depth(folder: Path, tensors: int) -> None:
     """Refuse a config of no layer, or of more than there are tensors: a billion would be built before anything is compared."""
     config = read_json(folder / "config.json")
-    tensors = sum(len(read_header(path).tensors) for path in weight_files(folder))
     for key in ("num_hidden_layers", "n_layer", "num_layers"):
         layers = config.get(key)
         if isinstance(layers, int | float) and not 1 <= layers <= tensors:

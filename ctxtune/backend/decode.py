@@ -151,11 +151,11 @@ def require_causal(base: Base) -> None:
     """Refuse a model that cannot continue a text.
 
     Raises:
-        ModelError: it is a masked one.
+        ModelError: it is an encoder.
     """
     if base.anatomy.kind != "causal":
         raise ModelError(
-            f"a {base.anatomy.family} model fills gaps, it does not continue a text", "choose a causal model"
+            f"a {base.anatomy.family} model {base.anatomy.verb}, it does not continue a text", "choose a causal model"
         )
 
 

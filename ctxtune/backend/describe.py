@@ -158,6 +158,8 @@ def _supported(folder: Path, family: str, shapes: Shapes) -> tuple[str, Anatomy 
         _check_head(row, shapes)
     except ModelError as error:
         return f"no: {error}", row
+    if row.is_headless(shapes):
+        return "yes, to choose: without the head that fills a mask, it learns a classifier over data.choices", row
     return "yes, found by structure, checked when it is loaded" if row.derived else "yes", row
 
 
@@ -170,8 +172,9 @@ def _supported_gguf(path: Path) -> str:
 
 
 def _check_head(anatomy: Anatomy, shapes: Shapes) -> None:
-    """An encoder that was stored without the head that fills a mask has no answers to score."""
-    if anatomy.kind == "masked" and not any(name.startswith(f"{anatomy.head}.") for name in shapes):
+    """An encoder that was stored without the head that fills a mask has no answers to score, unless a classifier is made."""
+    headless = anatomy.kind == "masked" and not any(name.startswith(f"{anatomy.head}.") for name in shapes)
+    if headless and not anatomy.classifier:
         raise ModelError("the files hold an encoder without the head that fills a mask")
 
 

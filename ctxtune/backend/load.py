@@ -14,7 +14,7 @@ from ctxtune.backend.tokenizer import load_tokenizer
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -59,16 +59,22 @@ class Base:
         return [f"device: {self.device.reason}", *([self.structure] if self.structure else [])]
 
 
-def load_base(folder: Path, device: str = "auto", quant: str = "none", moving: Collection[str] = ()) -> Base:
+def load_base(
+    folder: Path,
+    device: str = "auto",
+    quant: str = "none",
+    moving: Collection[str] = (),
+    classes: Sequence[str] | None = None,
+) -> Base:
     """Load the model of `folder` on the device that fits: in float32, frozen linear layers quantised where that is asked for.
 
-    Modules in which one of the parameters `moving` lies stay float.
+    Modules in which one of the parameters `moving` lies stay float. An encoder without a head gets one over `classes`.
 
     Raises:
         ModelError: the folder is broken, or its family is neither in the anatomy table nor told by its structure.
     """
     where = choose_device(device)
-    model, anatomy, parameters = _assembled(folder, quant, moving)
+    model, anatomy, parameters = _assembled(folder, quant, moving, classes)
     if quant != "none":
         from ctxtune.backend.quantise import describe
 
@@ -103,7 +109,9 @@ def _checked(base: Base) -> Base:
     return replace(base, difference=check_structure(base))
 
 
-def _assembled(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Module, Anatomy, int]:
+def _assembled(
+    folder: Path, quant: str, moving: Collection[str], classes: Sequence[str] | None
+) -> tuple[nn.Module, Anatomy, int]:
     """The model, its anatomy and how many numbers it has, tensor by tensor; transformers itself is slower to begin.
 
     Where files name their tensors otherwise than the model does, only transformers knows what they mean.
@@ -112,7 +120,7 @@ def _assembled(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Mo
     from ctxtune.backend.skeleton import OtherShape
 
     try:
-        return assemble(folder, quant, moving)
+        return assemble(folder, quant, moving, classes)
     except MemoryError:
         raise
     except Exception as error:
@@ -121,18 +129,21 @@ def _assembled(folder: Path, quant: str, moving: Collection[str]) -> tuple[nn.Mo
         # What has another shape transformers would make anew at the config's size, however large, before it says so.
         if quant != "none" or isinstance(error, OtherShape):
             raise ModelError(f"{folder}: the model cannot be loaded: {one_line(error)}") from error
-        _, anatomy = read_config(folder)
-        model = _float_model(folder, anatomy)
+        config, anatomy = read_config(folder, classes)
+        model = _float_model(folder, config, anatomy)
         return model, anatomy.fitted(model), sum(parameter.numel() for parameter in model.parameters())
 
 
-def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
+def _float_model(folder: Path, config: Any, anatomy: Anatomy) -> nn.Module:
     """The model as transformers loads it."""
     import torch
+
+    from ctxtune.backend.classifier import fresh_head
 
     try:
         model, info = model_class(anatomy.kind).from_pretrained(
             folder,
+            config=config,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
@@ -143,8 +154,9 @@ def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
         raise
     except Exception as error:  # the same: the model is built from its config
         raise ModelError(f"{folder}: the model cannot be loaded: {one_line(error)}") from error
-    if info["missing_keys"]:
-        names = sorted(info["missing_keys"])
+    missing = set(info["missing_keys"])
+    fresh = fresh_head(model, anatomy, {name for name, _ in model.named_parameters()} - missing)
+    if names := sorted(missing.difference(fresh)):
         headless = anatomy.kind == "masked" and all(name.startswith(f"{anatomy.head}.") for name in names)
         raise ModelError(
             f"{folder}: {len(names)} tensors are missing, the first is {names[0]}",
@@ -152,12 +164,14 @@ def _float_model(folder: Path, anatomy: Anatomy) -> nn.Module:
             if headless
             else None,
         )
+    model.load_state_dict(fresh, strict=False)
     loaded: nn.Module = model
     return loaded
 
 
 def model_class(kind: Kind) -> Any:
     """What transformers calls a model of this kind."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-    return AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
+    kinds = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+    return kinds.get(kind, AutoModelForSequenceClassification)

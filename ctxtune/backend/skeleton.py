@@ -18,7 +18,7 @@ from ctxtune.backend.tensors import read_header
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ctxtune.backend.anatomy import Anatomy, Kind
@@ -28,15 +28,16 @@ class OtherShape(ModelError):
     """The files hold a parameter in another shape than the config promises."""
 
 
-def skeleton(folder: Path, buffers: bool = False) -> tuple[nn.Module, Anatomy]:
+def skeleton(folder: Path, classes: Sequence[str] | None = None, buffers: bool = False) -> tuple[nn.Module, Anatomy]:
     """The model of `folder` on the meta device, which takes no memory and reads no tensor, and its anatomy.
 
-    With `buffers`, what a model computes of its config alone (the frequencies of its positions) is there.
+    An encoder without a head gets one over `classes`. With `buffers`, what a model computes of its config alone (the
+    frequencies of its positions) is there.
 
     Raises:
         ModelError: config.json is broken, or of a family that is not supported.
     """
-    config, anatomy = read_config(folder)
+    config, anatomy = read_config(folder, classes)
     model = build(config, anatomy.kind, folder, buffers)
     return model, anatomy.fitted(model)
 
@@ -82,8 +83,8 @@ def _parameters_on_meta(most: float) -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def check_headers(model: nn.Module, folder: Path) -> None:
-    """Compare the headers of the weights with what the config promises.
+def check_headers(model: nn.Module, anatomy: Anatomy, folder: Path) -> None:
+    """Compare the headers of the weights with what the config promises; a classifier may be missing, it is made then.
 
     Raises:
         OtherShape: a parameter has another shape in the files.
@@ -93,6 +94,8 @@ def check_headers(model: nn.Module, folder: Path) -> None:
     homes = stored_names(model, stored)
     for names in tied_groups(model):
         found = next((homes[name] for name in names if name in homes), None)
+        if found is None and anatomy.kind == "classifier" and anatomy.in_head(names[0]):
+            continue
         if found is None:
             raise ModelError(f"{folder}: the weights lack {names[0]}, which config.json promises")
         shape = tuple(model.get_parameter(names[0]).shape)

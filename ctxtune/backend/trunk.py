@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from ctxtune.backend.classifier import FirstToken
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
@@ -251,9 +253,12 @@ class Trunk:
         self.backbone = base.model.get_submodule(base.anatomy.backbone)
         row = base.anatomy
         inside = [name for name in row.outward if name.startswith(f"{row.backbone}.")]
-        self.head = Speaking(
-            base.model, row.backbone, [row.head, *(name for name in row.outward if name not in inside)]
-        )
+        if row.kind == "classifier":  # transformers' own states end before it
+            self.head: nn.Module = FirstToken([base.model.get_submodule(name) for name in (*row.outward, row.head)])
+            inside = []
+        else:
+            rest = (name for name in row.outward if name not in inside)
+            self.head = Speaking(base.model, row.backbone, [row.head, *rest])
         after = ([row.norm] if row.norm else []) + inside
         self.norm = nn.Sequential(*map(base.model.get_submodule, after))
         self.handed: Tensor | None = None

@@ -170,6 +170,8 @@ def result_table(facts: Mapping[str, Any]) -> Any:
     if drift["after"]:
         rows.append(["probe loss, nats a token", f"{drift['before']['loss']:.4f}", f"{drift['after']['loss']:.4f}"])
         rows.append(["KL(base || tuned), nats a token", "0", f"{drift['after']['kl']:.4f}"])
+    if "not_measured" in drift:
+        rows.append(["forgetting", "", "not measured"])
     rows += [
         ["trained numbers", "0", f"{facts['trainable']:,} of {facts['parameters']:,}"],
         ["adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"],

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Recipe
 
 
+NOT_MEASURED = "forgetting is not measured: an encoder without the head that fills a mask predicts nothing to compare"
+
+
 class Tell(Protocol):
     """How a run speaks while it works."""
 
@@ -120,7 +123,7 @@ class _Run:
         method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
-            judge = Judge.make(trunk, self.sources.eval, spec, self.sources.probe)
+            judge = Judge.make(trunk, self.sources.eval, spec, self._probe(base))
             facts = self._train(trunk, judge, examples, mixture, course.steps, method, mark)
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice}
         with self.clock.part("save"):
@@ -173,7 +176,8 @@ class _Run:
             "loop_seconds": round(state.seconds, 3),
             "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
             "scores": {"before": before["scores"], "after": after["scores"]},
-            "forgetting": {"before": before["forgetting"], "after": after["forgetting"]},
+            "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
+            | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
         }
 
     def _load(self) -> Base:
@@ -184,9 +188,13 @@ class _Run:
 
         self.tell.note(f"loading {self.recipe.model}")
         torch.manual_seed(self.recipe.train.seed)
-        base = load_base(self.sources.model, self.recipe.device, self.recipe.quant, self._moving())
+        base = load_base(
+            self.sources.model, self.recipe.device, self.recipe.quant, self._moving(), prepare.classes(self.recipe.data)
+        )
         for remark in base.remarks:
             self.tell.note(remark)
+        if said := prepare.untrained(base):
+            self.tell.note(said)
         return base
 
     def _moving(self) -> Collection[str]:
@@ -196,7 +204,22 @@ class _Run:
 
         if self.recipe.quant == "none" or depth.undecided(self.recipe):
             return ()
-        return open_method(self.recipe.method, *skeleton(self.sources.model)).params
+        return open_method(self.recipe.method, *skeleton(self.sources.model, prepare.classes(self.recipe.data))).params
+
+    def _probe(self, base: Base) -> str | None:
+        """The text that forgetting is measured on; a classifier says nothing of a text that could be forgotten.
+
+        Raises:
+            RecipeError: a text of one's own was asked for all the same.
+        """
+        if base.anatomy.kind != "classifier" or self.sources.probe is None:
+            return self.sources.probe
+        if self.recipe.forget.probe != "builtin":
+            raise RecipeError(
+                f"forget.probe {self.recipe.forget.probe}: {NOT_MEASURED}", "leave it out, or set it to none"
+            )
+        self.tell.note(NOT_MEASURED)
+        return None
 
     def _check_model(self, mark: str) -> None:
         expected = (self.recipe.inputs or {}).get("model")
@@ -326,6 +349,7 @@ class _Run:
         from ctxtune.adapter.card import model_card
         from ctxtune.adapter.manifest import BaseModel, Change, Manifest
         from ctxtune.adapter.write import write_adapter
+        from ctxtune.backend.classes import class_names
 
         causal = base.anatomy.kind == "causal"
         manifest = Manifest(
@@ -338,6 +362,7 @@ class _Run:
             inputs=self.sources.inputs,
             seed=self.recipe.train.seed,
             trainable=facts["trainable"],
+            classes=class_names(base.model.config) if base.anatomy.kind == "classifier" else [],
             scores=Change(_finite(facts["scores"]["before"]), _finite(facts["scores"]["after"])),
             forgetting=Change(_finite(facts["forgetting"]["before"]), _finite(facts["forgetting"]["after"])),
         )

@@ -41,13 +41,16 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class Opened:
-    """The rows of a recipe as tokens, at full length. A run takes at most `limit` of them; `eval` may be missing."""
+    """The rows of a recipe as tokens, at full length. A run takes at most `limit` of them; `eval` may be missing.
+
+    `classes` are the choices of a model that learns a classifier over them."""
 
     train: EncodedSet
     eval: EncodedSet | None
     tokenizer: Any
     kind: Kind
     limit: int
+    classes: Sequence[str]
 
 
 def show(resolved: Resolved, first: int, count: int, each: bool) -> list[ShownRow]:
@@ -62,7 +65,7 @@ def show(resolved: Resolved, first: int, count: int, each: bool) -> list[ShownRo
         raise RecipeError(f"--row {first}: there are {len(opened.train.examples)} rows", "name one of them")
     shown = []
     for one, row in found:
-        cut = pieces(one, opened.kind, opened.tokenizer, each=each)
+        cut = pieces(one, opened.kind, opened.tokenizer, each=each, choices=opened.classes)
         shown.append(ShownRow(row.where, sum(piece.tokens for piece in cut), len(one.labels), cut))
     return shown
 
@@ -88,7 +91,7 @@ def stats(resolved: Resolved) -> dict[str, Any]:
         "supervised": quantiles(sorted(len(one.labels) for one in train.examples)),
         "limit": opened.limit,
         "longer_than": {str(limit): sum(n > limit for n in lengths) for limit in limits},
-        "labels": _labels(train, opened.tokenizer),
+        "labels": _labels(opened),
         "twice": len(lengths) - len({(one.ids, one.labels) for one in train.examples}),
         "contradicting": _contradicting(train),
         "eval_rows": len(dev.examples) if dev else None,
@@ -130,14 +133,15 @@ def _encode(
     from ctxtune.backend.context import context_length
     from ctxtune.backend.tokenizer import load_tokenizer
 
-    config, anatomy = read_config(folder)
+    classes = prepare.classes(data)
+    config, anatomy = read_config(folder, classes)
     limit = data.max_length or context_length(config.to_dict())
     tokenizer = load_tokenizer(folder)
     spec = prepare.encoder(data.model_copy(update={"max_length": None}), templates, tokenizer, anatomy, NO_LIMIT)
     assert train is not None  # without rows _train refuses
-    return Opened(
-        prepare.to_learn(train, spec), prepare.to_learn(dev, spec) if dev else None, tokenizer, anatomy.kind, limit
-    )
+    told = classes if classes and anatomy.kind == "classifier" else ()
+    examples, scored = prepare.to_learn(train, spec), prepare.to_learn(dev, spec) if dev else None
+    return Opened(examples, scored, tokenizer, anatomy.kind, limit, told)
 
 
 def _train(path: str | list[str | Part] | None, spool: Path) -> str | list[str | Part]:
@@ -151,12 +155,17 @@ def _train(path: str | list[str | Part] | None, spool: Path) -> str | list[str |
     return str(spool_stdin(spool / "stdin.jsonl"))
 
 
-def _labels(done: EncodedSet, tokenizer: Any) -> dict[str, int]:
+def _labels(opened: Opened) -> dict[str, int]:
     """How often each answer is given, the most frequent first; empty where answers are free text."""
-    counts = Counter(one.labels for one in done.examples)
-    if len(counts) > min(MOST_LABELS, len(done.examples) // 2):
+    counts = Counter(one.labels for one in opened.train.examples)
+    if len(counts) > min(MOST_LABELS, len(opened.train.examples) // 2):
         return {}
-    return {tokenizer.decode(list(labels)).strip(): count for labels, count in counts.most_common()}
+    return {_named(opened, labels): count for labels, count in counts.most_common()}
+
+
+def _named(opened: Opened, labels: tuple[int, ...]) -> str:
+    name: str = opened.classes[labels[0]] if opened.classes else opened.tokenizer.decode(list(labels)).strip()
+    return name
 
 
 def _asked(one: Encoded) -> tuple[int, ...]:

@@ -114,7 +114,7 @@ class _Search:
             probe = probes[self.num_layers - k]
             table.append({
                 "layers": f"last:{k}", "probe": probe.accuracy, "probe_stderr": probe.stderr,
-                "gradient": sum(gradients[-k:]) / max(sum(gradients), 1e-30),
+                "gradient": sum(gradients[-k:]) / sum(gradients) if any(gradients) else None,
                 "cost": cost(k, self.num_layers, passes) / cost(ks[-1], self.num_layers, passes),
                 "lr": None, "loss": None, "worse": None, "worse_stderr": None, "tried": [],
             })  # fmt: skip
@@ -167,7 +167,7 @@ class _Search:
             param.requires_grad_(False)
 
     def _gradients(self, k: int, depths: Depths) -> list[float]:
-        """|g_l|^2 of each of the last k layers, on a few rows."""
+        """|g_l|^2 of each of the last k layers, on a few rows; all 0 below a classifier that is still at zero."""
         squares = [0.0] * k
         blocks = self.base.anatomy.block_list(self.base.model)[-k:]
         with self._opened(k, depths) as (_, labels):
@@ -214,11 +214,15 @@ def _facts(test: RateTest, best: RateTest) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _percent(share: float | None) -> str:
+    return "none yet" if share is None else f"{100 * share:.0f} %"
+
+
 def _line(row: Mapping[str, Any]) -> str:
     """A candidate in words."""
     said = (
         f"{row['layers']}: probe at its cut {100 * row['probe']:.1f} +- {100 * row['probe_stderr']:.1f} %, "
-        f"gradient {100 * row['gradient']:.0f} %, cost {100 * row['cost']:.0f} %"
+        f"gradient {_percent(row['gradient'])}, cost {100 * row['cost']:.0f} %"
     )
     if row["loss"] is None:
         return f"{said}, not tried"

@@ -29,8 +29,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
 
     recipe = resolved.recipe
     sources = read_sources(recipe, say)
-    model, anatomy = skeleton(sources.model)
-    check_headers(model, sources.model)
+    model, anatomy = skeleton(sources.model, prepare.classes(recipe.data))
+    check_headers(model, anatomy, sources.model)
     if anatomy.derived:
         say(f"{anatomy.in_words()}; whether that is exact is checked when it is loaded")
     config: Any = model.config

@@ -13,7 +13,7 @@ from ctxtune.commands.run_folder import RunFolder
 from ctxtune.commands.written import accepted_answers, written_items
 from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
-from ctxtune.errors import RecipeError
+from ctxtune.errors import AdapterError, RecipeError
 from ctxtune.evals.items import Item, summarise, write_items
 from ctxtune.evals.paired import check_same_rows
 from ctxtune.recipe.load import Resolved, load
@@ -55,7 +55,7 @@ def evaluate(
     if recipe.data.eval is None:
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
     rival = open_rival(against, adapter)
-    score = _scorer(recipe, rival)
+    score = _scorer(recipe, rival, say)
     base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
     ours = score(base, opened)
     if save is not None:
@@ -72,7 +72,9 @@ def evaluate(
     return {**facts, "against": plain(rival.compared(ours.items, theirs))}
 
 
-def _scorer(recipe: Recipe, rival: Rival | None) -> Callable[[Base, AdapterFile | None], Scored]:
+def _scorer(
+    recipe: Recipe, rival: Rival | None, say: Callable[[str], None]
+) -> Callable[[Base, AdapterFile | None], Scored]:
     """Read what is to be scored, and return how it is: by an opened base, with an adapter or without.
 
     Raises:
@@ -91,6 +93,8 @@ def _scorer(recipe: Recipe, rival: Rival | None) -> Callable[[Base, AdapterFile 
         from ctxtune.adapter.attach import attached
 
         spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
+        if adapter is None and (said := prepare.untrained(base)):
+            say(said)
         with attached(base.model, adapter) if adapter is not None else nullcontext():
             if rows is not None and accepted is not None:
                 items, counts = written_items(base, rows, spec, recipe, accepted)
@@ -199,13 +203,30 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
         if warning := check_base(adapter, fingerprint(folder), force):
             say(warning)
     replaced = [name for adapter in adapters for name in parameters_of(adapter)]
-    base = load_base(folder, recipe.device, recipe.quant, replaced)
+    base = load_base(folder, recipe.device, recipe.quant, replaced, _classes(recipe, adapters))
     for remark in base.remarks:
         say(remark)
     for adapter in adapters:
         if adapter.manifest is not None and not force:
             prepare.chat_inputs(recipe.data, base.tokenizer, adapter.manifest.inputs)
     return base
+
+
+def _classes(recipe: Recipe, adapters: Sequence[AdapterFile]) -> list[str] | None:
+    """The choices of a classifier: those of the recipe, in the order in which each adapter has learned them.
+
+    Raises:
+        AdapterError: an adapter tells other classes apart.
+    """
+    classes = prepare.classes(recipe.data)
+    for adapter in adapters:
+        own = adapter.classes
+        if own and classes != own:
+            raise AdapterError(
+                f"{adapter.path} tells apart {', '.join(own[:8])}{', ...' * (len(own) > 8)}; data.choices lists others",
+                "leave --choices out, or list the same in the same order",
+            )
+    return classes
 
 
 def _score(base: Base, rows: prepare.Source | None, spec: prepare.Spec) -> Scored:

@@ -72,12 +72,13 @@ class Judge:
         if self.requests is None or self.choices is None:
             raise ValueError("nothing to score")
         each = iter(self.requests.token_scores())
+        read = self.requests.feed.trunk.base.anatomy.kind != "classifier"
         items = []
         for i, (row, gold) in enumerate(zip(self.choices.row_of, self.choices.gold, strict=True)):
             tokens = list(islice(each, len(self.choices.requests[i])))
             lls = [float(nats.sum()) for nats, _ in tokens]
             if self.choices.choices:
-                scores = choice_scores(lls, gold, self.choices.choices[i])
+                scores = choice_scores(lls, gold, self.choices.choices[i], read)
             else:
                 # A conversation is in several parts where its chat template rewrites earlier turns.
                 said = [[told[: len(told) - self.end] for told in part] for part in tokens]

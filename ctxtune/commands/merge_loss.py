@@ -1,4 +1,4 @@
-"""What rounding into the stored type costs: KL(attached || merged) on the built-in probe, in nats a token."""
+"""What rounding into the stored type costs: KL(attached || merged) on the built-in probe, in nats a token or text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def measured_kl(base: Path, adapter: AdapterFile, merged: Path) -> float:
     """How far the merged model is from the base with the adapter attached; one of the two is in memory at a time."""
-    attached = load_base(base)
+    attached = load_base(base, classes=adapter.classes)
     attach(attached.model, adapter)
     with Trunk(attached) as trunk:
         said = read_base(_probe(trunk), keep_head=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.backend.load import Base
     from ctxtune.recipe.schema import Data
 
 Spec = EncodeSpec | ChatSpec
@@ -140,9 +141,31 @@ def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, 
         )
     if templates.messages is not None:
         if anatomy.kind != "causal":
-            raise ModelError(f"a {anatomy.family} model fills gaps, it does not reply", "choose a causal model")
+            raise ModelError(f"a {anatomy.family} model {anatomy.verb}, it does not reply", "choose a causal model")
         require_template(tokenizer)
+    if anatomy.kind == "classifier" and classes(data) is None:
+        raise ModelError(
+            f"this {anatomy.family} model {anatomy.verb}, the same for all rows, and data.choices does not list them",
+            "list them: --choices a,b,c",
+        )
     return _spec(data, templates, tokenizer, anatomy.kind, data.max_length or context)
+
+
+def classes(data: Data) -> list[str] | None:
+    """The choices where all rows have the same: what a classifier can be made for."""
+    return data.choices if isinstance(data.choices, list) else None
+
+
+def untrained(base: Base) -> str | None:
+    """What the scores of a base mean that has not learned to choose yet, in words; None where they mean what they say."""
+    from ctxtune.backend.classifier import is_untrained
+
+    if not is_untrained(base.model, base.anatomy):
+        return None
+    return (
+        "the model's files hold no head: a classifier over data.choices begins at zero, "
+        "so that before training all choices are equally likely and the first is taken"
+    )
 
 
 def chat_inputs(data: Data, tokenizer: Any, known: Mapping[str, str]) -> dict[str, str]:

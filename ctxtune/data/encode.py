@@ -11,7 +11,8 @@ scores can be compared with published ones. For a causal model, with `text = pro
 Two differences: a delimiter is not written after an empty prompt or after white space, where the harness writes it too
 (two spaces); and what a tokenizer puts *behind* a text by default (BERT's [SEP]) is not taken for a part of the answer.
 
-For a masked model the answer's tokens, found by their offsets, are replaced by the mask and predicted in place.
+For a masked model the answer's tokens, found by their offsets, are replaced by the mask and predicted in place. A
+classifier reads the prompt alone: its row is the first token, its label the place of the answer among the choices.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from ctxtune.data.read import Row
 
-Kind = Literal["causal", "masked"]
+Predicting = Literal["causal", "masked"]
+Kind = Literal[Predicting, "classifier"]
 OnLong = Literal["error", "drop", "truncate"]
 CHUNK = 1024  # texts in one call of the tokenizer: fast tokenizers work on a list in parallel
 
@@ -140,8 +142,7 @@ def encode_rows(rows: Sequence[Row], spec: EncodeSpec) -> EncodedSet:
     end = spec.choices is None
     for chunk in chunks(rows):
         rendered = [spec.render(row) for row in chunk]
-        pairs = [(one.prompt, one.answer or "") for one in rendered]
-        whole = encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind, end=end)
+        whole = _encode_rendered(spec, [(one, one.gold) for one in rendered], end=end)
         for row, one in zip(chunk, whole, strict=True):
             kept = _fit_row(row, [one], spec)
             if kept is None:
@@ -160,8 +161,8 @@ def encode_choices(rows: Sequence[Row], spec: EncodeSpec) -> ChoiceSet:
     done = ChoiceSet()
     for chunk in chunks(rows):
         rendered = [spec.render(row) for row in chunk]
-        pairs = [(one.prompt, choice) for one in rendered for choice in one.choices or ()]
-        whole = iter(encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind))
+        asked = [(one, place) for one in rendered for place in range(len(one.choices or ()))]
+        whole = iter(_encode_rendered(spec, asked))
         for row, one in zip(chunk, rendered, strict=True):
             assert one.choices is not None  # the spec has an answer and choices
             assert one.gold is not None
@@ -178,8 +179,21 @@ def encode_choices(rows: Sequence[Row], spec: EncodeSpec) -> ChoiceSet:
     return done
 
 
+def _encode_rendered(
+    spec: EncodeSpec, asked: Sequence[tuple[Rendered, int | None]], *, end: bool = False
+) -> list[Encoded]:
+    """Prompts, each with the choice of the given place, or, for None, with its free answer."""
+    if spec.kind == "classifier":
+        return _classified(spec.tokenizer, asked)
+    pairs = [
+        (one.prompt, one.choices[place] if one.choices and place is not None else one.answer or "")
+        for one, place in asked
+    ]
+    return encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind, end=end)
+
+
 def encode_pair(
-    tokenizer: Tokenizer, prompt: str, answer: str, *, delimiter: str, kind: Kind, max_length: int, end: bool = False,
+    tokenizer: Tokenizer, prompt: str, answer: str, *, delimiter: str, kind: Predicting, max_length: int, end: bool = False,
     on_long: OnLong = "error",
 ) -> Encoded | None:  # fmt: skip
     """One prompt and answer; None if it was too long and is to be dropped, `TooLong` if that is an error."""
@@ -197,7 +211,7 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def encode_pairs(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, delimiter: str, kind: Kind, end: bool = False
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, delimiter: str, kind: Predicting, end: bool = False
 ) -> list[Encoded]:
     """Prompts and answers at full length. `end` makes the end-of-text token the last supervised one (causal only)."""
     if kind == "masked":
@@ -213,10 +227,12 @@ def fit(one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: b
     if not truncate:
         raise TooLong(f"{len(one.ids):,} tokens are more than {max_length:,}")
     keep = len(front) if one.ids[: len(front)] == tuple(front) else 0
-    if keep + excess > one.rows[0]:
+    # A classifier's row is the first of the special tokens: it stays where it is.
+    end = next((row for row in one.rows if row >= keep), len(one.ids))
+    if keep + excess > end:
         raise TooLong(f"the answer alone has {len(one.labels):,} tokens, more than fit into {max_length:,}")
     ids = one.ids[:keep] + one.ids[keep + excess :]
-    return Encoded(ids, tuple(row - excess for row in one.rows), one.labels)
+    return Encoded(ids, tuple(row - excess * (row >= keep) for row in one.rows), one.labels)
 
 
 def encode_text_windows(tokenizer: Tokenizer, text: str, max_length: int) -> TextWindows:
@@ -243,7 +259,7 @@ def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encode
         return requests
     if spec.on_long == "drop":
         return None
-    front = _frame(spec.tokenizer)[0] if spec.kind == "masked" else ()
+    front = () if spec.kind == "causal" else _frame(spec.tokenizer)[0]
     try:
         return [fit(one, spec.max_length, front, truncate=spec.on_long == "truncate") for one in requests]
     except TooLong as error:
@@ -299,6 +315,17 @@ def _masked(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: s
             ids[i] = mask
         done.append(Encoded((*front, *ids, *back), tuple(len(front) + i for i in places), labels))
     return done
+
+
+def _classified(tokenizer: Tokenizer, asked: Sequence[tuple[Rendered, int | None]]) -> list[Encoded]:
+    front, back = _frame(tokenizer)
+    if not front:
+        raise ModelError(
+            "the tokenizer puts no token before a text, whose state could stand for all of it", "use the model's own"
+        )
+    known = list(dict.fromkeys(one.prompt for one, _ in asked))  # choices share their prompts
+    read = dict(zip(known, content(tokenizer, known), strict=True))
+    return [Encoded((*front, *read[one.prompt]["input_ids"], *back), (0,), (place or 0,)) for one, place in asked]
 
 
 def _join(prompt: str, delimiter: str, answer: str) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.data.encode import Encoded
+
 if TYPE_CHECKING:
-    from ctxtune.data.encode import Encoded, Kind
+    from collections.abc import Sequence
+
+    from ctxtune.data.encode import Kind
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,18 @@ def marked_tokens(one: Encoded, kind: Kind) -> list[tuple[int, bool]]:
     return [(told.get(at, one.ids[at] if at < len(one.ids) else -1), at in told) for at in range(length)]
 
 
-def pieces(one: Encoded, kind: Kind, tokenizer: Any, *, each: bool = False) -> list[Piece]:
+def pieces(one: Encoded, kind: Kind, tokenizer: Any, *, each: bool = False, choices: Sequence[str] = ()) -> list[Piece]:
     """The example cut where the loss begins and ends, or, with `each`, at every token.
 
     A piece's text is what decoding adds to all that stands before it: a letter of several tokens appears with its last one.
+    What a classifier learns is no token of the text: the choice of an example stands behind it.
     """
     found: list[Piece] = []
     before: list[int] = []
     run: list[int] = []
+    if kind == "classifier":
+        text = pieces(Encoded(one.ids, (), ()), "masked", tokenizer, each=each)
+        return [*text, Piece(f" {choices[one.labels[0]]}", 0, True)]
     marked = marked_tokens(one, kind)
     for at, (token, supervised) in enumerate(marked):
         run.append(token)

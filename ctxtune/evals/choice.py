@@ -88,11 +88,15 @@ DIVISORS: dict[str, Callable[[str], int]] = {
 }
 
 
-def choice_scores(lls: Sequence[float], gold: int, choices: Sequence[str]) -> dict[str, float]:
-    """Of one row: a hit or a miss by each of the rules, and `loss`: -ll of the right choice, in nats."""
+def choice_scores(lls: Sequence[float], gold: int, choices: Sequence[str], read: bool = True) -> dict[str, float]:
+    """Of one row: a hit or a miss by each of the rules, and `loss`: -ll of the right choice, in nats.
+
+    A classifier does not `read` its choices: their lengths mean nothing then.
+    """
     scores = {
         name: float(argmax([ll / divisor(text) for ll, text in zip(lls, choices, strict=True)]) == gold)
         for name, divisor in DIVISORS.items()
+        if read or name == "acc"
     }
     return {**scores, "loss": -lls[gold]}
 

@@ -51,13 +51,16 @@ class BaseProbe:
 def probe_examples(token_ids: Sequence[int], kind: str, mask_token: int | None, context: int) -> list[Encoded]:
     """Up to 16 rows of 256 tokens (fewer where the model's context is shorter).
 
-    A causal model is scored on every token but the first of a row, a masked one on every seventh, which is hidden.
+    A causal model is scored on every token but the first of a row, a masked one on every seventh, which is hidden; what a
+    classifier says of a row has no right answer, but can be compared.
     """
     length = min(LENGTH, context)
     rows = [tuple(token_ids[i : i + length]) for i in range(0, len(token_ids), length)][:ROWS]
     rows = [row for row in rows if len(row) > 1]
     if kind == "causal":
         return [Encoded(ids=row[:-1], rows=tuple(range(len(row) - 1)), labels=row[1:]) for row in rows]
+    if kind == "classifier":
+        return [Encoded(ids=row, rows=(0,), labels=(0,)) for row in rows]
     examples = []
     for row in rows:
         hidden = tuple(range(3, len(row), 7)) or (0,)

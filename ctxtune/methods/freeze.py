@@ -11,8 +11,9 @@ A choice of layers is a sum of terms:
     kind   = attn | mlp | norms                   a part of these blocks only
     name   = all | attn | mlp | norms | embeddings | head      of the whole model; `norms` includes the final norm
 
-Whole modules move: a weight with its bias; when and how fast is said in motion.py. A trained layer is written as PEFT's
-LN_TUNING, whose files hold whole weights.
+Whole modules move: a weight with its bias; when and how fast is said in motion.py. The classifier that an encoder without
+a head gets moves with whatever is chosen; `head` is it alone. A trained layer is written as PEFT's LN_TUNING, whose files
+hold whole weights.
 """
 
 from __future__ import annotations
@@ -105,8 +106,7 @@ def _depth(name: str, anatomy: Anatomy, num_layers: int) -> int:
     """The block that a parameter belongs to; 0 for embeddings, the number of blocks for what comes after the last one."""
     if _inside(name, anatomy.blocks):
         return int(name[len(anatomy.blocks) + 1 :].split(".", 1)[0])
-    after = [anatomy.head, *anatomy.outward, *([anatomy.norm] if anatomy.norm else [])]
-    return num_layers if any(_inside(name, part) for part in after) else 0
+    return num_layers if anatomy.in_head(name) or (anatomy.norm and _inside(name, anatomy.norm)) else 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,10 @@ def open_method(settings: Freeze, model: nn.Module, anatomy: Anatomy, span: Span
     """
     everything = dict(model.named_parameters(remove_duplicate=False))
     num_layers = len(anatomy.block_list(model))
-    chosen = unique(everything, choose(settings.layers, list(everything), anatomy, num_layers))
+    layers = settings.layers
+    if anatomy.kind == "classifier":  # it begins at zero: without it nothing below could be learned
+        layers += "+head"
+    chosen = unique(everything, choose(layers, list(everything), anatomy, num_layers))
     # A tied head moves the embeddings: the lowest block counts under each of a parameter's names.
     depth: dict[int, int] = {}
     for name, param in everything.items():

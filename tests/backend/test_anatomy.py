@@ -9,7 +9,7 @@ import pytest
 from ctxtune.backend.anatomy import FAMILIES, anatomy_of
 from ctxtune.errors import ModelError
 
-from ..conftest import FAMILY_KINDS, NUM_LAYERS
+from ..conftest import FAMILY_KINDS, HEADLESS_KINDS, NUM_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ def inside(name: str, prefix: str) -> bool:
     return name.startswith(f"{prefix}.")
 
 
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", [*FAMILY_KINDS, *HEADLESS_KINDS])
 def test_every_part_is_there(kind: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     row = base.anatomy
@@ -35,7 +35,7 @@ def test_every_part_is_there(kind: str, open_base: Callable[[str], Base]) -> Non
     assert inside(row.blocks, row.backbone)
 
 
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", [*FAMILY_KINDS, *HEADLESS_KINDS])
 def test_the_kinds_of_modules_are_a_block_once(kind: str, open_base: Callable[[str], Base]) -> None:
     row = open_base(kind).anatomy
     block = row.block_list(open_base(kind).model)[0]
@@ -46,7 +46,7 @@ def test_the_kinds_of_modules_are_a_block_once(kind: str, open_base: Callable[[s
         assert "norm" in type(block.get_submodule(name)).__name__.lower()
 
 
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", [*FAMILY_KINDS, *HEADLESS_KINDS])
 def test_every_parameter_has_a_place(kind: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     row = base.anatomy

@@ -78,20 +78,6 @@ def test_names_of_other_days_are_read_by_transformers(model_folders: dict[str, P
         assert torch.equal(parameter, base.model.get_parameter(name))
 
 
-def test_an_encoder_without_its_head(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    """Sentence encoders are stored so."""
-    folder = shutil.copytree(model_folders["bert-tied"], tmp_path / "encoder")
-
-    def behead(tensors: dict[str, torch.Tensor]) -> None:
-        for name in [name for name in tensors if name.startswith("cls.")]:
-            del tensors[name]
-
-    weights(behead)(folder)
-    with pytest.raises(ModelError, match="tensors are missing, the first is cls") as caught:
-        load_base(folder, "cpu")
-    assert "without the head that fills a mask" in (caught.value.hint or "")
-
-
 def test_what_assembling_meets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers has the last word on a float model; a quantised one it cannot read at all."""
 

@@ -15,7 +15,7 @@ from ctxtune.commands.dry_run import dry_run
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.load import load
 
-from ..conftest import review_rows, save_chatty, write_jsonl
+from ..conftest import CHOICES, review_rows, save_chatty, write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,8 @@ def test_without_torch_the_tokens_are_the_same(model_folders: dict[str, Path], r
         "data.train": str(reviews), "data.prompt": "{{ text }}:", "data.answer": "{{ label }}", "method.name": "freeze",
     }  # fmt: skip
     kinds = ("gemma3_text-tied", "gpt_neox-untied", "roberta-tied", "bert-tied", "phi3-untied", "llama-tied")
-    given = [{**task, "model": str(model_folders[kind])} for kind in kinds]
+    headless = {"data.choices": CHOICES, "model": str(model_folders["bert-headless"])}
+    given = [{**task, **headless}, *({**task, "model": str(model_folders[kind])} for kind in kinds)]
     turns = [{"role": "user", "content": "good?"}, {"role": "assistant", "content": "a fine film"}]
     chats = write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}])
     chatty = save_chatty(model_folders["llama-tied"], tmp_path / "chatty", 256)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ctxtune.backend.catalogue import CATALOGUE
 from ctxtune.backend.fingerprint import fingerprint
@@ -105,7 +107,6 @@ WRONG = {
     "a family with a refusal": ({"model_type": "t5"}, {}, "no: model family 't5' is not supported"),
     "pickled weights": ({}, {"pytorch_model.bin": b"x", "model.safetensors": None}, "no: model folder .* can run code"),
     "no tokenizer": ({}, {"tokenizer.json": None}, r"no: model folder .* lacks tokenizer\.json"),
-    "an encoder without a head": ({"model_type": "bert"}, {}, "no: .* without the head that fills a mask"),
 }
 
 
@@ -122,6 +123,21 @@ def test_what_is_not_supported_is_shown_with_the_reason(
     shown = command.show(str(folder))
     assert re.match(said, shown.supported)
     assert (shown.layers, shown.width) == (2, 8)
+
+
+def test_an_encoder_without_a_head_learns_to_choose(model_folders: dict[str, Path]) -> None:
+    shown = command.show(str(model_folders["bert-headless"]))
+    assert re.match("yes, to choose: .* learns a classifier over data.choices", shown.supported)
+    assert command.show(str(model_folders["bert-tied"])).supported == "yes"
+
+
+def test_a_family_found_by_structure_needs_its_head(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folders["distilbert-tied"], tmp_path / "encoder")
+    tensors = load_file(folder / "model.safetensors")
+    left = {name: value for name, value in tensors.items() if not name.startswith("vocab_")}
+    assert len(left) < len(tensors)
+    save_file(left, folder / "model.safetensors", {"format": "pt"})
+    assert re.match("no: .* without the head that fills a mask", command.show(str(folder)).supported)
 
 
 def test_the_licence_of_a_model_card(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ctxtune.errors import RecipeError
 from ctxtune.methods.freeze import choose, open_method
 from ctxtune.recipe.schema import Freeze
 
-from ..conftest import FAMILY_KINDS, NUM_LAYERS, names_pattern
+from ..conftest import CHOICES, FAMILY_KINDS, HEADLESS_KINDS, NUM_LAYERS, names_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
     from ctxtune.methods.freeze import Opened
 
+EVERY = (*FAMILY_KINDS, *HEADLESS_KINDS)
 LAYERS = (
     "all", "last:1", "last:4", "first:1", "first:3", "1-2", "2", "1-2.mlp", "last:2.attn", "0.norms", "attn", "mlp", "norms",
     "last:2+norms", "embeddings", "head", "last:1 + head", "2+2+last:2.mlp",
@@ -38,11 +39,11 @@ def opened(layers: str, base: Base) -> Opened:
     return open_method(Freeze(name="freeze", layers=layers), base.model, base.anatomy)
 
 
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_every_choice_takes_the_right_names(kind: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     for layers in LAYERS:
-        pattern = names_pattern(layers, base.anatomy.family)
+        pattern = names_pattern(layers, base.anatomy)
         wanted = [name for name in names_of(base) if re.match(pattern, name)]
         assert wanted
         assert pick(layers, base) == wanted, layers
@@ -54,7 +55,7 @@ STARTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_the_lowest_block_that_moves(kind: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     for layers, start in STARTS.items():
@@ -62,12 +63,12 @@ def test_the_lowest_block_that_moves(kind: str, open_base: Callable[[str], Base]
 
 
 @pytest.mark.parametrize("layers", ["head", "head+last:1"])
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_a_tied_head_moves_what_enters_the_first_block(
     kind: str, layers: str, open_base: Callable[[str], Base]
 ) -> None:
     untied = {"head": NUM_LAYERS, "head+last:1": NUM_LAYERS - 1}
-    assert opened(layers, open_base(kind)).start == (untied[layers] if kind.endswith("untied") else 0)
+    assert opened(layers, open_base(kind)).start == (0 if kind.endswith("-tied") else untied[layers])
 
 
 WRONG = {
@@ -111,11 +112,11 @@ def test_layer_1_is_not_layer_10(open_base: Callable[[str], Base]) -> None:
     assert choose("10-11", names, base.anatomy, 12) == names[10:]
 
 
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("layers", ["all", "last:1", "embeddings", "head", "last:2+norms"])
 def test_the_chosen_train_and_no_others(kind: str, layers: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
-    chosen = pick(layers, base)
+    chosen = pick(f"{layers}+head" if kind in HEADLESS_KINDS else layers, base)  # a classifier always moves
     params = opened(layers, base).params
     moving = {id(dict(base.model.named_parameters(remove_duplicate=False))[name]) for name in chosen}
     for name, parameter in base.model.named_parameters(remove_duplicate=False):
@@ -125,7 +126,7 @@ def test_the_chosen_train_and_no_others(kind: str, layers: str, open_base: Calla
     assert all(base.model.get_parameter(name) is parameter for name, parameter in params.items())
 
 
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("layers", ["all", "last:1", "embeddings", "head", "1-2.mlp", "last:2+norms"])
 def test_whole_leaf_modules_are_stored(kind: str, layers: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
@@ -165,9 +166,9 @@ def test_a_skeleton_opens_as_the_model_does(model_folders: dict[str, Path], open
     """On the meta device, as the dry run opens it."""
     from ctxtune.backend.skeleton import skeleton
 
-    for kind in FAMILY_KINDS:
+    for kind in EVERY:
         base = open_base(kind)
-        model, anatomy = skeleton(model_folders[kind])
+        model, anatomy = skeleton(model_folders[kind], CHOICES)
         for layers in LAYERS:
             ours, theirs = open_method(Freeze(name="freeze", layers=layers), model, anatomy), opened(layers, base)
             assert {name: value.shape for name, value in ours.tensors().items()} == {
