@@ -25,7 +25,7 @@ _ctxtune() {
     fi
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$at $word" in
-        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
+        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data pull"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
         esac
     done
     case $at in
@@ -141,7 +141,14 @@ _ctxtune() {
         ;;
     "ctxtune data")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
-        *) _ctxtune_offer words 'show stats' ;; esac
+        *) _ctxtune_offer words 'pull show stats' ;; esac
+        ;;
+    "ctxtune data pull")
+        case $prev in
+        --revision) :; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--revision --json -h --help' ;;
+        *) : ;; esac
         ;;
     "ctxtune data show")
         case $prev in

@@ -3,7 +3,7 @@
 function __ctxtune_at
     set -l at ctxtune
     for word in (commandline -opc)
-        if contains -- "$at $word" 'ctxtune quickstart' 'ctxtune freeze' 'ctxtune run' 'ctxtune eval' 'ctxtune generate' 'ctxtune adapter' 'ctxtune adapter show' 'ctxtune adapter verify' 'ctxtune adapter merge' 'ctxtune adapter export' 'ctxtune model' 'ctxtune model pull' 'ctxtune model list' 'ctxtune model show' 'ctxtune data' 'ctxtune data show' 'ctxtune data stats' 'ctxtune cache' 'ctxtune cache list' 'ctxtune cache clear' 'ctxtune recipe' 'ctxtune recipe list' 'ctxtune recipe show' 'ctxtune recipe new' 'ctxtune recipe check' 'ctxtune recipe schema'
+        if contains -- "$at $word" 'ctxtune quickstart' 'ctxtune freeze' 'ctxtune run' 'ctxtune eval' 'ctxtune generate' 'ctxtune adapter' 'ctxtune adapter show' 'ctxtune adapter verify' 'ctxtune adapter merge' 'ctxtune adapter export' 'ctxtune model' 'ctxtune model pull' 'ctxtune model list' 'ctxtune model show' 'ctxtune data' 'ctxtune data pull' 'ctxtune data show' 'ctxtune data stats' 'ctxtune cache' 'ctxtune cache list' 'ctxtune cache clear' 'ctxtune recipe' 'ctxtune recipe list' 'ctxtune recipe show' 'ctxtune recipe new' 'ctxtune recipe check' 'ctxtune recipe schema'
             set at "$at $word"
         end
     end
@@ -18,7 +18,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune' -a eval -d 'Score a model on rows:
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a generate -d 'Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a adapter -d 'Show, verify, merge and export adapters.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a model -d 'Fetch, list and show base models.'
-complete -c ctxtune -n '__ctxtune_at ctxtune' -a data -d 'Look at rows: what is learned of them, and what is odd.'
+complete -c ctxtune -n '__ctxtune_at ctxtune' -a data -d 'Fetch data sets; look at rows: what is learned of them, and what is odd.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a cache -d 'List and clear what frozen layers said, kept on disk.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a recipe -d 'List, show, write and check recipes.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -l version -d 'Print the version and leave.'
@@ -139,9 +139,13 @@ complete -c ctxtune -n '__ctxtune_at ctxtune model list' -s h -l help -d 'Show t
 complete -c ctxtune -n '__ctxtune_at ctxtune model show' -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'
 complete -c ctxtune -n '__ctxtune_at ctxtune model show' -l json -d 'Print one JSON object.'
 complete -c ctxtune -n '__ctxtune_at ctxtune model show' -s h -l help -d 'Show this message and exit.'
+complete -c ctxtune -n '__ctxtune_at ctxtune data' -a pull -d 'Fetch a data set once into your cache folder, check its hashes, and print what --train takes.'
 complete -c ctxtune -n '__ctxtune_at ctxtune data' -a show -d 'Show training rows as the model reads them, with the tokens that the loss is on marked.'
 complete -c ctxtune -n '__ctxtune_at ctxtune data' -a stats -d 'Count what a run would learn from: lengths, supervised tokens, labels, rows that stand twice, what would be cut.'
 complete -c ctxtune -n '__ctxtune_at ctxtune data' -s h -l help -d 'Show this message and exit.'
+complete -c ctxtune -n '__ctxtune_at ctxtune data pull' -l revision -r -f -d 'A branch, a tag or a commit; else what the hub has now.'
+complete -c ctxtune -n '__ctxtune_at ctxtune data pull' -l json -d 'Print one JSON object.'
+complete -c ctxtune -n '__ctxtune_at ctxtune data pull' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune data show' -F -a 'freeze quickstart'
 complete -c ctxtune -n '__ctxtune_at ctxtune data show' -l model -r -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' -d 'A folder, a .gguf file, or a name from `ctxtune model list`.'
 complete -c ctxtune -n '__ctxtune_at ctxtune data show' -l train -r -F -d 'Rows to learn from: a file, a folder of texts, - for stdin. Several may be named.'

@@ -16,7 +16,7 @@ _ctxtune() {
         'generate:Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.'
         'adapter:Show, verify, merge and export adapters.'
         'model:Fetch, list and show base models.'
-        'data:Look at rows: what is learned of them, and what is odd.'
+        'data:Fetch data sets; look at rows: what is learned of them, and what is odd.'
         'cache:List and clear what frozen layers said, kept on disk.'
         'recipe:List, show, write and check recipes.'
     )
@@ -273,6 +273,7 @@ _ctxtune_data() {
     local curcontext="$curcontext" context state state_descr line
     local -A opt_args
     local -a commands=(
+        'pull:Fetch a data set once into your cache folder, check its hashes, and print what --train takes.'
         'show:Show training rows as the model reads them, with the tokens that the loss is on marked.'
         'stats:Count what a run would learn from: lengths, supervised tokens, labels, rows that stand twice, what would be cut.'
     )
@@ -285,10 +286,20 @@ _ctxtune_data() {
     command) _describe -t commands command commands ;;
     rest)
         case $line[1] in
+        pull) _ctxtune_data_pull ;;
         show) _ctxtune_data_show ;;
         stats) _ctxtune_data_stats ;;
         esac ;;
     esac
+}
+
+_ctxtune_data_pull() {
+    _arguments -s -S \
+        '--revision=[A branch, a tag or a commit; else what the hub has now.]:revision: ' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:dataset: '
 }
 
 _ctxtune_data_show() {

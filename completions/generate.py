@@ -85,7 +85,7 @@ def known_values() -> dict[str, Takes]:
         **dict.fromkeys(
             ("answer", "batch", "choices", "epochs", "lr-decay", "max-tokens", "older-than", "sample"), free
         ),
-        **dict.fromkeys(("messages", "prompt", "row", "rows", "seed", "temperature"), free),
+        **dict.fromkeys(("dataset", "messages", "prompt", "revision", "row", "rows", "seed", "temperature"), free),
         **dict.fromkeys(("min-p", "repetition-penalty", "stop", "system", "top-k", "top-p"), free),
     }
 

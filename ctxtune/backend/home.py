@@ -27,6 +27,11 @@ def models() -> Path:
     return _private(home() / "models")
 
 
+def datasets() -> Path:
+    """One folder a pulled data set."""
+    return _private(home() / "datasets")
+
+
 def conversions() -> Path:
     """One folder a .gguf file that was used as a model, named by its sha256."""
     return _private(home() / "converted")

@@ -1,4 +1,4 @@
-"""`ctxtune data`: look at rows before a run."""
+"""`ctxtune data`: fetch data sets, and look at rows before a run."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -8,7 +8,36 @@ import typer
 from ctxtune.cli import console, options
 from ctxtune.cli.group import Group
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="Look at rows: what is learned of them, and what is odd.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Fetch data sets; look at rows: what is learned of them, and what is odd."
+)
+
+
+@app.command()
+def pull(
+    dataset: Annotated[str, typer.Argument(help="A data set of a hub: owner/name, or owner/name/config:split.")],
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="A branch, a tag or a commit; else what the hub has now.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Fetch a data set once into your cache folder, check its hashes, and print what --train takes."""
+    from ctxtune.commands.pull_data import pull_data
+
+    pulled = pull_data(dataset, revision, console.note)
+    facts = {
+        "name": pulled.repository, "revision": pulled.revision, "licence": pulled.licence, "seconds": round(pulled.seconds, 3),
+        "splits": [
+            {"name": one.name, "folder": str(one.folder), "bytes": one.num_bytes, "fresh": one.fresh} for one in pulled.splits
+        ],
+    }  # fmt: skip
+    if json:
+        console.emit_json(facts)
+        return
+    console.note(f"{pulled.repository} at {pulled.revision}, {pulled.licence}")
+    for one in pulled.splits:
+        console.note(f"{one.num_bytes:,} bytes" + ("" if one.fresh else ", was there already"))
+        console.emit_text(one.name)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.backend.dataset import pulled_files
 from ctxtune.data.chat import ChatSpec, encode_chats, require_template, template_hash
 from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
 from ctxtune.data.files import find_files
@@ -36,12 +37,21 @@ Spec = EncodeSpec | ChatSpec
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that were read, checked against the templates and hashed; `shares` of the files, before any is too long."""
+    """Rows that were read, checked against the templates and hashed; `shares` of the files, before any is too long.
+
+    `revisions` are `owner/name@commit` of what was pulled from a hub.
+    """
 
     path: Path
     rows: list[Row]
     sha256: str
     shares: tuple[Share, ...]
+    revisions: tuple[str, ...] = ()
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """The hashes that name these rows in a recipe."""
+        from_hub = {f"{key}_revision": ", ".join(self.revisions)} if self.revisions else {}
+        return {key: self.sha256, **from_hub}
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def read_source(
         DataError: a row is wrong, or a file is not the one that the recipe's `inputs` names.
     """
     parts = parts_of(paths)
-    found = [find_files(part.path) for part in parts]
+    found = [pulled_files(part.path) or find_files(part.path) for part in parts]
     weights = [part.weight for part in parts] if isinstance(paths, list) else None
     digest = checked_hash(sha256_parts(found, weights), " and ".join(part.path for part in parts), expected, key)
     read = [read_files(files) for files in found]
@@ -98,7 +108,8 @@ def read_source(
     for row in rows:
         spec.render(row)
     shares = [Share(part.path, part.weight, len(some)) for part, some in zip(parts, read, strict=True)]
-    return Source(Path(parts[0].path), rows, digest, tuple(shares))
+    revisions = dict.fromkeys(files.revision for files in found if files.revision is not None)
+    return Source(Path(parts[0].path), rows, digest, tuple(shares), tuple(revisions))
 
 
 def parts_of(paths: str | list[str | Part]) -> list[Part]:

@@ -64,7 +64,7 @@ def pull(
         raise ModelError(
             f"{name} has terms of its own, and nobody agreed to them", "read them, then pass --accept-licence"
         )
-    with _alone(say):
+    with alone(models(), lambda: say("another ctxtune is pulling a model: waiting for it")):
         fresh = not is_complete(folder)
         if fresh:
             # Said before 90 MB are fetched, not after: the files, what holds them on their way, and the folder made of them.
@@ -110,9 +110,9 @@ def _licence(folder: Path) -> str:
 
 
 @contextmanager
-def _alone(say: Callable[[str], None]) -> Iterator[None]:
-    """Only one process pulls at a time; what a killed one left is swept."""
-    with locked(models() / ".pull.lock", lambda: say("another ctxtune is pulling a model: waiting for it")):
-        for left in models().glob(".pull-*"):
+def alone(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Only one process at a time pulls into a folder; what a killed one left is swept."""
+    with locked(place / ".pull.lock", waiting):
+        for left in place.glob(".pull-*"):
             shutil.rmtree(left, ignore_errors=True)
         yield

@@ -48,7 +48,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
     probe = prepare.probe_text(recipe.forget.probe)
-    inputs = {"train": train.sha256, **({"eval": dev.sha256} if dev else {})}
+    inputs = train.inputs("train") | (dev.inputs("eval") if dev else {})
     if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
     model = resolve_model(recipe.model, say)

@@ -24,11 +24,15 @@ MAX_ENTRIES = 1_000_000  # files and folders below a folder: `--train /` ends so
 
 @dataclass(frozen=True)
 class Files:
-    """The files behind a name, in the order in which they are read, and the format of all of them."""
+    """The files behind a name, in the order in which they are read, and the format of all of them.
+
+    `revision` is `owner/name@commit` where they were pulled from a hub.
+    """
 
     name: Path
     format: str
     paths: tuple[Path, ...]
+    revision: str | None = None
 
     def short(self, path: Path) -> str:
         """A file's name as seen from the folder; its own name if it stands alone."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ..backend.test_hub import serve
+from ..commands.test_pull_data import DataHub
 from ..conftest import review_rows, write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
 
 def test_on_the_command_line(said: Callable[..., Any], model_folders: dict[str, Path], reviews: Path) -> None:
@@ -38,3 +42,18 @@ def test_a_row_cannot_draw_on_the_terminal(
     )  # fmt: skip
     assert "\x1b[2J" not in answer.out
     assert "\\x1b[2J" in answer.out
+
+
+def test_a_data_set_is_fetched(said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    server, address = serve(DataHub())
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    first = said("data", "pull", "someone/reviews:test")
+    assert first.out == "hub:someone/reviews/default:test\n"
+    assert "1 files" in first.err
+    facts = said("data", "pull", "someone/reviews", "--json").json()
+    assert (facts["revision"], [one["fresh"] for one in facts["splits"]]) == ("a" * 40, [False, True])
+    refused = said("data", "pull", "someone/reviews:dev")
+    assert (refused.code, "no split 'dev'" in refused.complaint()[0]) == (4, True)
+    server.shutdown()
+    server.server_close()

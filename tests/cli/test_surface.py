@@ -60,6 +60,7 @@ SURFACE = {
     "model list": {"--json"},
     "model show": {"model", "--json"},
     "data": set(),
+    "data pull": {"dataset", "--revision", "--json"},
     "data show": (TASK - {"--eval"}) | {"recipe", "--model", "--row", "--rows", "--tokens", "--set", "--json"},
     "data stats": TASK | {"recipe", "--model", "--set", "--json"},
     "cache": set(),

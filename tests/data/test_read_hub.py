@@ -68,13 +68,9 @@ def test_configurations(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"hub:stanford/sst2 is not in the cache .* and ctxtune fetches no data"
-    ) as caught:
+    with pytest.raises(DataError, match=r"hub:stanford/sst2 was not pulled and is not in the cache") as caught:
         read_rows("hub:stanford/sst2")
-    assert caught.value.hint == (
-        "fetch it once: python -c \"from datasets import load_dataset; load_dataset('stanford/sst2')\""
-    )
+    assert caught.value.hint == "ctxtune data pull stanford/sst2"
     (tmp_path / "o___n" / "default" / "0.0.0" / "a.incomplete").mkdir(parents=True)
     with pytest.raises(DataError, match="is not in the cache"):
         read_rows("hub:o/n")
