@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_KEYS = ("max_position_embeddings", "n_positions")
-_BEHIND_PAD = {"roberta", "xlm-roberta", "camembert"}
+_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_BEHIND_PAD = {
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "data2vec-text",
+    "mpnet",
+    "roberta-prelayernorm",
+    "xlm-roberta-xl",
+}
 _DEFAULT = 2048
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ctxtune.backend.feed import is_exact
 from ctxtune.backend.past import Past
 from ctxtune.backend.sample import Sampler, Seeds
 from ctxtune.data.batch import micro_batches
@@ -151,11 +152,16 @@ def require_causal(base: Base) -> None:
     """Refuse a model that cannot continue a text.
 
     Raises:
-        ModelError: it is an encoder.
+        ModelError: it is an encoder, or cannot go on from what it has read.
     """
+    family = base.anatomy.family
     if base.anatomy.kind != "causal":
+        raise ModelError(f"a {family} model {base.anatomy.verb}, it does not continue a text", "choose a causal model")
+    if base.going_on is not None and not is_exact(base.going_on):
         raise ModelError(
-            f"a {base.anatomy.family} model {base.anatomy.verb}, it does not continue a text", "choose a causal model"
+            f"a {family} model, found by structure, says something else when it goes on from keys and values that were kept "
+            f"(difference {base.going_on:.1e} of the largest logit)",
+            "it can be trained and scored by choices; to write, take a model of another family",
         )
 
 

@@ -5,11 +5,13 @@ that start at the first block, in the middle and behind the last one. Compared a
 behind the head, a norm without numbers and states that pass the blocks by are seen, whatever the structure promised.
 
 And a causal model must be one: what stands behind a token changes nothing there, else answers would be read before they
-are written.
+are written. Whether it can go on from keys and values that were kept is a question of its own: without that it can be
+trained and scored, but writes nothing.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +19,7 @@ import torch
 from ctxtune.backend.anatomy import unsupported
 from ctxtune.backend.feed import is_exact
 from ctxtune.backend.library import one_line
+from ctxtune.backend.past import Past
 from ctxtune.backend.trunk import Trunk
 
 if TYPE_CHECKING:
@@ -55,6 +58,25 @@ def check_structure(base: Base) -> float:
             family, f"found by structure, it says in parts what differs from the whole by {difference:.1e}"
         )
     return difference
+
+
+def check_going_on(base: Base) -> float:
+    """The largest difference between logits of two texts read in three steps and of the same texts read whole, as above.
+
+    Infinite where the model's cache is of another kind.
+    """
+    texts = _texts(base)[:2]
+    past, said = Past(base), []
+    with torch.no_grad():
+        try:
+            for begin, end in ((0, -2), (-2, -1), (-1, None)):
+                said.append(past.read([text[begin:end].tolist() for text in texts]))
+        except MemoryError:
+            raise
+        except Exception:  # another library's code: anything may come of a cache that it does not know
+            return math.inf
+        expected = torch.stack([_plain(base, text)[-len(said) :] for text in texts], dim=1)
+    return _share(torch.stack(said) - expected, expected)
 
 
 def _texts(base: Base) -> list[Tensor]:

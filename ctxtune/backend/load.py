@@ -27,7 +27,7 @@ class Base:
     """A loaded base model: everything frozen, in evaluation mode.
 
     `attention` is how transformers computes it, `quant` how its frozen linear layers are stored, `parameters` how many
-    numbers it has. `difference` is what was left when a family that was found by structure was checked (exact.py).
+    numbers it has. Of a family that was found by structure, `difference` and `going_on` say how exact it is (exact.py).
     """
 
     model: nn.Module
@@ -42,6 +42,7 @@ class Base:
     quant: str
     parameters: int
     difference: float | None = None
+    going_on: float | None = None
 
     @property
     def structure(self) -> str | None:
@@ -104,9 +105,12 @@ def load_base(
 
 
 def _checked(base: Base) -> Base:
-    from ctxtune.backend.exact import check_structure
+    from ctxtune.backend.exact import check_going_on, check_structure
 
-    return replace(base, difference=check_structure(base))
+    difference = check_structure(base)
+    return replace(
+        base, difference=difference, going_on=check_going_on(base) if base.anatomy.kind == "causal" else None
+    )
 
 
 def _assembled(

@@ -80,7 +80,7 @@ def make(family: Family, tokenizer: Any) -> Any:
     causal = SimpleNamespace(kind="causal", family=family.model)
     return SimpleNamespace(
         model=model, tokenizer=tokenizer, anatomy=causal, device=SimpleNamespace(name="cpu"), max_length=CONTEXT,
-        vocabulary=len(tokenizer),
+        vocabulary=len(tokenizer), going_on=None,
     )  # fmt: skip
 
 

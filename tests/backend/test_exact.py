@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ctxtune.backend.exact import check_structure
+from ctxtune.backend.decode import require_causal
+from ctxtune.backend.exact import check_going_on, check_structure
 from ctxtune.backend.load import load_base
 from ctxtune.backend.structure import find_anatomy
 from ctxtune.errors import ModelError
@@ -61,6 +62,33 @@ def test_wherever_it_starts_it_says_the_same(
 ) -> None:
     base = random_base(family, open_base("llama-tied"), model_folders["llama-tied"])
     assert 0 < check_structure(base) < 2e-6
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FOUND if not kind.startswith("distilbert")])
+def test_whether_it_can_go_on_is_known(kind: str, open_base: Callable[[str], Base]) -> None:
+    base = open_base(kind)
+    assert base.going_on is not None
+    assert 0 < base.going_on < 2e-6
+    require_causal(base)
+
+
+def test_a_model_that_keeps_nothing_writes_nothing(
+    open_base: Callable[[str], Base], model_folders: dict[str, Path]
+) -> None:
+    base = random_base("openai-gpt", open_base("llama-tied"), model_folders["llama-tied"])
+    assert check_structure(base) < 2e-6
+    with pytest.raises(ModelError, match=r"goes on from keys and values that were kept \(difference inf") as caught:
+        require_causal(replace(base, going_on=check_going_on(base)))
+    assert "it can be trained and scored" in str(caught.value.hint)
+
+
+def test_a_wrong_memory_is_seen(open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions that begin anew at every step."""
+    from ctxtune.backend.past import Past
+
+    base = open_base("olmo2-untied")
+    monkeypatch.setattr(Past, "_positions", lambda self, ids: {"position_ids": torch.zeros_like(ids)})
+    assert 1e-3 < check_going_on(base) < 10
 
 
 WRONG: dict[str, dict[str, Any]] = {

@@ -201,5 +201,7 @@ def test_context_length() -> None:
     assert context_length({"max_position_embeddings": 77}) == 77
     assert context_length({"n_positions": 78}) == 78
     assert context_length({"max_position_embeddings": None, "n_positions": 79}) == 79
+    assert context_length({"max_seq_len": 80}) == 80
+    assert context_length({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}) == 512
     assert context_length({"max_position_embeddings": 0}) == 2048
     assert context_length({}) == 2048
