@@ -101,7 +101,7 @@ class _Search:
 
     def table(self, note: Callable[[str], None]) -> dict[str, Any]:
         """Every candidate with what speaks for it, and the one that was taken."""
-        from ctxtune.methods.depth import candidates, cost, first_sufficient, worth_trying
+        from ctxtune.methods.depth import candidates, cost, deep_enough, first_sufficient
 
         ks = candidates(self.num_layers, self.recipe.method.sample or 1)
         depths = self._depths(ks)
@@ -118,7 +118,7 @@ class _Search:
                 "cost": cost(k, self.num_layers, passes) / cost(ks[-1], self.num_layers, passes),
                 "lr": None, "loss": None, "worse": None, "worse_stderr": None, "tried": [],
             })  # fmt: skip
-        tests = self._climb(worth_trying(ks, self.num_layers, sufficient), depths)
+        tests = self._climb(ks, deep_enough(ks, self.num_layers, sufficient), depths)
         best = min(tests, key=lambda k: tests[k].loss)
         for k, test in tests.items():
             table[ks.index(k)].update(_facts(test, tests[best]))
@@ -178,8 +178,8 @@ class _Search:
                 squares[place] = sum(float(p.grad.square().sum()) for p in block.parameters() if p.grad is not None)
         return squares
 
-    def _climb(self, ks: Sequence[int], depths: Depths) -> dict[int, RateTest]:
-        """Short runs with more and more layers, until more of them do harm beyond one standard error."""
+    def _climb(self, ks: Sequence[int], enough: int, depths: Depths) -> dict[int, RateTest]:
+        """Short runs with more and more layers, until more of them do harm: beyond one standard error up to `enough`."""
         from ctxtune.engine.rate import LADDER, Trials, find_rate, paired_gap
 
         options, tests = self.recipe.train, dict[int, "RateTest"]()
@@ -195,7 +195,7 @@ class _Search:
                     trials=Trials(rates, steps, held),
                 )  # fmt: skip
             gap, stderr = paired_gap(tests[k].losses, min(tests.values(), key=lambda test: test.loss).losses)
-            if gap > stderr:
+            if gap > (stderr if k <= enough else 0.0):
                 break
             if options.lr == "auto":
                 # More layers want the same rate or the next lower one.

@@ -4,13 +4,14 @@ Three kinds of evidence, from cheap to dear:
 
     probe      a ridge regression on what enters block l, at the answer slot, to the answers' classes (closed form):
                accuracy a_l in five folds. The first depth with a_l >= max - 1 standard error holds what a linear reader
-               can find; layers below it need no training, and a cut further down than that is not tried.
+               can find; layers below it need not train, and a cut further down goes on being tried only while it helps.
                Head2Toe (Evci et al. 2022) reads depths in this way; the cut is ours.
     gradient   share_k = sum over the last k layers of |g_l|^2, over that of all candidates, at the start (AutoFreeze,
                Liu et al. 2021, looks at gradient norms as well). It is shown against cost_k, not decided on:
                large gradients in low layers say that they would move, not that it would help.
     trial      the held-out loss after a short run from kept states at its best rate. The candidates are climbed upwards and
-               left once a deeper cut does harm beyond one standard error (in pairs); the lowest loss is taken.
+               left once a deeper cut does harm: beyond one standard error (in pairs) where the probe says that layers
+               above have to train, at all behind that. The lowest loss is taken.
 
     cost_k     L - k  +  passes x 3k      forward once through the frozen blocks, then 3 for forward and backward
 """
@@ -87,7 +88,6 @@ def first_sufficient(probes: Sequence[Probe]) -> int:
     return next(depth for depth, probe in enumerate(probes) if probe.accuracy >= best.accuracy - best.stderr)
 
 
-def worth_trying(ks: Sequence[int], num_layers: int, depth: int) -> list[int]:
-    """The candidates up to the first whose cut lies at or below a depth: that one can rewrite everything above it."""
-    deep_enough = [k for k in ks if num_layers - k <= depth]
-    return [k for k in ks if not deep_enough or k <= deep_enough[0]]
+def deep_enough(ks: Sequence[int], num_layers: int, depth: int) -> int:
+    """The first candidate whose cut lies at or below a depth, so that it can rewrite everything above; or the deepest."""
+    return next((k for k in ks if num_layers - k <= depth), ks[-1])

@@ -173,3 +173,39 @@ def test_a_search_needs_no_more_than_one_row(model_folders: dict[str, Path], tmp
         )
         assert facts["choice"]["rows"] == count
         assert torch.tensor(facts["choice"]["probes"]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "enough", "tried"),
+    [
+        ([0.6, 0.3, 0.2], 1, [1, 2, 4]),  # a linear reader finds everything above, and yet more layers help
+        ([0.6, 0.61, 0.2], 1, [1, 2]),  # they do not: left at once
+        ([0.6, 0.61, 0.2], 4, [1, 2, 4]),  # where layers above have to train, a little harm is borne
+        ([0.6, 0.9, 0.2], 4, [1, 2]),
+        ([0.6, 0.5, 0.51], 2, [1, 2, 4]),
+    ],
+)
+def test_how_far_the_climb_goes(
+    losses: list[float], enough: int, tried: list[int], model_folders: dict[str, Path], train: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Losses of two held-out rows that differ by a tenth: a gap of 0.01 is within their error, one of 0.3 is not."""
+    from ctxtune.engine import rate
+    from ctxtune.methods import depth as method
+
+    given = iter(losses)
+
+    def find(*_: Any, **__: Any) -> rate.RateTest:
+        mean, noise = next(given), 0.05 * len(found)
+        found.append(mean)
+        return rate.RateTest(1e-2, ((1e-2, mean),), (mean - noise, mean + noise), 1, 0.0)
+
+    found: list[float] = []
+    monkeypatch.setattr(rate, "find_rate", find)
+    monkeypatch.setattr(method, "deep_enough", lambda *_: enough)
+    facts = adapt(resolve_recipe(model_folders["llama-tied"], train, tmp_path / "run", AUTO), False, Listener())
+    rows = {row["layers"]: row["loss"] for row in facts["choice"]["candidates"]}
+    assert [k for k in (1, 2, 4) if rows[f"last:{k}"] is not None] == tried
+    assert facts["choice"]["layers"] == min(
+        (name for name in rows if rows[name] is not None), key=lambda name: rows[name]
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctxtune.methods.depth import FOLDS, Probe, candidates, cost, first_sufficient, probe_depths, worth_trying
+from ctxtune.methods.depth import FOLDS, Probe, candidates, cost, deep_enough, first_sufficient, probe_depths
 
 
 @pytest.mark.parametrize(("num_layers", "least", "expected"), [
@@ -62,9 +62,8 @@ def test_the_first_depth_within_one_error_of_the_best() -> None:
     assert first_sufficient([Probe(accuracy, 0.0) for accuracy in accuracies]) == 3
 
 
-@pytest.mark.parametrize(("depth", "expected"), [
-    (0, [1, 2, 4, 8, 16]), (14, [1, 2, 4, 8, 16]), (15, [1, 2, 4, 8, 16]), (22, [1, 2, 4, 8]), (23, [1, 2, 4, 8]),
-    (26, [1, 2, 4]), (29, [1]), (30, [1]),
-])  # fmt: skip
-def test_what_lies_below_what_is_sufficient_is_not_tried(depth: int, expected: list[int]) -> None:
-    assert worth_trying([1, 2, 4, 8, 16], 30, depth) == expected
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(0, 16), (14, 16), (15, 16), (22, 8), (23, 8), (26, 4), (28, 2), (29, 1), (30, 1)]
+)
+def test_the_first_cut_below_what_is_sufficient(depth: int, expected: int) -> None:
+    assert deep_enough([1, 2, 4, 8, 16], 30, depth) == expected
