@@ -1,0 +1,253 @@
+"""The laws of tests/test_laws.py, all of them, as one table: families x quantisation x choices of layers.
+
+    python tests/benchmarks/laws_table.py [--kinds KIND ...] [--quants QUANT ...] [--layers CHOICE ...] [--workers 2] [--out FILE]
+
+The checks are the tests of that module as pytest collects them, slow ones included, and run by pytest itself, one family
+after the other in each worker: what the module lists is in the table. A cell
+
+    holds      all of its checks pass; below the table stands which laws were asked of each choice of layers
+    refused    the product declines the run with its own one-line error, which the test has asked for (`refused` of the test's
+               record); the line stands once below the table, under the cell's letter
+    fails      a check fails: its name and what it says, the figure included, stand below the table, under the cell's number
+
+KIND is one of the tests' own models (tests/conftest.py). FILE keeps one JSON line a check: those that are there already are
+not run again, unless they failed, so that the command can be stopped and resumed. Returns 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator, Iterable, Iterator
+
+LAWS = Path(__file__).parents[1] / "test_laws.py"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of the module: the law it asks, and the cell it asks it of (empty: of a setting of its own)."""
+
+    name: str
+    law: str
+    kind: str
+    quant: str
+    layers: str
+
+
+def check_of(item: pytest.Item) -> Check:
+    """A check as its test's name and parameters tell it; a way to move is a choice of layers, of a float base."""
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    number = re.match(r"test_law_(\d+)", item.name)
+    return Check(
+        name=item.name,
+        law=number[1] if number else "",
+        kind=str(given.get("kind", "")),
+        quant=str(given.get("quant", "none")),
+        layers=str(given.get("layers") or given.get("motion") or ""),
+    )
+
+
+class Recorder:
+    """A plugin of pytest: keeps the checks that are wanted, cell by cell, and writes down how each of them ends."""
+
+    def __init__(self, wanted: Collection[str] | None = None, out: Path | None = None) -> None:
+        self.wanted, self.out = wanted, out
+        self.checks: list[Check] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if self.wanted is None or item.name in self.wanted]
+        self.checks = [check_of(item) for item in items]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
+        report = yield
+        if self.out is not None and (report.when == "call" or report.failed):
+            line = asdict(check_of(item)) | {"result": "holds", "said": "", "seconds": round(report.duration, 2)}
+            refused = [value for key, value in item.user_properties if key == "refused"]
+            if report.failed:
+                line |= {"result": "fails", "said": first_line(report)}
+            elif report.skipped:
+                line |= {"result": "skipped", "said": str(call.excinfo.value)}
+            elif refused:
+                line |= {"result": "refused", "said": str(refused[0])}
+            with self.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return report
+
+
+def first_line(report: pytest.TestReport) -> str:
+    """What a failure says, in a line: the assertion with its figures, or the error."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = crash.message if crash is not None else str(report.longrepr)
+    return " ".join(text.split())[:300]
+
+
+def run_tests(recorder: Recorder, *more: str) -> Recorder:
+    """pytest over the laws in this process, in silence."""
+    arguments = ["-q", "-m", "slow or not slow", "-p", "no:cacheprovider", "-p", "no:xdist", *more, str(LAWS)]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = pytest.main(arguments, plugins=[recorder])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise SystemExit(f"pytest ended with {code!r}\n{said.getvalue()[-3000:]}")
+    return recorder
+
+
+def collect() -> list[Check]:
+    """Every check of the module, in its order."""
+    return run_tests(Recorder(), "--collect-only").checks
+
+
+def run(names: frozenset[str], out: Path) -> float:
+    """Run the named checks; returns the seconds."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        run_tests(Recorder(names, out), "--basetemp", f"{folder}/laws")
+    return time.perf_counter() - begun
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Name -> the last line of each check."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {line["name"]: line for line in map(json.loads, lines)}
+
+
+def run_all(args: argparse.Namespace, out: Path) -> list[Check]:
+    """Run what is wanted and not known yet, one family a task, the longest first; returns the checks that are wanted."""
+    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        checks = [check for check in pool.submit(collect).result() if wanted(check, args)]
+        done = read(out)
+        left: dict[str, list[str]] = {}
+        for check in checks:
+            if done.get(check.name, {"result": "fails"})["result"] == "fails":
+                left.setdefault(check.kind, []).append(check.name)
+        tasks = {
+            pool.submit(run, frozenset(names), out): (kind, len(names))
+            for kind, names in sorted(left.items(), key=lambda pair: -len(pair[1]))
+        }
+        for number, task in enumerate(as_completed(tasks), 1):
+            kind, size = tasks[task]
+            print(f"{number}/{len(tasks)} {kind or 'others'}: {size} checks, {task.result():.0f} s", file=sys.stderr, flush=True)
+    return checks
+
+
+def wanted(check: Check, args: argparse.Namespace) -> bool:
+    """Whether a check is within what was asked for; those of no cell only if everything was."""
+    pairs = ((check.kind, args.kinds), (check.quant, args.quants), (check.layers, args.layers))
+    return all(asked is None or value in asked for value, asked in pairs)
+
+
+class Notes:
+    """What stands below the table: each text once, under a mark of its own."""
+
+    def __init__(self, marks: Iterator[str]) -> None:
+        self.marks, self.by_text = marks, dict[str, str]()
+
+    def mark(self, text: str) -> str:
+        if text not in self.by_text:
+            self.by_text[text] = next(self.marks)
+        return self.by_text[text]
+
+
+def show(checks: list[Check], lines: dict[str, dict[str, Any]]) -> int:
+    """Print the table and what belongs to it; returns how many checks fail."""
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for check in checks:
+        if check.name in lines:
+            cells.setdefault((check.kind, check.quant, check.layers), []).append(lines[check.name])
+    alone = [line for (kind, _, layers), found in cells.items() if not (kind and layers) for line in found]
+    table = {place: found for place, found in cells.items() if place[0] and place[2]}
+    refusals, failures = Notes(iter(LETTERS)), Notes(map(str, count(1)))
+    said = {place: verdict(found, refusals, failures) for place, found in table.items()}
+    print_table(said)
+    for text, mark in refusals.by_text.items():
+        print(f"refused {mark}: {text}")
+    for line in alone:
+        if line["result"] == "fails":
+            failures.mark(failure(line))
+    for text, mark in failures.by_text.items():
+        print(f"fails {mark}: {text}")
+    print_laws(table, alone)
+    words = [word.split()[0] for word in said.values()]
+    tally = ", ".join(f"{words.count(word)} {word}" for word in ("holds", "refused", "fails", "skipped") if word in words)
+    results = [line["result"] for found in cells.values() for line in found]
+    print(f"\n{len(said)} cells: {tally}; {len(results)} checks, {results.count('fails')} of them fail")
+    return results.count("fails")
+
+
+def verdict(found: Iterable[dict[str, Any]], refusals: Notes, failures: Notes) -> str:
+    """The word of a cell: the worst of its checks."""
+    by_result: dict[str, list[dict[str, Any]]] = {}
+    for line in found:
+        by_result.setdefault(line["result"], []).append(line)
+    if "fails" in by_result:
+        return "fails " + ",".join(failures.mark(failure(line)) for line in by_result["fails"])
+    if "refused" in by_result:
+        return "refused " + ",".join(dict.fromkeys(refusals.mark(line["said"]) for line in by_result["refused"]))
+    return "skipped" if "skipped" in by_result else "holds"
+
+
+def failure(line: dict[str, Any]) -> str:
+    return f"{line['name']}: {line['said']}"
+
+
+def print_table(said: dict[tuple[str, str, str], str]) -> None:
+    """A line a family and quantisation, a column a choice of layers."""
+    columns = list(dict.fromkeys(layers for _, _, layers in said))
+    rows = [("family", "quant", *columns)]
+    for kind, quant in dict.fromkeys((kind, quant) for kind, quant, _ in said):
+        rows.append((kind, quant, *(said.get((kind, quant, layers), "-") for layers in columns)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print()
+
+
+def print_laws(table: dict[tuple[str, str, str], list[dict[str, Any]]], alone: list[dict[str, Any]]) -> None:
+    """Which laws were asked of each choice of layers, how often in all."""
+    asked: dict[str, list[str]] = {}
+    for (_, _, layers), found in table.items():
+        asked.setdefault(layers, []).extend(line["law"] for line in found if line["law"])
+    asked["others"] = [line["law"] for line in alone]
+    print()
+    for layers, laws in asked.items():
+        if laws:
+            print(f"{layers}: " + ", ".join(f"law {law} x {laws.count(law)}" for law in sorted(set(laws))))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+")
+    parser.add_argument("--quants", nargs="+")
+    parser.add_argument("--layers", nargs="+")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        out = (args.out or Path(folder) / "checks.jsonl").resolve()
+        failed = show(run_all(args, out), read(out))
+    print(f"{time.perf_counter() - begun:.0f} s on {args.workers} workers")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
