@@ -62,6 +62,13 @@ FOUND: dict[str, dict[str, Any]] = {
     "distilbert-tied": {"hidden_dim": 48},
 }  # fmt: skip
 FAMILY_KINDS = (*KINDS, *WIDER, *FOUND)
+# Families that are declined: XLNet and T5 by the table, the others by their structure.
+DECLINED: dict[str, dict[str, Any]] = {
+    "xlnet-tied": {"d_head": 8, "d_inner": 48},
+    "t5-tied": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": NUM_LAYERS},
+    "mamba-tied": {"state_size": 4},
+    "mixtral-untied": {"num_key_value_heads": 2, "num_local_experts": 2},
+}
 MASKED = ("bert", "distilbert", "roberta")
 # Encoders whose files hold no head: they learn a classifier over CHOICES.
 HEADLESS_KINDS = ("bert-headless", "roberta-headless")
@@ -242,17 +249,20 @@ def make_model(kind: str, tokenizer: Any) -> Any:
         return BertModel(bert) if kind in HEADLESS_KINDS else BertForMaskedLM(bert)
     if kind in HEADLESS_KINDS:
         return make_wider(family, sizes | WIDER["roberta-tied"], tokenizer, True).roberta
-    return make_wider(family, sizes | (WIDER | FOUND)[kind], tokenizer, tied)
+    return make_wider(family, sizes | (WIDER | FOUND | DECLINED)[kind], tokenizer, tied)
 
 
 def make_wider(family: str, settings: dict[str, Any], tokenizer: Any, tied: bool) -> Any:
     """A model of one of the other families, by transformers' own table of them."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
+    loaders = dict.fromkeys(MASKED, AutoModelForMaskedLM) | {"t5": AutoModelForSeq2SeqLM}
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     shape = {"max_position_embeddings": CONTEXT, "vocab_size": len(tokenizer), "tie_word_embeddings": tied}
+    if family == "xlnet":  # it knows no limit, and refuses to be told one
+        del shape["max_position_embeddings"]
     config = AutoConfig.for_model(family, **{**shape, **ends, **settings})
-    return (AutoModelForMaskedLM if family in MASKED else AutoModelForCausalLM).from_config(config)
+    return loaders.get(family, AutoModelForCausalLM).from_config(config)
 
 
 def make_tokenizer(kind: str) -> Any:

@@ -1,6 +1,6 @@
 """The laws of tests/test_laws.py, all of them, as one table: families x quantisation x choices of layers.
 
-    python tests/benchmarks/laws_table.py [--kinds KIND ...] [--quants QUANT ...] [--layers CHOICE ...] [--workers 2] [--out FILE]
+    python tests/benchmarks/laws_table.py [--kinds KIND ...] [--quants QUANT ...] [--layers CHOICE ...] [--out FILE]
 
 The checks are the tests of that module as pytest collects them, slow ones included, and run by pytest itself, one family
 after the other in each worker: what the module lists is in the table. A cell
@@ -144,7 +144,8 @@ def run_all(args: argparse.Namespace, out: Path) -> list[Check]:
         }
         for number, task in enumerate(as_completed(tasks), 1):
             kind, size = tasks[task]
-            print(f"{number}/{len(tasks)} {kind or 'others'}: {size} checks, {task.result():.0f} s", file=sys.stderr, flush=True)
+            said = f"{number}/{len(tasks)} {kind or 'others'}: {size} checks, {task.result():.0f} s"
+            print(said, file=sys.stderr, flush=True)
     return checks
 
 
@@ -186,7 +187,7 @@ def show(checks: list[Check], lines: dict[str, dict[str, Any]]) -> int:
         print(f"fails {mark}: {text}")
     print_laws(table, alone)
     words = [word.split()[0] for word in said.values()]
-    tally = ", ".join(f"{words.count(word)} {word}" for word in ("holds", "refused", "fails", "skipped") if word in words)
+    tally = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     results = [line["result"] for found in cells.values() for line in found]
     print(f"\n{len(said)} cells: {tally}; {len(results)} checks, {results.count('fails')} of them fail")
     return results.count("fails")
