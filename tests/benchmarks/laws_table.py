@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Iterator
+    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 
 LAWS = Path(__file__).parents[1] / "test_laws.py"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -124,24 +124,26 @@ def run(names: frozenset[str], out: Path) -> float:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Name -> the last line of each check."""
+    """Name -> the last line of each check; a line that was cut by a kill is none."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {line["name"]: line for line in map(json.loads, lines)}
+    return {line["name"]: line for line in map(json.loads, (line for line in lines if line.endswith("}")))}
+
+
+def unknown(checks: Iterable[Check], done: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Family -> its checks that have not been run, or have failed."""
+    left: dict[str, list[str]] = {}
+    for check in checks:
+        if done.get(check.name, {"result": "fails"})["result"] == "fails":
+            left.setdefault(check.kind, []).append(check.name)
+    return left
 
 
 def run_all(args: argparse.Namespace, out: Path) -> list[Check]:
     """Run what is wanted and not known yet, one family a task, the longest first; returns the checks that are wanted."""
     with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         checks = [check for check in pool.submit(collect).result() if wanted(check, args)]
-        done = read(out)
-        left: dict[str, list[str]] = {}
-        for check in checks:
-            if done.get(check.name, {"result": "fails"})["result"] == "fails":
-                left.setdefault(check.kind, []).append(check.name)
-        tasks = {
-            pool.submit(run, frozenset(names), out): (kind, len(names))
-            for kind, names in sorted(left.items(), key=lambda pair: -len(pair[1]))
-        }
+        left = sorted(unknown(checks, read(out)).items(), key=lambda pair: -len(pair[1]))
+        tasks = {pool.submit(run, frozenset(names), out): (kind, len(names)) for kind, names in left}
         for number, task in enumerate(as_completed(tasks), 1):
             kind, size = tasks[task]
             said = f"{number}/{len(tasks)} {kind or 'others'}: {size} checks, {task.result():.0f} s"
