@@ -418,13 +418,13 @@ def test_law_5_of_what_moves_at_times(kind: str, motion: str, lab: Lab, tmp_path
     more = moved_by(motion) | {"train.lr": RATE, "train.steps": 5}
     foreseen = dry_run(resolve_recipe(lab.folders[kind], lab.train, tmp_path / "run", more))
     facts = adapt(resolve_recipe(lab.folders[kind], lab.train, tmp_path / "run", more), False, Listener())
-    stored, base = adapter_tensors(tmp_path / "run"), load_base(lab.folders[kind], "cpu")
+    stored, base = adapter_tensors(tmp_path / "run"), load_base(lab.folders[kind], "cpu", classes=CHOICES)
     assert (foreseen["trainable"], foreseen["start_layer"]) == (facts["trainable"], facts["start_layer"])
     assert foreseen["adapter_tensors"] == len(stored)
     assert foreseen["adapter_tensor_bytes"] == sum(tensor.nbytes for tensor in stored.values())
     assert foreseen["cache_bytes"] == facts["cache"]["bytes"]
     attach(base.model, open_adapter(tmp_path / "run" / "adapter"))
-    plain = parameters(load_base(lab.folders[kind], "cpu").model)
+    plain = parameters(load_base(lab.folders[kind], "cpu", classes=CHOICES).model)
     moved = {
         id(param): param.numel() for name, param in parameters(base.model).items() if bits(param) != bits(plain[name])
     }
