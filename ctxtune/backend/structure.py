@@ -54,9 +54,18 @@ def find_anatomy(config: Any, folder: Path) -> Anatomy:
         tensors = sum(len(read_header(path).tensors) for path in weight_files(folder))
         # Files may hold less than the model has where modules share; a config that asks for a thousand times more is refused.
         model = build(copy.deepcopy(config), kind, folder, most_parameters=1000 + 4 * tensors)
-        return _derive(model, family, kind)
+        return _derived(model, family, kind)
     except _Lacking as lacking:
-        raise unsupported(family, str(lacking)) from None
+        raise unsupported(family, str(lacking)) from lacking.__cause__
+
+
+def _derived(model: nn.Module, family: str, kind: Kind) -> Anatomy:
+    try:
+        return _derive(model, family, kind)
+    except (_Lacking, MemoryError):
+        raise
+    except Exception as error:  # a model may not say what others do, such as where its embeddings are
+        raise _Lacking(f"its structure cannot be read: {one_line(error)}") from error
 
 
 def _kind(config: Any) -> Kind:
