@@ -37,10 +37,12 @@ def name_classes(
 
 
 def _check_stored(config: Any, classes: Sequence[str] | None, folder: Path) -> None:
-    told = str((config.architectures or ["another model"])[0])
+    told = (
+        str(config.architectures[0]) if isinstance(config.architectures, list | tuple) and config.architectures else ""
+    )
     if not told.endswith(TASK):
         raise ModelError(
-            f"{folder}: the head in the files is that of {told}, not one that tells choices apart",
+            f"{folder}: the head in the files is that of {told[:80] or 'an unnamed model'}, not one that tells choices apart",
             "name the encoder it was made from",
         )
     own = class_names(config)

@@ -9,7 +9,7 @@ seed, so that a base is the same base wherever it is loaded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from ctxtune.backend.anatomy import Anatomy
 
 
+DEVIATION = 0.02
+"""of first values: BERT's own, whatever a configuration says"""
+
+
 def fresh_head(model: nn.Module, anatomy: Anatomy, stored: Collection[str]) -> dict[str, Tensor]:
     """First values of those numbers of the classifier that files with the parameters `stored` do not hold."""
     if anatomy.kind != "classifier":
         return {}
-    config: Any = model.config
     generator = torch.Generator().manual_seed(0)
     last = [name for name, _ in model.named_parameters() if name.startswith(f"{anatomy.head}.")][-2:]
     values = {}
@@ -32,7 +35,7 @@ def fresh_head(model: nn.Module, anatomy: Anatomy, stored: Collection[str]) -> d
         if anatomy.in_head(name) and name not in stored:
             values[name] = torch.zeros(parameter.shape)
             if parameter.dim() > 1 and name not in last:
-                values[name].normal_(0.0, config.initializer_range, generator=generator)
+                values[name].normal_(0.0, DEVIATION, generator=generator)
     return values
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MOST_CLASSES = 100_000
+
+
 def read_config(folder: Path, classes: Sequence[str] | None = None) -> tuple[Any, Anatomy]:
     """The configuration of a model folder, and the anatomy of its family.
 
@@ -31,7 +34,7 @@ def read_config(folder: Path, classes: Sequence[str] | None = None) -> tuple[Any
 
     hush()
     tensors = {name for path in weight_files(folder) for name in read_header(path).tensors}
-    _check_depth(folder, len(tensors))
+    _check_counts(folder, len(tensors))
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers checks a config by computing with it: any error can come of a wrong one
@@ -55,9 +58,12 @@ def _found(config: Any, folder: Path) -> Anatomy:
     return find_anatomy(config, folder)
 
 
-def _check_depth(folder: Path, tensors: int) -> None:
-    """Refuse a config of no layer, or of more than there are tensors: a billion would be built before anything is compared."""
+def _check_counts(folder: Path, tensors: int) -> None:
+    """Refuse a config of no layer, of more than there are tensors, or of a billion classes: all would be built unseen."""
     config = read_json(folder / "config.json")
+    # transformers makes up a name for each of them.
+    if isinstance(classes := config.get("num_labels"), int | float) and not classes <= MOST_CLASSES:
+        raise ModelError(f"{folder / 'config.json'}: num_labels is {classes:,}, more than {MOST_CLASSES:,} classes")
     for key in ("num_hidden_layers", "n_layer", "num_layers"):
         layers = config.get(key)
         if isinstance(layers, int | float) and not 1 <= layers <= tensors:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ctxtune.adapter.attach import attach
+from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.classes import class_names
 from ctxtune.backend.classifier import is_untrained
 from ctxtune.backend.feed import Feed, check_kept, is_exact
@@ -143,8 +145,18 @@ def test_classes_without_names_are_counted(model_folders: dict[str, Path], tmp_p
 def test_the_head_of_another_task_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = stored("bert-headless", model_folders, tmp_path / "stored", CHOICES)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertForTokenClassification"]}))
-    with pytest.raises(ModelError, match="is that of BertForTokenClassification"):
+    for told, said in ((["BertForTokenClassification"], "BertForTokenClassification"), ({"a": 1}, "an unnamed model")):
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": told}))
+        with pytest.raises(ModelError, match=f"is that of {said}"):
+            load_base(folder, "cpu", classes=CHOICES)
+
+
+@pytest.mark.parametrize("kind", ["bert-headless", "llama-tied"])
+def test_a_billion_classes_are_not_named(kind: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folders[kind], tmp_path / "many")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_labels": 10**9}))
+    with pytest.raises(ModelError, match=r"num_labels is 1,000,000,000, more than 100,000 classes"):
         load_base(folder, "cpu", classes=CHOICES)
 
 
@@ -160,3 +172,26 @@ def test_a_model_with_a_head_stays_on_cloze(open_base: Callable[[str], Base]) ->
         base = open_base(kind)
         assert base.anatomy.kind == "masked"
         assert not is_untrained(base.model, base.anatomy)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", HEADLESS_KINDS)
+def test_adapters_that_peft_made_for_classes(kind: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """PEFT stores the whole classifier beside its pairs, under no infix."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(5)
+    plain = AutoModelForSequenceClassification.from_pretrained(model_folders[kind], num_labels=3)
+    theirs = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    theirs.eval().save_pretrained(tmp_path / "lora")
+    ours = load_base(model_folders[kind], "cpu", classes=["a", "b", "c"])
+    attach(ours.model, open_adapter(tmp_path / "lora"))
+    ids = torch.tensor([TEXTS[0]])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids).logits
+        assert (ours.model(input_ids=ids).logits - expected).abs().max() <= 2e-5 * max(1.0, float(expected.abs().max()))
