@@ -41,6 +41,7 @@ from .conftest import (
     CHOICES,
     DECLINED,
     FAMILY_KINDS,
+    FOUND,
     HEADLESS_KINDS,
     KINDS,
     Killed,
@@ -514,6 +515,19 @@ def test_law_6_killed_and_resumed(kind: str, layers: str, cache: str, quant: str
     assert_same_run(tmp_path / "broken", tmp_path / "straight")
 
 
+@pytest.mark.parametrize(
+    ("kind", "cache"), [("llama-tied", "disk"), ("qwen3-sliding-tied", "off"), ("bert-tied", "memory")]
+)
+def test_law_6_with_packed_rows(kind: str, cache: str, lab: Lab, tmp_path: Path) -> None:
+    more = {"train.pack": True, "train.lr": "auto", "cache": cache}
+    run_of(lab, kind, tmp_path / "straight", more)
+    for step in (1, 4):
+        with pytest.raises(Killed):
+            run_of(lab, kind, tmp_path / "broken", more, resume=True, at=kill_at(step))
+    run_of(lab, kind, tmp_path / "broken", more, resume=True)
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
 @motions([*MOTIONS, *AUTO])
 def test_law_6_in_every_phase(kind: str, motion: str, lab: Lab, tmp_path: Path) -> None:
     more = moved_by(motion) | {"train.save_every": 1, "train.lr": "auto" if motion in ("drawn", "auto") else RATE}
@@ -714,6 +728,40 @@ def test_law_7_kept_states_change_no_loss(kind: str, layers: str, quant: str, la
     assert memory == pytest.approx(off, abs=bound)
     assert disk == memory
     assert same_tensors(adapter_tensors(tmp_path / "disk"), adapter_tensors(tmp_path / "memory"))
+
+
+@cells()
+def test_law_7_packing_changes_no_loss_and_no_gradient(
+    kind: str, layers: str, quant: str, objective: Callable[..., Any]
+) -> None:
+    labels, method = objective(kind, layers, quant=quant)
+    packed = Labels(Feed(labels.feed.trunk, labels.feed.examples, pack=True))
+    assert packed.feed.pack == (kind not in FOUND)
+    assert packed.losses(list(range(8))) == pytest.approx(labels.losses(list(range(8))), abs=1e-5)
+    params, found = list(method.params.values()), []
+    for one, rows in ((labels, None), (packed, None), (packed, 3)):
+        recorder = Recorder(params)
+        options = Train(batch=8, micro_batch=rows, clip=None)
+        loss, _ = take_step(params, recorder, one, list(range(8)), 0.0, options)  # type: ignore[arg-type]
+        found.append((loss, recorder.grads))
+    loss, grads = found[0]
+    largest = max(float(grad.abs().max()) for grad in grads)
+    for other_loss, other_grads in found[1:]:
+        assert other_loss == pytest.approx(loss, abs=1e-5)
+        for ours, theirs in zip(other_grads, grads, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-5 * largest
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("kind", ["llama-tied", "gemma3_text-tied", "opt-projected-tied", "roberta-tied"])
+def test_law_7_a_packed_run_has_the_losses_of_an_unpacked_one(kind: str, cache: str, lab: Lab, tmp_path: Path) -> None:
+    more = {"train.steps": 6, "train.lr": RATE, "cache": cache}
+    for name, pack in (("apart", False), ("packed", True)):
+        resolved = resolve_recipe(lab.folders[kind], lab.train, tmp_path / name, more | {"train.pack": pack})
+        assert adapt(resolved, False, Listener())["packed"] is pack
+    one, other = losses(tmp_path / "apart"), losses(tmp_path / "packed")
+    assert max(one) - min(one) > 1e-3
+    assert other == pytest.approx(one, abs=1e-5)
 
 
 @motions([*MOTIONS, *AUTO])

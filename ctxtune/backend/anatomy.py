@@ -25,8 +25,10 @@ class Anatomy:
 
     `outward` is what the states go through between the norm and the head; `classifier` is what an encoder without its head
     gets instead, from its first token's state to the logits of classes; `tuples` says that blocks hand their states on in a
-    tuple; `refusal` says what does not work yet, and what to use instead. A row that is not in the table is `derived` from
-    the structure of the model (structure.py).
+    tuple; `apart` says what keeps several examples in one row of tokens apart: positions that start anew, from which the
+    model makes the masks of its layers itself, a mask, or nothing that is known; `counts_pads` is whether positions begin
+    behind the pad's id, which has that position wherever it stands; `refusal` says what does not work yet, and what to use
+    instead. A row that is not in the table is `derived` from the structure of the model (structure.py).
     """
 
     family: str
@@ -43,6 +45,8 @@ class Anatomy:
     tuples: bool = False
     derived: bool = False
     classifier: tuple[str, ...] = ()
+    apart: Literal["positions", "mask"] | None = None
+    counts_pads: bool = False
     refusal: tuple[str, str] | None = None
 
     def block_list(self, model: nn.Module) -> nn.ModuleList:
@@ -94,6 +98,7 @@ _LLAMA = Anatomy(
     attn=("self_attn",),
     mlp=("mlp",),
     norms=("input_layernorm", "post_attention_layernorm"),
+    apart="positions",
 )
 # Queries and keys are normed, head by head.
 _QWEN3 = replace(
@@ -114,6 +119,7 @@ _BERT = Anatomy(
     mlp=("intermediate", "output.dense"),
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
     classifier=("bert.pooler", "classifier"),
+    apart="mask",
 )
 
 FAMILIES = {
@@ -140,6 +146,7 @@ FAMILIES = {
             attn=("attn",),
             mlp=("mlp",),
             norms=("ln_1", "ln_2"),
+            apart="positions",
         ),
         Anatomy(
             family="gpt_neox",
@@ -152,6 +159,7 @@ FAMILIES = {
             attn=("attention",),
             mlp=("mlp",),
             norms=("input_layernorm", "post_attention_layernorm"),
+            apart="positions",
         ),
         # The final norm is not there where blocks norm behind themselves; the projections only where words are narrower.
         Anatomy(
@@ -166,6 +174,7 @@ FAMILIES = {
             mlp=("fc1", "fc2"),
             norms=("self_attn_layer_norm", "final_layer_norm"),
             outward=("model.decoder.project_out",),
+            apart="mask",
         ),
         _BERT,
         replace(
@@ -176,6 +185,7 @@ FAMILIES = {
             blocks="roberta.encoder.layer",
             head="lm_head",
             classifier=("classifier",),
+            counts_pads=True,
         ),
         Anatomy(
             family="xlnet",

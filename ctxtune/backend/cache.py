@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ctxtune.data.pack import Place
+
 _NO_DIGEST = "0" * 64
 
 
@@ -39,13 +41,14 @@ class States:
     digest: str
     place: str  # "memory", "disk" (built now) or "kept" (built by an earlier run)
 
-    def batch(self, indices: Sequence[int], device: str) -> Tensor:
-        """(B, T, D), zeros behind the shorter examples."""
-        longest = max(self.offsets[i + 1] - self.offsets[i] for i in indices)
-        out = torch.zeros(len(indices), longest, self.data.shape[1], dtype=self.data.dtype)
-        for b, i in enumerate(indices):
-            begin, end = self.offsets[i], self.offsets[i + 1]
-            out[b, : end - begin] = self.data[begin:end]
+    def batch(self, indices: Sequence[int], places: Sequence[Place], device: str) -> Tensor:
+        """(B, T, D): each example at its place, zeros where none is."""
+        spans = [(self.offsets[i], self.offsets[i + 1]) for i in indices]
+        num_rows = max(row for row, _ in places) + 1
+        width = max(first + end - begin for (_, first), (begin, end) in zip(places, spans, strict=True))
+        out = torch.zeros(num_rows, width, self.data.shape[1], dtype=self.data.dtype)
+        for (row, first), (begin, end) in zip(places, spans, strict=True):
+            out[row, first : first + end - begin] = self.data[begin:end]
         return out.to(device)
 
 

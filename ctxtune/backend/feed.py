@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ctxtune.backend.apart import keep_apart
 from ctxtune.backend.cache import States, keep_states, store_key
 from ctxtune.backend.linear import onednn_is_faster
 from ctxtune.data.batch import micro_batches, padded
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctxtune.backend.trunk import Trunk
+    from ctxtune.data.batch import Padded
     from ctxtune.data.encode import Encoded
 
 # Tokens of one forward pass: large enough for the matrix products, small enough for memory.
@@ -36,11 +38,16 @@ _TOLERANCE = 1e-3
 
 
 class Feed:
-    """A list of examples that can be run through a trunk, whole or in parts."""
+    """A list of examples that can be run through a trunk, whole or in parts.
 
-    def __init__(self, trunk: Trunk, examples: Sequence[Encoded]) -> None:
+    With `pack` the short ones of a part share rows of tokens. What is kept or scored is sorted by length as a whole, and has
+    next to no padding to save: states are made, and kept, of each example in a row of its own.
+    """
+
+    def __init__(self, trunk: Trunk, examples: Sequence[Encoded], pack: bool = False) -> None:
         self.trunk = trunk
         self.examples = examples
+        self.pack = pack and trunk.base.anatomy.apart is not None
         self.lengths = [len(example.ids) for example in examples]
         self.states: States | None = None
         self.device = str(next(trunk.base.model.parameters()).device)
@@ -112,9 +119,14 @@ class Feed:
         yield part[begin:]
 
     def _pass(self, part: Sequence[int]) -> Tensor:
-        ids, mask, b, t = self.tensors(part)
-        states = self.states.batch(part, self.device) if self.states is not None else None
-        return self.trunk.rows(ids, self._needed(mask), b, t, states)
+        whole = self._padded(part, self.pack)
+        ids, mask, b, t = self._moved(whole)
+        states = self.states.batch(part, whole.places, self.device) if self.states is not None else None
+        if not whole.shared:
+            return self.trunk.rows(ids, self._needed(mask), b, t, states)
+        owner, order = (torch.from_numpy(array).to(self.device) for array in (whole.owner, whole.order))
+        apart, positions = keep_apart(self.trunk.base, ids, owner, order)
+        return self.trunk.rows(ids, apart, b, t, states, positions)
 
     def labels(self, part: Sequence[int]) -> Tensor:
         """The tokens at the answer rows of a part, (N,)."""
@@ -129,7 +141,12 @@ class Feed:
 
     def tensors(self, part: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens and mask (B, T) of a part, padded at the right; and which row and place each answer row has, (N,) each."""
-        whole = padded([self.examples[i] for i in part], self.pad)
+        return self._moved(self._padded(part, pack=False))
+
+    def _padded(self, part: Sequence[int], pack: bool) -> Padded:
+        return padded([self.examples[i] for i in part], self.pad, pack)
+
+    def _moved(self, whole: Padded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         arrays = (whole.ids, whole.mask, whole.row, whole.position)
         ids, mask, b, t = (torch.from_numpy(array).to(self.device) for array in arrays)
         return ids, mask, b, t
@@ -142,11 +159,11 @@ class Feed:
 def check_kept(feed: Feed) -> float:
     """The largest difference between final states from kept states and from the model's own plain forward.
 
-    Looked at are the longest example, the shortest and two from the middle, together in one padded batch. Scale-free:
-    the difference is divided by the largest number.
+    Looked at are the longest example, the shortest two and two from the middle, together in one batch, padded or packed.
+    Scale-free: the difference is divided by the largest number.
     """
     order = sorted(range(len(feed.examples)), key=lambda i: feed.lengths[i])
-    part = sorted({order[0], order[len(order) // 3], order[2 * len(order) // 3], order[-1]})
+    part = sorted({*order[:2], order[len(order) // 3], order[2 * len(order) // 3], order[-1]})
     with torch.no_grad():
         kept, plain = feed.hidden(part), plain_hidden(feed, part)
     return float((kept - plain).abs().max() / plain.abs().max().clamp(min=1e-6))

@@ -168,7 +168,9 @@ def _rows_by_example(b: Tensor, t: Tensor, num_examples: int) -> tuple[Tensor, T
     """Flat answer rows (N,) to a table (B, R) of positions, short ones filled with position 0, and each row's slot (N,)."""
     count = torch.bincount(b, minlength=num_examples)
     first = count.cumsum(0) - count
-    slot = torch.arange(len(b), device=b.device) - first[b]
+    order = b.argsort(stable=True)
+    slot = torch.empty_like(b)
+    slot[order] = torch.arange(len(b), device=b.device) - first[b[order]]
     rows = torch.zeros(num_examples, int(count.max()), dtype=torch.long, device=b.device)
     rows[b, slot] = t
     return rows, slot
@@ -287,19 +289,30 @@ class Trunk:
         for index, block in enumerate(self._kept):
             self.blocks[index] = block
 
-    def enter(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def enter(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
         """What enters block `start`, (B, T, D), for tokens ids (B, T); nothing above is run."""
         if self.start == 0:
             raise ValueError("no block lies below the cut")
         with torch.no_grad():
-            return self._run(ids, mask, None, None)
+            return self._run(ids, mask, positions, None, None)
 
-    def rows(self, ids: Tensor, mask: Tensor | None, b: Tensor, t: Tensor, states: Tensor | None = None) -> Tensor:
-        """Final states (N, D), normed, of the answer rows at (b, t), b ascending; from states (B, T, D) where given."""
+    def rows(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        b: Tensor,
+        t: Tensor,
+        states: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Final states (N, D), normed, of the answer rows at (b, t); from states (B, T, D) where given.
+
+        `positions` (B, T) and a mask (B, 1, T, T) are given where rows hold several examples.
+        """
         if self.start == len(self._kept):
-            hidden = self.enter(ids, mask) if states is None else states
+            hidden = self.enter(ids, mask, positions) if states is None else states
             return self._norm(hidden[b, t])
-        return self._norm(self._run(ids, mask, (b, t), states))
+        return self._norm(self._run(ids, mask, positions, (b, t), states))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, D) to (N, V)."""
@@ -310,10 +323,15 @@ class Trunk:
         result: Tensor = self.norm(hidden)
         return result
 
-    def _run(self, ids: Tensor, mask: Tensor | None, wanted: Any, states: Tensor | None) -> Tensor:
+    def _run(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, wanted: Any, states: Tensor | None
+    ) -> Tensor:
+        options: dict[str, Any] = {"use_cache": False} if self.causal else {}
+        if positions is not None:
+            options["position_ids"] = positions
         with self._set(wanted, states):
             try:
-                self.backbone(input_ids=ids, attention_mask=mask, **({"use_cache": False} if self.causal else {}))
+                self.backbone(input_ids=ids, attention_mask=mask, **options)
             except _Cut as cut:
                 result: Tensor = cut.value
                 return result

@@ -143,7 +143,7 @@ class _Run:
         from ctxtune.backend.feed import Feed
         from ctxtune.objectives.labels import Labels
 
-        feed = Feed(trunk, examples.examples)
+        feed = Feed(trunk, examples.examples, self.recipe.train.pack)
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
@@ -168,6 +168,7 @@ class _Run:
             "trainable": sum(param.numel() for param in method.params.values()),
             "start_layer": method.start,
             "train": _set_facts(examples) | mixture.facts(),
+            "packed": feed.pack,
             "cache": cache,
             "lr": rate,
             "steps": state.step,
@@ -265,8 +266,16 @@ class _Run:
 
         if feed.trunk.start > 0 and self.recipe.cache != "off":
             self.tell.note(f"running the {feed.trunk.start} frozen layers once over {len(feed.examples)} examples")
+        if self.recipe.train.pack and not feed.pack:
+            family = feed.trunk.base.anatomy.family
+            self.tell.note(f"train.pack: what keeps examples apart in family {family!r} is not known, none share a row")
         states = feed.keep(self.recipe.cache, mark)
         difference = check_kept(feed)
+        if feed.pack and not is_exact(difference):
+            self.tell.note(
+                f"packed rows differ from the model by {difference:.1e}: each example gets its own row instead"
+            )
+            feed.pack, difference = False, check_kept(feed)
         if not is_exact(difference):
             self.tell.note(
                 f"kept states differ from the model by {difference:.1e}: every layer runs every time instead"

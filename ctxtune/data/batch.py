@@ -1,6 +1,6 @@
 """The order of examples, and examples as padded arrays.
 
-B  examples in a batch      T  tokens of the longest      N  supervised tokens of all
+B  rows of tokens, one an example or fewer      T  tokens of the longest row      N  supervised tokens of all
 """
 
 from __future__ import annotations
@@ -11,23 +11,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctxtune.data.pack import alone, packed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from ctxtune.data.encode import Encoded
+    from ctxtune.data.pack import Place
 
 
 @dataclass(frozen=True)
 class Padded:
-    """`ids` and `mask` (B, T), padded at the right; `label[n]` is predicted at `ids[row[n], position[n]]`, n < N."""
+    """`ids` and `mask` (B, T), padded at the right; `label[n]` is predicted at `ids[row[n], position[n]]`, n < N.
+
+    Example e begins at `places[e]`. `owner` (B, T) is the example a token belongs to, -1 for pads; `order` (B, T) counts the
+    tokens of each example from 0 on, and is 0 for pads.
+    """
 
     ids: NDArray[np.int64]
     mask: NDArray[np.int64]
     row: NDArray[np.int64]
     position: NDArray[np.int64]
     label: NDArray[np.int64]
+    owner: NDArray[np.int64]
+    order: NDArray[np.int64]
+    places: Sequence[Place]
+
+    @property
+    def shared(self) -> bool:
+        """Whether a row holds more than one example."""
+        return len(self.ids) < len(self.places)
 
 
 def length_buckets(
@@ -44,8 +59,8 @@ def length_buckets(
 
     The examples are shuffled, sorted by length inside windows of `window * batch`, cut, and the batches shuffled:
     little padding, and yet every epoch puts other examples together. Measured with SmolLM2's tokenizer on five sets in
-    batches of 8, 16 and 32 (`tests/benchmarks/padding.py`): 1.01 to 1.13 tokens are run for each that counts, 1.5 to 2.5
-    without the sorting. Rows packed into one sequence would save no more than that, and cost attention its mask-free path."""
+    batches of 8, 16 and 32 (`tests/benchmarks/padding.py`): 1.02 to 1.19 tokens are run for each that counts, 1.5 to 2.9
+    without the sorting, 1.01 to 1.04 where rows are packed as well (pack.py)."""
     random = Random(f"order {seed} {epoch}")  # a text is hashed the same way by every Python, an object is not
     order = list(range(len(lengths)) if examples is None else examples)
     random.shuffle(order)
@@ -74,19 +89,28 @@ def micro_batches(
     return pieces
 
 
-def padded(encoded: Sequence[Encoded], pad_id: int) -> Padded:
-    """The examples as arrays, and where their supervised tokens are predicted."""
-    longest = max((len(one.ids) for one in encoded), default=0)
-    ids = np.full((len(encoded), longest), pad_id, dtype=np.int64)  # (B, T)
-    mask = np.zeros_like(ids)
-    for b, one in enumerate(encoded):
-        ids[b, : len(one.ids)] = one.ids
-        mask[b, : len(one.ids)] = 1
+def padded(encoded: Sequence[Encoded], pad_id: int, pack: bool = False) -> Padded:
+    """The examples as arrays, in rows of their own or packed, and where their supervised tokens are predicted."""
+    lengths = [len(one.ids) for one in encoded]
+    places = (packed if pack else alone)(lengths)
+    shape = (
+        max((row + 1 for row, _ in places), default=0),
+        max((first + length for (_, first), length in zip(places, lengths, strict=True)), default=0),
+    )
+    ids, owner, order = np.full(shape, pad_id, np.int64), np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
+    for e, (one, (row, first)) in enumerate(zip(encoded, places, strict=True)):
+        span = row, slice(first, first + lengths[e])
+        ids[span], owner[span], order[span] = one.ids, e, np.arange(lengths[e])
     counts = [len(one.labels) for one in encoded]
     return Padded(
         ids,
-        mask,
-        np.repeat(np.arange(len(encoded), dtype=np.int64), counts),
-        np.array([t for one in encoded for t in one.rows], dtype=np.int64),
+        (owner >= 0).astype(np.int64),
+        np.repeat(np.array([row for row, _ in places], dtype=np.int64), counts),
+        np.array(
+            [first + t for one, (_, first) in zip(encoded, places, strict=True) for t in one.rows], dtype=np.int64
+        ),
         np.array([label for one in encoded for label in one.labels], dtype=np.int64),
+        owner,
+        order,
+        places,
     )

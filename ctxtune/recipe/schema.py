@@ -128,6 +128,9 @@ class Train(Section):
     steps: Steps | None = Field(None, description="optimiser steps; takes the place of epochs")
     batch: Rows = Field(32, description="examples in one optimiser step")
     micro_batch: Rows | None = Field(None, description="examples in memory at once; null is as many as fit")
+    pack: bool = Field(
+        False, description="whether short examples share a row of tokens, none seeing another; the losses stay the same"
+    )
     lr: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
         "auto", description="the highest learning rate; auto is a short range test before the run"
     )

@@ -317,11 +317,15 @@ def test_batches_are_padded_with_zeros() -> None:
     states = keep("memory", Filler())
     assert states is not None
     numbers = Filler().numbers()
-    batch = states.batch([2, 1], "cpu")
+    batch = states.batch([2, 1], [(0, 0), (1, 0)], "cpu")
     assert batch.shape == (2, 4, WIDTH)
     assert torch.equal(batch[0], numbers[4:8])
     assert torch.equal(batch[1, 0], numbers[3])
     assert not batch[1, 1:].any()
+    packed = states.batch([2, 1, 0], [(1, 0), (0, 3), (0, 0)], "cpu")
+    assert packed.shape == (2, 4, WIDTH)
+    assert torch.equal(packed[1], numbers[4:8])
+    assert torch.equal(packed[0], torch.cat([numbers[:3], numbers[3:4]]))
 
 
 def test_keys_hold_every_fact() -> None:

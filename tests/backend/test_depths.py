@@ -44,7 +44,7 @@ def test_every_depth_of_every_example(
         for depth in range(NUM_LAYERS + 1):
             assert found.answers[depth, i] == pytest.approx(states[depth][0, example.rows[0]], abs=2e-5)
         for cut, kept in found.cuts.items():
-            assert kept.batch([i], "cpu")[0] == pytest.approx(states[cut][0], abs=2e-5)
+            assert kept.batch([i], [(0, 0)], "cpu")[0] == pytest.approx(states[cut][0], abs=2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
