@@ -54,7 +54,7 @@ def test_no_more_tokens_than_padded_rows(name: str) -> None:
     rows, width = shape(lengths)
     assert sum(lengths) <= rows * width <= len(lengths) * max(lengths, default=0)
     if name in ("like lengths", "all lengths"):
-        assert rows * width <= 1.04 * sum(lengths)
+        assert rows * width <= 1.08 * sum(lengths)
         assert len(lengths) * max(lengths) > 1.05 * sum(lengths)
     if name == "one long":
         assert (rows, width) == (2, 400)
