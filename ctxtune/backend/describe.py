@@ -173,7 +173,7 @@ def _supported_gguf(path: Path) -> str:
 
 def _check_head(anatomy: Anatomy, shapes: Shapes) -> None:
     """An encoder that was stored without the head that fills a mask has no answers to score, unless a classifier is made."""
-    headless = anatomy.kind == "masked" and not any(name.startswith(f"{anatomy.head}.") for name in shapes)
+    headless = anatomy.kind == "masked" and not any(map(anatomy.in_head, shapes))
     if headless and not anatomy.classifier:
         raise ModelError("the files hold an encoder without the head that fills a mask")
 

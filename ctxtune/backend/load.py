@@ -161,7 +161,7 @@ def _float_model(folder: Path, config: Any, anatomy: Anatomy) -> nn.Module:
     missing = set(info["missing_keys"])
     fresh = fresh_head(model, anatomy, {name for name, _ in model.named_parameters()} - missing)
     if names := sorted(missing.difference(fresh)):
-        headless = anatomy.kind == "masked" and all(name.startswith(f"{anatomy.head}.") for name in names)
+        headless = anatomy.kind == "masked" and all(map(anatomy.in_head, names))
         raise ModelError(
             f"{folder}: {len(names)} tensors are missing, the first is {names[0]}",
             "the files hold an encoder without the head that fills a mask: it has no answers to score"

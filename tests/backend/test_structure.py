@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from ctxtune.backend.config import read_config
+from ctxtune.backend.describe import describe
 from ctxtune.backend.load import load_base
 from ctxtune.backend.skeleton import skeleton
 from ctxtune.backend.structure import find_anatomy
@@ -143,3 +145,16 @@ def test_what_is_loaded_is_what_transformers_loads(kind: str, model_folders: dic
     ids = torch.arange(5, 37).reshape(2, 16)
     with torch.no_grad():
         assert torch.equal(base.model(input_ids=ids).logits, theirs(input_ids=ids).logits)
+
+
+def test_an_encoder_without_its_head(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """DistilBERT's head is three modules: without them the files hold an encoder."""
+    from transformers import AutoModelForMaskedLM
+
+    folder = shutil.copytree(model_folders["distilbert-tied"], tmp_path / "encoder")
+    whole: Any = AutoModelForMaskedLM.from_pretrained(folder)
+    whole.distilbert.save_pretrained(folder)
+    with pytest.raises(ModelError, match="tensors are missing") as caught:
+        load_base(folder, "cpu")
+    assert "an encoder without the head that fills a mask" in str(caught.value.hint)
+    assert describe(folder).supported == "no: the files hold an encoder without the head that fills a mask"
