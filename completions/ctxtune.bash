@@ -48,17 +48,18 @@ _ctxtune() {
         --layers|--lr) _ctxtune_offer words 'auto'; return ;;
         --unfreeze) _ctxtune_offer words 'at_once gradual'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --layers --lr-decay --unfreeze --sample --epochs --batch --lr --cache --out --set --seed --device --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --layers --lr-decay --unfreeze --sample --epochs --batch --lr --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
         ;;
     "ctxtune run")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out --set --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
@@ -70,11 +71,12 @@ _ctxtune() {
         --prompt|--answer|--choices|--messages) :; return ;;
         --metric) _ctxtune_offer words 'likelihood exact f1 number'; return ;;
         --against) _ctxtune_offer files 'base'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --set --device --quant --force --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --set --device --dtype --quant --force --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
         ;;
     "ctxtune generate")
@@ -83,9 +85,10 @@ _ctxtune() {
         --adapter) _ctxtune_offer files ''; return ;;
         --max-tokens|--stop|--temperature|--top-p|--top-k|--min-p|--repetition-penalty|--seed|--system|--batch) :; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --adapter --max-tokens --stop --temperature --top-p --top-k --min-p --repetition-penalty --seed --chat --no-chat --system --stream --no-stream --jsonl --batch --device --quant --force --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --adapter --max-tokens --stop --temperature --top-p --top-k --min-p --repetition-penalty --seed --chat --no-chat --system --stream --no-stream --jsonl --batch --device --dtype --quant --force --json --quiet -q -h --help' ;;
         *) : ;; esac
         ;;
     "ctxtune adapter")
@@ -155,7 +158,7 @@ _ctxtune() {
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--messages|--row|--rows) :; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --prompt --answer --choices --messages --row --rows --tokens --set --json -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
@@ -165,7 +168,7 @@ _ctxtune() {
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--messages) :; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --set --json -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac
@@ -206,7 +209,7 @@ _ctxtune() {
         ;;
     "ctxtune recipe check")
         case $prev in
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--set --json -h --help' ;;
         *) _ctxtune_offer files 'freeze quickstart' ;; esac

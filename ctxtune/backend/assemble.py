@@ -1,7 +1,7 @@
 """A model put together tensor by tensor: what is quantised is in memory as floats one layer at a time.
 
-The modules are those that transformers makes of the config; each parameter is read from the mapped files, made float32,
-quantised where that is asked for, and put in its place.
+The modules are those that transformers makes of the config; each parameter is read from the mapped files, made float32 or of
+the narrower type that was asked for, quantised where that was asked for, and put in its place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from ctxtune.backend.classifier import fresh_head
 from ctxtune.backend.folder import weight_files
+from ctxtune.backend.precision import kept_wide
 from ctxtune.backend.quantise import Quantised, quantisable
 from ctxtune.backend.skeleton import check_headers, skeleton, stored_names, tied_groups
 
@@ -29,11 +30,15 @@ GENERATION = "generation_config.json"
 
 
 def assemble(
-    folder: Path, quant: str, moving: Collection[str], classes: Sequence[str] | None = None
+    folder: Path,
+    quant: str,
+    moving: Collection[str],
+    classes: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[nn.Module, Anatomy, int]:
     """The model of `folder`, its frozen linear layers quantised unless `quant` is none; its anatomy, how many numbers it has.
 
-    Modules in which a parameter of `moving` lies stay float. An encoder without a head gets one over `classes`.
+    Modules in which a parameter of `moving` lies stay float32. An encoder without a head gets one over `classes`.
 
     Raises:
         ModelError: the files do not hold what config.json promises.
@@ -46,6 +51,7 @@ def assemble(
         stored, rounded = _opened(folder, stack), _opened(folder, stack)
         homes = stored_names(model, stored)
         fresh = fresh_head(model, anatomy, homes)
+        wide = kept_wide(model, moving)
         for names in tied_groups(model):
             place, _, last = names[0].rpartition(".")
             if names[0] in fresh:
@@ -53,7 +59,7 @@ def assemble(
             elif last == "weight" and place in chosen:
                 _quantise(model, place, _values(names, homes, rounded)[names[0]], quant)
             else:
-                _fill(model, _values(names, homes, stored))
+                _fill(model, _values(names, homes, stored, torch.float32 if names[0] in wide else dtype))
         for name, buffer in model.named_buffers():
             if name in stored:
                 buffer.copy_(stored[name].get_tensor(name))
@@ -68,13 +74,15 @@ def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
 
-def _values(names: list[str], homes: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, Tensor]:
+def _values(
+    names: list[str], homes: Mapping[str, str], stored: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """The value of each name of one parameter: one tensor for all, unless the files hold different ones."""
     own: dict[str, Tensor] = {}
     for name in names:
         if (key := homes.get(name)) is not None:
-            # What is stored as float32 stays in the mapped file, as transformers leaves it: a write makes a copy of the page.
-            value = stored[key].get_tensor(key).to(torch.float32)
+            # What is stored in this type stays in the mapped file, as transformers leaves it: a write makes a copy of the page.
+            value = stored[key].get_tensor(key).to(dtype)
             own[name] = next((other for other in own.values() if torch.equal(other, value)), value)
     first = next(iter(own.values()))
     return {name: own.get(name, first) for name in names}

@@ -53,7 +53,7 @@ def check_structure(base: Base) -> float:
             raise unsupported(family, f"found by structure, it cannot be run in parts: {one_line(error)}") from error
     if not seen <= _UNSEEN:
         raise unsupported(family, f"what stands behind a token changes its logits, by {seen:.1e} of the largest")
-    if not is_exact(difference):
+    if not is_exact(difference, base.device.dtype):
         raise unsupported(
             family, f"found by structure, it says in parts what differs from the whole by {difference:.1e}"
         )

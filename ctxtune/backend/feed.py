@@ -77,7 +77,7 @@ class Feed:
             model=fingerprint,
             layer=trunk.start,
             tokens=digest.hexdigest(),
-            dtype="float32",
+            dtype=trunk.base.device.type_name,
             quant=trunk.base.quant,
             device=self.device.split(":")[0],
             kernel="onednn" if onednn_is_faster() and self.device == "cpu" else "torch",
@@ -122,6 +122,8 @@ class Feed:
         whole = self._padded(part, self.pack)
         ids, mask, b, t = self._moved(whole)
         states = self.states.batch(part, whole.places, self.device) if self.states is not None else None
+        if states is not None and self.trunk.base.device.narrow:  # kept as float32, which holds them exactly
+            states = states.to(self.trunk.base.device.dtype)
         if not whole.shared:
             return self.trunk.rows(ids, self._needed(mask), b, t, states)
         owner, order = (torch.from_numpy(array).to(self.device) for array in (whole.owner, whole.order))
@@ -177,6 +179,6 @@ def plain_hidden(feed: Feed, part: Sequence[int]) -> Tensor:
     return hidden[b, t]
 
 
-def is_exact(difference: float) -> bool:
-    """Whether kept states may be used: splitting sums differently moves float32 states by less than this."""
-    return difference <= _TOLERANCE
+def is_exact(difference: float, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether kept states may be used: splitting sums differently moves states of the type by less than this."""
+    return difference <= max(_TOLERANCE, 4 * torch.finfo(dtype).eps)

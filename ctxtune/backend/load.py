@@ -1,4 +1,4 @@
-"""A folder on disk becomes a model and a tokenizer, in float32, frozen, without touching the network."""
+"""A folder on disk becomes a model and a tokenizer, in the type of the device, frozen, without touching the network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ctxtune.backend.context import context_length
 from ctxtune.backend.device import Device, choose_device
 from ctxtune.backend.library import one_line
 from ctxtune.backend.linear import quicken
+from ctxtune.backend.precision import narrow
 from ctxtune.backend.tokenizer import load_tokenizer
 from ctxtune.errors import ModelError
 
@@ -57,7 +58,8 @@ class Base:
     @property
     def remarks(self) -> list[str]:
         """What a user should know of how it was loaded."""
-        return [f"device: {self.device.reason}", *([self.structure] if self.structure else [])]
+        said = [f"device: {self.device.reason}", self.device.warning, self.structure]
+        return [one for one in said if one is not None]
 
 
 def load_base(
@@ -66,16 +68,20 @@ def load_base(
     quant: str = "none",
     moving: Collection[str] = (),
     classes: Sequence[str] | None = None,
+    dtype: str = "auto",
 ) -> Base:
-    """Load the model of `folder` on the device that fits: in float32, frozen linear layers quantised where that is asked for.
+    """Load the model of `folder` on the device that fits, in its type, frozen linear layers quantised where that is asked for.
 
-    Modules in which one of the parameters `moving` lies stay float. An encoder without a head gets one over `classes`.
+    Modules in which one of the parameters `moving` lies stay float32 (precision.py). An encoder without a head gets one over
+    `classes`.
 
     Raises:
         ModelError: the folder is broken, or its family is neither in the anatomy table nor told by its structure.
     """
-    where = choose_device(device)
-    model, anatomy, parameters = _assembled(folder, quant, moving, classes)
+    where = choose_device(device, dtype)
+    model, anatomy, parameters = _assembled(folder, quant, moving, classes, where)
+    if where.narrow:
+        narrow(model, where.dtype, moving)
     if quant != "none":
         from ctxtune.backend.quantise import describe
 
@@ -83,7 +89,7 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     model.to(where.name)
-    if where.name == "cpu":
+    if where.name == "cpu" and not where.narrow:
         quicken(model)
     tokenizer = load_tokenizer(folder)
     config: Any = model.config
@@ -114,7 +120,7 @@ def _checked(base: Base) -> Base:
 
 
 def _assembled(
-    folder: Path, quant: str, moving: Collection[str], classes: Sequence[str] | None
+    folder: Path, quant: str, moving: Collection[str], classes: Sequence[str] | None, where: Device
 ) -> tuple[nn.Module, Anatomy, int]:
     """The model, its anatomy and how many numbers it has, tensor by tensor; transformers itself is slower to begin.
 
@@ -124,7 +130,7 @@ def _assembled(
     from ctxtune.backend.skeleton import OtherShape
 
     try:
-        return assemble(folder, quant, moving, classes)
+        return assemble(folder, quant, moving, classes, where.dtype)
     except MemoryError:
         raise
     except Exception as error:

@@ -75,7 +75,7 @@ class Past:
         self.read_tokens = self.read_tokens or [[] for _ in texts]
         for known, text in zip(self.read_tokens, texts, strict=True):
             known.extend(text)
-        return logits
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def select(self, kept: Sequence[int]) -> None:
         """Only some of the texts go on."""

@@ -28,6 +28,7 @@ def evaluate(
     ] = None,
     set_: options.Set = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     quant: options.Quant = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -46,7 +47,7 @@ def evaluate(
 
     given = options.flags(
         model=model, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        data__messages=messages, score__metric=metric, device=device, quant=quant,
+        data__messages=messages, score__metric=metric, device=device, dtype=dtype, quant=quant,
     )  # fmt: skip
     facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))

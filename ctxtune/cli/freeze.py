@@ -42,6 +42,7 @@ def freeze(
     set_: options.Set = None,
     seed: options.Seed = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     quant: options.Quant = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
@@ -57,7 +58,7 @@ def freeze(
         data__messages=messages,
         method__name="freeze", method__layers=layers, method__lr_decay=lr_decay, method__unfreeze=unfreeze,
         method__sample=sample, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
-        device=device, quant=quant, out=out,
+        device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
 

@@ -52,6 +52,7 @@ def generate(
     jsonl: Jsonl = False,
     batch: Batch = 32,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     quant: options.Quant = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -67,7 +68,7 @@ def generate(
 
     _check(prompt, stream, json, jsonl)
     flags = options.flags(
-        model=model, device=device, quant=quant, generate__max_tokens=max_tokens, generate__stop=stop or None,
+        model=model, device=device, dtype=dtype, quant=quant, generate__max_tokens=max_tokens, generate__stop=stop or None,
         generate__temperature=temperature, generate__top_p=top_p, generate__top_k=top_k, generate__min_p=min_p,
         generate__repetition_penalty=repetition_penalty, generate__seed=seed,
         generate__chat=chat, generate__system=system,

@@ -29,6 +29,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed of every random choice.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="What it computes in: auto, float32, bfloat16 or float16.")]
 Quant = Annotated[
     str | None, typer.Option("--quant", help="How frozen linear layers are stored: none, int8, nf4 or fp4.")
 ]

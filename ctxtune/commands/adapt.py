@@ -20,7 +20,7 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
@@ -164,6 +164,7 @@ class _Run:
             "out": str(self.run.path),
             "device": trunk.base.device.reason,
             "structure": trunk.base.structure,
+            "dtype": trunk.base.device.type_name,
             "quant": trunk.base.quant,
             "trainable": sum(param.numel() for param in method.params.values()),
             "start_layer": method.start,
@@ -190,22 +191,18 @@ class _Run:
         self.tell.note(f"loading {self.recipe.model}")
         torch.manual_seed(self.recipe.train.seed)
         base = load_base(
-            self.sources.model, self.recipe.device, self.recipe.quant, self._moving(), prepare.classes(self.recipe.data)
+            self.sources.model,
+            self.recipe.device,
+            self.recipe.quant,
+            depth.moving(self.recipe, self.sources.model),
+            prepare.classes(self.recipe.data),
+            self.recipe.dtype,
         )
         for remark in base.remarks:
             self.tell.note(remark)
         if said := prepare.untrained(base):
             self.tell.note(said)
         return base
-
-    def _moving(self) -> Collection[str]:
-        """The parameters that will train, told from the model's skeleton: their modules are not quantised."""
-        from ctxtune.backend.skeleton import skeleton
-        from ctxtune.methods.registry import open_method
-
-        if self.recipe.quant == "none" or depth.undecided(self.recipe):
-            return ()
-        return open_method(self.recipe.method, *skeleton(self.sources.model, prepare.classes(self.recipe.data))).params
 
     def _probe(self, base: Base) -> str | None:
         """The text that forgetting is measured on; a classifier says nothing of a text that could be forgotten.
@@ -271,12 +268,13 @@ class _Run:
             self.tell.note(f"train.pack: what keeps examples apart in family {family!r} is not known, none share a row")
         states = feed.keep(self.recipe.cache, mark)
         difference = check_kept(feed)
-        if feed.pack and not is_exact(difference):
+        dtype = feed.trunk.base.device.dtype
+        if feed.pack and not is_exact(difference, dtype):
             self.tell.note(
                 f"packed rows differ from the model by {difference:.1e}: each example gets its own row instead"
             )
             feed.pack, difference = False, check_kept(feed)
-        if not is_exact(difference):
+        if not is_exact(difference, dtype):
             self.tell.note(
                 f"kept states differ from the model by {difference:.1e}: every layer runs every time instead"
             )

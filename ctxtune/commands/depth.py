@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ctxtune.backend.depths import Depths
     from ctxtune.backend.load import Base
@@ -49,6 +50,24 @@ def widest(settings: Freeze, num_layers: int) -> Freeze:
     from ctxtune.methods.depth import candidates
 
     return _with(settings, candidates(num_layers, settings.sample or 1)[-1])
+
+
+def moving(recipe: Recipe, model: Path) -> Collection[str]:
+    """The parameters that will train, or may be chosen to, told from the model's skeleton: their modules stay float32.
+
+    None where everything is float32 anyway.
+    """
+    from ctxtune.backend.device import choose_device
+    from ctxtune.backend.skeleton import skeleton
+    from ctxtune.commands.prepare import classes
+    from ctxtune.methods.registry import open_method
+
+    open_layers = undecided(recipe)
+    if recipe.quant == "none" and not choose_device(recipe.device, recipe.dtype).narrow:
+        return ()
+    made, anatomy = skeleton(model, classes(recipe.data))
+    settings = widest(recipe.method, len(anatomy.block_list(made))) if open_layers else recipe.method
+    return open_method(settings, made, anatomy).params
 
 
 def settle(

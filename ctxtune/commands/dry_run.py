@@ -22,6 +22,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         CtxtuneError: whatever the run itself would meet before it begins to train.
     """
     from ctxtune.backend.context import context_length
+    from ctxtune.backend.device import choose_device
+    from ctxtune.backend.precision import narrow
     from ctxtune.backend.quantise import foreseen_bytes
     from ctxtune.backend.skeleton import check_headers, skeleton
     from ctxtune.backend.tokenizer import load_tokenizer
@@ -43,6 +45,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     open_layers = depth.undecided(recipe)
     settings = depth.widest(recipe.method, len(anatomy.block_list(model))) if open_layers else recipe.method
     method = open_method(settings, model, anatomy, course)
+    if (device := choose_device(recipe.device, recipe.dtype)).narrow:
+        narrow(model, device.dtype, method.params)
     tensors = method.tensors()
     kept = method.start > 0 and recipe.cache != "off"
     return {

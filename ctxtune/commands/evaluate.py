@@ -203,7 +203,7 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
         if warning := check_base(adapter, fingerprint(folder), force):
             say(warning)
     replaced = [name for adapter in adapters for name in parameters_of(adapter)]
-    base = load_base(folder, recipe.device, recipe.quant, replaced, _classes(recipe, adapters))
+    base = load_base(folder, recipe.device, recipe.quant, replaced, _classes(recipe, adapters), recipe.dtype)
     for remark in base.remarks:
         say(remark)
     for adapter in adapters:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def measured_kl(base: Path, adapter: AdapterFile, merged: Path) -> float:
     """How far the merged model is from the base with the adapter attached; one of the two is in memory at a time."""
-    attached = load_base(base, classes=adapter.classes)
+    attached = load_base(base, classes=adapter.classes, dtype="float32")
     attach(attached.model, adapter)
     with Trunk(attached) as trunk:
         said = read_base(_probe(trunk), keep_head=True)
     del attached, trunk
-    with Trunk(load_base(merged)) as trunk:
+    with Trunk(load_base(merged, dtype="float32")) as trunk:
         return drift(_probe(trunk), said).kl
 
 

@@ -44,6 +44,11 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     if data.eval is None and (recipe.train.patience is not None or recipe.train.eval_every is not None):
         key = "train.patience" if recipe.train.patience is not None else "train.eval_every"
         raise RecipeError(f"{key} needs rows to score, and data.eval is missing", "name them: --eval FILE")
+    if recipe.dtype == "float16":
+        raise RecipeError(
+            "dtype float16 does not train: gradients below 6e-8 vanish in it",
+            "use bfloat16 or float32; eval and generate take float16",
+        )
     templates = prepare.compile_templates(data)
     train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None

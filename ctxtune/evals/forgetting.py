@@ -23,7 +23,7 @@ from ctxtune.data.encode import Encoded
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ctxtune.backend.feed import Feed
 
@@ -71,7 +71,7 @@ def probe_examples(token_ids: Sequence[int], kind: str, mask_token: int | None, 
 
 def read_base(feed: Feed, keep_head: bool = False) -> BaseProbe:
     """What the base says of the probe, before anything moves; `keep_head` for comparing with another model."""
-    head = feed.trunk.head.named_parameters()
+    head = feed.trunk.head.named_parameters(remove_duplicate=False)
     moving = {name: param.detach().clone() for name, param in head if keep_head or param.requires_grad}
     with torch.no_grad():
         hidden = torch.cat([feed.hidden([i]) for i in range(len(feed.examples))])
@@ -83,7 +83,7 @@ def drift(feed: Feed, base: BaseProbe) -> Drift:
     loss = kl = 0.0
     count = begin = 0
     # Numbers that have not moved are taken where they are: a copy of them, aligned otherwise, sums in another order.
-    own = dict(feed.trunk.head.named_parameters())
+    own = dict(feed.trunk.head.named_parameters(remove_duplicate=False))
     head = {name: value for name, value in base.head.items() if name not in own or not torch.equal(own[name], value)}
     with torch.no_grad():
         for i in range(len(feed.examples)):
@@ -92,9 +92,15 @@ def drift(feed: Feed, base: BaseProbe) -> Drift:
             for first in range(0, len(hidden), _CHUNK):
                 chunk, old, label = (rows[first : first + _CHUNK] for rows in (hidden, earlier, labels))
                 now = functional.log_softmax(feed.trunk.logits(chunk).float(), dim=-1)
-                was = functional.log_softmax(functional_call(feed.trunk.head, head, (old,)).float(), dim=-1)
+                was = functional.log_softmax(_said(feed.trunk.head, head, old), dim=-1)
                 loss += functional.nll_loss(now, label, reduction="sum").item()
                 kl += functional.kl_div(now, was, reduction="sum", log_target=True).item()
             begin += len(hidden)
             count += len(hidden)
     return Drift(loss / count, max(kl / count, 0.0), count)
+
+
+def _said(head: nn.Module, numbers: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+    """Logits of a head with other numbers, each under every name: what is one and the same there may be two in the other."""
+    logits: Tensor = functional_call(head, dict(numbers), (hidden,), tie_weights=False)
+    return logits.float()

@@ -204,6 +204,10 @@ class Recipe(Section):
         "none", description="how frozen linear layers are stored: none, int8, nf4 or fp4"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it runs: auto, cpu or cuda")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="what it computes in: float32, bfloat16, float16; auto is what is fast there, what trains is float32",
+    )
     data: Data = Field(Data(), description="what is read")
     method: Method = Field(description="what may move")
     train: Train = Field(Train(), description="how it is trained")

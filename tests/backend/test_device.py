@@ -35,19 +35,35 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cpu" in str(caught.value.hint)
 
 
+GPUS = [
+    (7, "auto", torch.float32, "float32 (it has no bfloat16 of its own)", False),
+    (8, "auto", torch.bfloat16, "bfloat16 (it has bfloat16)", False),
+    (12, "auto", torch.bfloat16, "bfloat16 (it has bfloat16)", False),
+    (8, "float32", torch.float32, "float32 (asked for)", False),
+    (7, "float16", torch.float16, "float16 (asked for)", False),
+    (7, "bfloat16", torch.bfloat16, "bfloat16 (asked for, emulated)", True),
+]
+
+
 @pytest.mark.parametrize("wanted", ["auto", "cuda"])
-@pytest.mark.parametrize(("generation", "why"), [(7, "has no bfloat16"), (8, "has bfloat16"), (12, "has bfloat16")])
-def test_a_gpu_computes_in_plain_float32(
-    wanted: str, generation: int, why: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("generation", "dtype", "kind", "why", "slow"), GPUS)
+def test_what_a_gpu_computes_in(
+    wanted: str,
+    generation: int,
+    dtype: str,
+    kind: torch.dtype,
+    why: str,
+    slow: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (generation, 0))
     matmul = SimpleNamespace(allow_tf32=True)
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
-    device = choose_device(wanted)
-    assert (device.name, device.dtype) == ("cuda", torch.float32)
-    assert device.reason.startswith(f"A GPU, float32 (it {why}")
+    device = choose_device(wanted, dtype)
+    assert (device.name, device.dtype, device.reason) == ("cuda", kind, f"A GPU, {why}")
+    assert (device.warning is not None) == slow
     assert matmul.allow_tf32 is False
 
 
@@ -67,6 +83,24 @@ def test_why_a_processor_computes_in_float32(text: str | None, why: str, monkeyp
     device = choose_device("cpu")
     assert device.dtype is torch.float32
     assert f"float32 (it {why}" in device.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "slow"),
+    [
+        ("fpu avx512_bf16", "bfloat16", False), ("amx_bf16", "bfloat16", False), ("avx512f", "bfloat16", True),
+        ("avx512_bf16", "float16", True), ("avx512_fp16", "float16", False), ("avx512f", "float32", False),
+    ],
+)  # fmt: skip
+def test_what_is_asked_of_a_processor(flags: str, dtype: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not have is done, and said to be slow."""
+    system_file(monkeypatch, "/proc/cpuinfo", f"flags : {flags}\n")
+    device = choose_device("cpu", dtype)
+    assert device.type_name == dtype
+    assert f"{dtype} (asked for" in device.reason
+    assert (device.warning is not None) == slow
+    if slow:
+        assert "7 times slower" in str(device.warning)
 
 
 def meminfo(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:

@@ -27,6 +27,7 @@ SURFACE = {
         "--set",
         "--seed",
         "--device",
+        "--dtype",
         "--quant",
     }
     | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
@@ -41,13 +42,24 @@ SURFACE = {
         "--against",
         "--set",
         "--device",
+        "--dtype",
         "--quant",
         "--force",
         "--json",
         "--quiet",
         "-q",
     },
-    "generate": {"prompt", "--model", "--adapter", "--max-tokens", "--stop", "--device", "--quant", "--force"}
+    "generate": {
+        "prompt",
+        "--model",
+        "--adapter",
+        "--max-tokens",
+        "--stop",
+        "--device",
+        "--dtype",
+        "--quant",
+        "--force",
+    }
     | {"--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed"}
     | {"--chat", "--no-chat", "--system", "--stream", "--no-stream", "--jsonl", "--batch", "--json", "--quiet", "-q"},
     "adapter": set(),
