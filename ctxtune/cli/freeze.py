@@ -167,6 +167,8 @@ def result_table(facts: Mapping[str, Any]) -> Any:
     for key in ("acc", "acc_norm", "perplexity", "greedy_acc"):
         if key in after:
             rows.append([key, console.with_error(before, key), console.with_error(after, key)])
+    if "acc" in after:
+        rows.append(["loss of the right choice, nats", f"{before['loss']:.4f}", f"{after['loss']:.4f}"])
     drift = facts["forgetting"]
     if drift["after"]:
         rows.append(["probe loss, nats a token", f"{drift['before']['loss']:.4f}", f"{drift['after']['loss']:.4f}"])

@@ -70,6 +70,8 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
 
     out = Path(resolved.recipe.out or default_out(resolved.recipe))
     with stop_signals() as stop, open_run(out, resume) as run:
+        if resume and not run.recipe.exists():
+            tell.note(f"{run.path} holds no run to go on with: this one starts from the beginning")
         resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved, resume)
         if (done := run.read_result()) is not None:
             tell.note(f"{run.path} is complete: nothing to resume")
@@ -305,7 +307,10 @@ class _Run:
             self.recipe.train,
             on_trial=lambda lr, loss: self.tell.note(f"rate {lr:.0e}: held-out loss {loss:.4f}"),
         )
-        self.tell.note(f"rate {test.lr:.0e} chosen: {test.steps} trial steps, {test.seconds:.1f} s")
+        self.tell.note(
+            f"rate {test.lr:.0e} chosen, the lowest within one standard error of the least loss: "
+            f"{test.steps} trial steps, {test.seconds:.1f} s"
+        )
         return {
             "value": test.lr,
             "test": {

@@ -158,7 +158,7 @@ def _train(path: str | list[str | Part] | None, spool: Path) -> str | list[str |
 def _labels(opened: Opened) -> dict[str, int]:
     """How often each answer is given, the most frequent first; empty where answers are free text."""
     counts = Counter(one.labels for one in opened.train.examples)
-    if len(counts) > min(MOST_LABELS, len(opened.train.examples) // 2):
+    if not opened.classes and len(counts) > min(MOST_LABELS, len(opened.train.examples) // 2):
         return {}
     return {_named(opened, labels): count for labels, count in counts.most_common()}
 

@@ -99,6 +99,8 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
         RecipeError: something else lies there, or a run does and `resume` is false.
         StorageError: another process is writing there, or the folder cannot be made.
     """
+    if path.exists() and not path.is_dir():
+        raise RecipeError(f"{path} is a file, and a run needs a folder", "choose another --out")
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     had_lock = (path / ".lock").exists()
     with storing(path):

@@ -107,7 +107,7 @@ def _hint(answer: str, choices: Choices) -> str:
         return "write {{ answer | int }} if it is a place, counted from 0"
     near = difflib.get_close_matches(answer, (*choices.labels, *choices.texts), n=1)
     if near:
-        return f"did you mean {near[0]!r}"
+        return f"did you mean {near[0]!r}? Mend the row, or the choice if that is where the mistake stands"
     return "mend the row" if choices.own else "add it to data.choices, or mend the row"
 
 

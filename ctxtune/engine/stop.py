@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Signal(BaseException):
+    """On its way out of whatever was running. No Exception: code that falls back on failure must not take it for one."""
+
+
 class Stop:
     """Whether the user asked to stop. A second signal does not wait."""
 
@@ -24,7 +28,7 @@ class Stop:
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         if not self._deferring or self.requested:
-            raise Interrupted(f"stopped by {signal.Signals(number).name}", "nothing of the run so far was lost")
+            raise _Signal(signal.Signals(number).name)
         self.requested = True
 
     @contextmanager
@@ -39,11 +43,18 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM until the block ends; then the earlier handlers stand again."""
+    """Catch SIGINT and SIGTERM until the block ends; then the earlier handlers stand again.
+
+    Raises:
+        Interrupted: one came where it is not put off.
+    """
     stop = Stop()
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield stop
+    except _Signal as sent:
+        hint = "the same command with --resume goes on from what is on the disk by now"
+        raise Interrupted(f"stopped by {sent}", hint) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,12 +4,7 @@ Layer-wise tuning keeps what the lower layers know and lets the upper ones chang
 "What would Elsa do?"). Because the layers below the lowest trained one never change, what they say of an example is
 computed once (backend/cache.py).
 
-A choice of layers is a sum of terms:
-
-    term   = which ["." kind] | name              last:4 | first:2 | 10-19 | 7 | all | last:4.mlp | norms | embeddings
-    which  = last:N | first:N | A-B | A           blocks, numbered from 0
-    kind   = attn | mlp | norms                   a part of these blocks only
-    name   = all | attn | mlp | norms | embeddings | head      of the whole model; `norms` includes the final norm
+How a choice of layers is written stands in recipe/layers.py.
 
 Whole modules move: a weight with its bias; when and how fast is said in motion.py. The classifier that an encoder without
 a head gets moves with whatever is chosen; `head` is it alone. A trained layer is written as PEFT's LN_TUNING, whose files
@@ -18,13 +13,13 @@ hold whole weights.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.container import layer_config, layer_tensors
 from ctxtune.errors import RecipeError
 from ctxtune.methods.motion import ENDLESS, Motion, Span
+from ctxtune.recipe.layers import GRAMMAR, read_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,39 +27,31 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.recipe.layers import Term
     from ctxtune.recipe.schema import Freeze
-
-_KINDS = ("attn", "mlp", "norms")
-_NAMES = ("all", *_KINDS, "embeddings", "head")
-_TERM = re.compile(r"(?:(last|first):([0-9]{1,6})|([0-9]{1,6})-([0-9]{1,6})|([0-9]{1,6}))(?:\.(attn|mlp|norms))?\Z")
-_GRAMMAR = "write for example last:4, first:2, 10-19, last:4.mlp, last:4+norms, all, embeddings or head"
 
 
 def choose(layers: str, names: Sequence[str], anatomy: Anatomy, num_layers: int) -> list[str]:
     """The parameters that `layers` names, in the model's order, out of all its parameter names (tied ones under each).
 
     Raises:
-        RecipeError: the text is not a choice of layers, names a block that is not there, or chooses nothing.
+        RecipeError: it names a block that is not there, or chooses nothing.
     """
-    prefixes = [prefix for term in layers.split("+") for prefix in _prefixes(term.strip(), anatomy, num_layers)]
+    prefixes = [prefix for term in read_layers(layers) for prefix in _prefixes(term, anatomy, num_layers)]
     chosen = [name for name in names if any(_inside(name, prefix) for prefix in prefixes)]
     if not chosen:
-        raise RecipeError(f"method.layers {layers!r} chooses no parameter of this model", _GRAMMAR)
+        raise RecipeError(f"method.layers {layers!r} chooses no parameter of this model", GRAMMAR)
     return chosen
 
 
-def _prefixes(term: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
+def _prefixes(term: Term, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
     """Module names that a term stands for; the empty one stands for all."""
-    if term in _NAMES:
-        yield from _named(term, anatomy, num_layers)
+    if term.name:
+        yield from _named(term.name, anatomy, num_layers)
         return
-    match = _TERM.match(term)
-    if match is None:
-        raise RecipeError(f"method.layers: {term!r} is not a choice of layers", _GRAMMAR)
-    kind = match[6]
-    for index in _blocks(match, num_layers):
+    for index in _blocks(term, num_layers):
         block = f"{anatomy.blocks}.{index}"
-        yield from (f"{block}.{part}" for part in getattr(anatomy, kind)) if kind else (block,)
+        yield from (f"{block}.{part}" for part in getattr(anatomy, term.kind)) if term.kind else (block,)
 
 
 def _named(name: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
@@ -80,20 +67,13 @@ def _named(name: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
             yield anatomy.norm
 
 
-def _blocks(match: re.Match[str], num_layers: int) -> range:
-    end, count, low, high, one = match[1], match[2], match[3], match[4], match[5]
-    if end:
-        chosen = range(num_layers - int(count), num_layers) if end == "last" else range(int(count))
-    elif one:
-        chosen = range(int(one), int(one) + 1)
-    else:
-        chosen = range(int(low), int(high) + 1)
-    if not chosen:
-        raise RecipeError(f"method.layers: {match[0]!r} is empty", _GRAMMAR)
+def _blocks(term: Term, num_layers: int) -> range:
+    from_top = num_layers if term.begin < 0 else 0
+    chosen = range(from_top + term.begin, from_top + term.end)
     if chosen.start < 0 or chosen.stop > num_layers:
         raise RecipeError(
-            f"method.layers: {match[0]!r} does not fit: the model has {num_layers} layers, 0 to {num_layers - 1}",
-            _GRAMMAR,
+            f"method.layers: {term.text!r} does not fit: the model has {num_layers} layers, 0 to {num_layers - 1}",
+            GRAMMAR,
         )
     return chosen
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ctxtune.recipe.layers import checked
+
 MOST_STEPS = 10_000_000
 
 Text = Annotated[str, Field(min_length=1)]
@@ -98,7 +100,7 @@ class Freeze(Section):
     """Layer-wise tuning: the named layers move, the others are frozen."""
 
     name: Literal["freeze"] = Field(description="the name of the method")
-    layers: Text = Field(
+    layers: Annotated[Text, AfterValidator(checked)] = Field(
         "last:4", description="what is trained, such as last:4, first:2, 10-19, last:4+norms, all; auto chooses"
     )
     lr_decay: float = Field(1.0, gt=0, le=1, description="the rate of a layer as a share of the next higher one's")

@@ -210,7 +210,7 @@ CASES = {
     "adapt --set ctxtune=2": 2,
     "adapt --out good.jsonl": 1,
     "adapt --out good.jsonl/below": 1,
-    "adapt --out /dev/null": 1,
+    "adapt --out /dev/null": 2,
     "adapt --out /proc/nothing": 1,
     "adapt --out full": 2,
     "adapt --out loop": 1,

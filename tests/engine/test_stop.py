@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -33,30 +34,51 @@ def test_inside_it_only_sets_a_mark(number: signal.Signals) -> None:
 
 
 def test_a_second_one_does_not_wait() -> None:
-    with stop_signals() as stop, stop.deferred():
-        send(signal.SIGINT)
-        with pytest.raises(Interrupted, match="SIGTERM"):
+    def story() -> None:
+        with stop_signals() as stop, stop.deferred():
+            send(signal.SIGINT)
             send(signal.SIGTERM)
+            pytest.fail("it waited")
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        story()
 
 
 def test_after_the_loop_it_ends_the_command_again() -> None:
-    with stop_signals() as stop:
-        with stop.deferred():
-            pass
-        with pytest.raises(Interrupted):
+    def story() -> None:
+        with stop_signals() as stop:
+            with stop.deferred():
+                pass
             send(signal.SIGTERM)
+            pytest.fail("it waited")
+
+    with pytest.raises(Interrupted):
+        story()
+
+
+def test_what_falls_back_on_any_exception_does_not_swallow_a_signal() -> None:
+    """As loading a model does: what cannot be read in the quick way is read by transformers."""
+
+    def story() -> None:
+        with stop_signals():
+            with contextlib.suppress(Exception):
+                send(signal.SIGINT)
+            pytest.fail("it went on")
+
+    with pytest.raises(Interrupted, match="SIGINT"):
+        story()
 
 
 def test_an_error_in_the_loop_ends_the_waiting() -> None:
-    def fail() -> None:
-        with stop.deferred():
-            raise RuntimeError("inside")
-
-    with stop_signals() as stop:
-        with pytest.raises(RuntimeError, match="inside"):
-            fail()
-        with pytest.raises(Interrupted):
+    def story() -> None:
+        with stop_signals() as stop:
+            with contextlib.suppress(RuntimeError), stop.deferred():
+                raise RuntimeError("inside")
             send(signal.SIGINT)
+            pytest.fail("it waited")
+
+    with pytest.raises(Interrupted):
+        story()
 
 
 def test_the_handlers_of_before_stand_again() -> None:
