@@ -767,12 +767,35 @@ def test_law_7_a_packed_run_has_the_losses_of_an_unpacked_one(kind: str, cache: 
 @motions([*MOTIONS, *AUTO])
 def test_law_7_of_what_moves_at_times(kind: str, motion: str, lab: Lab, tmp_path: Path) -> None:
     more = moved_by(motion) | {"train.steps": 6, "train.lr": RATE}
-    for name, change in {"off": {"cache": "off"}, "memory": {}, "parts": {"train.micro_batch": 1}}.items():
-        adapt(resolve_recipe(lab.folders[kind], lab.train, tmp_path / name, more | change), False, Listener())
-    off, memory, parts = (losses(tmp_path / name) for name in ("off", "memory", "parts"))
+    for cache in ("off", "memory"):
+        resolved = resolve_recipe(lab.folders[kind], lab.train, tmp_path / cache, more | {"cache": cache})
+        adapt(resolved, False, Listener())
+    off, memory = (losses(tmp_path / cache) for cache in ("off", "memory"))
     assert max(off) - min(off) > 1e-3
     assert memory == pytest.approx(off, abs=1e-5)
-    assert parts == pytest.approx(off, abs=1e-5)
+
+
+@motions()
+def test_law_7_in_parts_of_what_moves_at_times(
+    kind: str, motion: str, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64: over several steps AdamW makes more of float32's rounding than the law allows (2.4e-5 in Qwen3)."""
+
+    def in_double(*given: Any) -> Base:
+        base = load_base(*given)
+        base.model.double()
+        return base
+
+    monkeypatch.setattr("ctxtune.backend.load.load_base", in_double)
+    more = moved_by(motion) | {"train.steps": 6, "train.lr": RATE, "cache": "off"}
+    for rows in (8, 1):
+        resolved = resolve_recipe(
+            lab.folders[kind], lab.train, tmp_path / str(rows), more | {"train.micro_batch": rows}
+        )
+        adapt(resolved, False, Listener())
+    whole, parts = losses(tmp_path / "8"), losses(tmp_path / "1")
+    assert max(whole) - min(whole) > 1e-3
+    assert parts == pytest.approx(whole, abs=1e-6)  # the log has float32
 
 
 # --- 8: the twin in PEFT

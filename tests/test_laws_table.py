@@ -43,6 +43,27 @@ def test_law_6_alone():
     pass
 """
 
+INTERRUPTED = """
+import pytest
+
+from ctxtune.errors import Interrupted
+
+
+@pytest.mark.parametrize("kind", ["ox"])
+def test_law_1_before(kind):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["ox"])
+def test_law_2_while(kind):
+    raise Interrupted("stopped by SIGTERM")
+
+
+@pytest.mark.parametrize("kind", ["ox"])
+def test_law_3_after(kind):
+    pass
+"""
+
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -93,7 +114,18 @@ def test_only_what_is_wanted_and_not_known(table: Any, tmp_path: Path) -> None:
     assert {check.law for check in checks if table.wanted(check, asked)} == {"1", "2"}
 
 
+def test_what_was_interrupted_has_said_nothing(table: Any, tmp_path: Path) -> None:
+    table.LAWS.write_text(INTERRUPTED, encoding="utf-8")
+    checks, out = table.collect(), tmp_path / "checks.jsonl"
+    with pytest.raises(SystemExit, match="INTERRUPTED"):
+        table.run(frozenset(check.name for check in checks), out)
+    assert list(table.read(out)) == ["test_law_1_before[ox]"]
+    assert sum(len(names) for names in table.unknown(checks, table.read(out)).values()) == 2
+
+
 def test_a_line_that_was_cut_is_run_again(table: Any, tmp_path: Path) -> None:
     out = tmp_path / "checks.jsonl"
-    out.write_text(json.dumps({"name": "one", "result": "holds"}) + '\n{"name": "tw', encoding="utf-8")
+    out.write_text(
+        json.dumps({"name": "one", "result": "holds"}) + '\n{"name": "tw{"name": "three"}\n', encoding="utf-8"
+    )
     assert list(table.read(out)) == ["one"]

@@ -28,9 +28,12 @@ _TOKENS = 512
 
 @dataclass(frozen=True)
 class Depths:
-    """`answers` (L + 1, n, D): every depth where the first answer token is predicted; `cuts`: whole states at some depths."""
+    """`answers`, (n, D) for each of L + 1 depths: where the first answer token is predicted; `cuts`: whole states at some.
 
-    answers: Tensor
+    The last depth has the width that the head reads: OPT may project it to a narrower one.
+    """
+
+    answers: list[Tensor]
     cuts: dict[int, States]
 
 
@@ -50,8 +53,7 @@ def run_depths(feed: Feed, cuts: Sequence[int]) -> Depths:
     trunk, offsets = feed.trunk, [0]
     for length in feed.lengths:
         offsets.append(offsets[-1] + length)
-    num_blocks = len(trunk.base.anatomy.block_list(trunk.base.model))
-    answers = torch.zeros(num_blocks + 1, len(feed.examples), trunk.base.width)
+    answers: list[Tensor] = []
     kept = {cut: torch.zeros(offsets[-1], trunk.base.width) for cut in cuts if cut > 0}
     order = sorted(range(len(feed.examples)), key=lambda i: (-feed.lengths[i], i))
     with torch.no_grad(), trunk.closed():
@@ -60,7 +62,9 @@ def run_depths(feed: Feed, cuts: Sequence[int]) -> Depths:
             depths = trunk.backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
             first = torch.tensor([feed.examples[i].rows[0] for i in part], device=ids.device)
             for depth, hidden in enumerate(depths):  # (B, T, D)
-                answers[depth, part] = hidden[torch.arange(len(part)), first].float().cpu()
+                if depth == len(answers):
+                    answers.append(torch.zeros(len(feed.examples), hidden.shape[-1]))
+                answers[depth][part] = hidden[torch.arange(len(part)), first].float().cpu()
             for cut, data in kept.items():
                 for b, i in enumerate(part):
                     data[offsets[i] : offsets[i + 1]] = depths[cut][b, : feed.lengths[i]].cpu()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from torch import Tensor
 
@@ -52,8 +52,8 @@ class Probe:
     stderr: float
 
 
-def probe_depths(answers: Tensor, classes: Sequence[Hashable]) -> list[Probe]:
-    """A ridge probe at every depth of answers (depths, n, D), in the dual form: n is smaller than D as a rule.
+def probe_depths(answers: Iterable[Tensor], classes: Sequence[Hashable]) -> list[Probe]:
+    """A ridge probe at every depth, each answers (n, D), in the dual form: n is smaller than D as a rule.
 
     Features are standardised, K = X X' / D, and alpha = (K + I)^-1 Y for the rows of the other folds, Y one-hot and
     centred: the penalty is as large as the mean square of a row.

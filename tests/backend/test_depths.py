@@ -27,7 +27,7 @@ def examples(base: Base) -> list[Encoded]:
     return list(encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "opt-projected-tied"])
 def test_every_depth_of_every_example(
     kind: str, open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,13 +36,14 @@ def test_every_depth_of_every_example(
     with Trunk(base, 0) as trunk:
         feed = Feed(trunk, examples(base))
         found = run_depths(feed, [0, 2, 3])
-    assert found.answers.shape == (NUM_LAYERS + 1, 6, base.width)
+    last = base.width // 2 if kind == "opt-projected-tied" else base.width
+    assert [answer.shape for answer in found.answers] == [(6, base.width)] * NUM_LAYERS + [(6, last)]
     assert sorted(found.cuts) == [2, 3]
     for i, example in enumerate(feed.examples):
         with torch.no_grad():
             states = base.model(input_ids=torch.tensor([example.ids]), output_hidden_states=True).hidden_states
         for depth in range(NUM_LAYERS + 1):
-            assert found.answers[depth, i] == pytest.approx(states[depth][0, example.rows[0]], abs=2e-5)
+            assert found.answers[depth][i] == pytest.approx(states[depth][0, example.rows[0]], abs=2e-5)
         for cut, kept in found.cuts.items():
             assert kept.batch([i], [(0, 0)], "cpu")[0] == pytest.approx(states[cut][0], abs=2e-5)
 

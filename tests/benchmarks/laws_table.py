@@ -23,6 +23,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from ctxtune.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
@@ -66,7 +69,7 @@ def check_of(item: pytest.Item) -> Check:
 
 
 class Recorder:
-    """A plugin of pytest: keeps the checks that are wanted, cell by cell, and writes down how each of them ends."""
+    """A plugin of pytest: keeps the checks that are wanted, writes down how each of them ends, and ends when it is told to."""
 
     def __init__(self, wanted: Collection[str] | None = None, out: Path | None = None) -> None:
         self.wanted, self.out = wanted, out
@@ -79,7 +82,9 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
         report = yield
-        if self.out is not None and (report.when == "call" or report.failed):
+        if call.excinfo is not None and call.excinfo.type is Interrupted:
+            item.session.shouldstop = "interrupted"  # the check itself has said nothing
+        elif self.out is not None and (report.when == "call" or not report.passed):
             line = asdict(check_of(item)) | {"result": "holds", "said": "", "seconds": round(report.duration, 2)}
             refused = [value for key, value in item.user_properties if key == "refused"]
             if report.failed:
@@ -125,8 +130,12 @@ def run(names: frozenset[str], out: Path) -> float:
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> the last line of each check; a line that was cut by a kill is none."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {line["name"]: line for line in map(json.loads, (line for line in lines if line.endswith("}")))}
+    found = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            found[line["name"]] = line
+    return found
 
 
 def unknown(checks: Iterable[Check], done: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -140,7 +149,8 @@ def unknown(checks: Iterable[Check], done: Mapping[str, Mapping[str, Any]]) -> d
 
 def run_all(args: argparse.Namespace, out: Path) -> list[Check]:
     """Run what is wanted and not known yet, one family a task, the longest first; returns the checks that are wanted."""
-    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
         checks = [check for check in pool.submit(collect).result() if wanted(check, args)]
         left = sorted(unknown(checks, read(out)).items(), key=lambda pair: -len(pair[1]))
         tasks = {pool.submit(run, frozenset(names), out): (kind, len(names)) for kind, names in left}
@@ -148,6 +158,12 @@ def run_all(args: argparse.Namespace, out: Path) -> list[Check]:
             kind, size = tasks[task]
             said = f"{number}/{len(tasks)} {kind or 'others'}: {size} checks, {task.result():.0f} s"
             print(said, file=sys.stderr, flush=True)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
     return checks
 
 
@@ -173,8 +189,8 @@ def show(checks: list[Check], lines: dict[str, dict[str, Any]]) -> int:
     """Print the table and what belongs to it; returns how many checks fail."""
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for check in checks:
-        if check.name in lines:
-            cells.setdefault((check.kind, check.quant, check.layers), []).append(lines[check.name])
+        line = lines.get(check.name, asdict(check) | {"result": "unfinished", "said": ""})
+        cells.setdefault((check.kind, check.quant, check.layers), []).append(line)
     alone = [line for (kind, _, layers), found in cells.items() if not (kind and layers) for line in found]
     table = {place: found for place, found in cells.items() if place[0] and place[2]}
     refusals, failures = Notes(iter(LETTERS)), Notes(map(str, count(1)))
@@ -204,7 +220,7 @@ def verdict(found: Iterable[dict[str, Any]], refusals: Notes, failures: Notes) -
         return "fails " + ",".join(failures.mark(failure(line)) for line in by_result["fails"])
     if "refused" in by_result:
         return "refused " + ",".join(dict.fromkeys(refusals.mark(line["said"]) for line in by_result["refused"]))
-    return "skipped" if "skipped" in by_result else "holds"
+    return next((word for word in ("unfinished", "skipped") if word in by_result), "holds")
 
 
 def failure(line: dict[str, Any]) -> str:
@@ -244,6 +260,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         out = (args.out or Path(folder) / "checks.jsonl").resolve()
