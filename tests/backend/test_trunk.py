@@ -102,7 +102,9 @@ def test_without_padding(kind: str, start: int, double: Callable[[str], Base]) -
 
 @pytest.mark.parametrize("name", ["the last row", "several rows", "all rows"])
 @pytest.mark.parametrize("start", [0, 1, NUM_LAYERS - 1, NUM_LAYERS])
-@pytest.mark.parametrize("kind", ["llama-untied", "gpt2-untied", "bert-tied", "mistral-untied", "phi3-untied"])
+@pytest.mark.parametrize(
+    "kind", ["llama-untied", "gpt2-untied", "bert-tied", "mistral-untied", "phi3-untied", "granite-tied", "falcon-tied"]
+)
 def test_gradients_are_those_of_the_plain_forward(
     kind: str, start: int, name: str, double: Callable[[str], Base]
 ) -> None:
@@ -111,9 +113,9 @@ def test_gradients_are_those_of_the_plain_forward(
     b, t = (torch.tensor(values) for values in ROWS[name])
     weight = torch.randn(len(b), len(base.tokenizer), generator=torch.Generator().manual_seed(2)).double()
     top = [block for index, block in enumerate(base.anatomy.block_list(base.model)) if index >= start]
-    head = base.model.get_submodule(base.anatomy.head)
+    after = [base.model.get_submodule(name) for name in (base.anatomy.norm, base.anatomy.head) if name]
     below = {id(p) for name in base.anatomy.embeddings for p in base.model.get_submodule(name).parameters()}
-    params = [p for module in [*top, head] for p in module.parameters() if id(p) not in below]
+    params = [p for module in [*top, *after] for p in module.parameters() if id(p) not in below]
     for param in params:
         param.requires_grad_(True)
 
