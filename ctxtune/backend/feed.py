@@ -171,6 +171,17 @@ def check_kept(feed: Feed) -> float:
     return float((kept - plain).abs().max() / plain.abs().max().clamp(min=1e-6))
 
 
+def unpackable(feed: Feed) -> str | None:
+    """Why examples may not share rows, in words; None where that is the same as giving each its own."""
+    base = feed.trunk.base
+    if base.anatomy.apart is None:
+        return f"what keeps examples apart is not known of family {base.anatomy.family!r}"
+    difference = check_kept(feed)
+    if is_exact(difference, base.device.dtype):
+        return None
+    return f"packed rows differ from the model by {difference:.1e}"
+
+
 def plain_hidden(feed: Feed, part: Sequence[int]) -> Tensor:
     """The answer rows' final states (N, D) by the model's own forward, nothing left out. The trunk is closed meanwhile."""
     ids, mask, b, t = feed.tensors(part)

@@ -260,22 +260,17 @@ class _Run:
 
     def _keep(self, feed: Any, mark: str) -> dict[str, Any]:
         """Run the frozen layers once, and check that training from what they said is the same as training through them."""
-        from ctxtune.backend.feed import check_kept, is_exact
+        from ctxtune.backend.feed import check_kept, is_exact, unpackable
         from ctxtune.engine.checkpoint import read_state
 
         if feed.trunk.start > 0 and self.recipe.cache != "off":
             self.tell.note(f"running the {feed.trunk.start} frozen layers once over {len(feed.examples)} examples")
-        if self.recipe.train.pack and not feed.pack:
-            family = feed.trunk.base.anatomy.family
-            self.tell.note(f"train.pack: what keeps examples apart in family {family!r} is not known, none share a row")
+        if self.recipe.train.pack and (reason := unpackable(feed)):
+            self.tell.note(f"train.pack: {reason}, so that each example gets a row of its own")
+            feed.pack = False
         states = feed.keep(self.recipe.cache, mark)
         difference = check_kept(feed)
         dtype = feed.trunk.base.device.dtype
-        if feed.pack and not is_exact(difference, dtype):
-            self.tell.note(
-                f"packed rows differ from the model by {difference:.1e}: each example gets its own row instead"
-            )
-            feed.pack, difference = False, check_kept(feed)
         if not is_exact(difference, dtype):
             self.tell.note(
                 f"kept states differ from the model by {difference:.1e}: every layer runs every time instead"

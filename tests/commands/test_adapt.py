@@ -487,6 +487,21 @@ def test_states_that_are_not_exact_are_not_used(
     assert losses(tmp_path / "wrong") == pytest.approx(losses(tmp_path / "off"), abs=5e-6)
 
 
+def test_rows_that_cannot_be_packed_are_not(
+    adapt: Adapt, resolve: Resolve, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family of which nobody knows how, and one that does not keep examples apart; both say so, and train as ever."""
+    monkeypatch.setattr(feed_file, "keep_apart", lambda base, ids, owner, order: (None, order * 0 + order.shape[1] - 1))
+    for kind, reason in (("olmo2-untied", "is not known of family 'olmo2'"), ("llama-tied", "packed rows differ")):
+        adapt(kind, f"{kind} plain")
+        listener = Listener()
+        facts = command.adapt(resolve(kind, reviews, f"{kind} packed", {"train.pack": True}), False, listener)
+        assert facts["packed"] is False
+        assert any(note.startswith("train.pack: ") and reason in note for note in listener.notes)
+        assert facts["cache"]["place"] == "memory"
+        assert same_tensors(adapter_tensors(tmp_path / f"{kind} plain"), adapter_tensors(tmp_path / f"{kind} packed"))
+
+
 # --- going on, and refusing to
 
 
