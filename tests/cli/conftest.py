@@ -113,8 +113,9 @@ def process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def environment() -> dict[str, str]:
-    """The package of this checkout, whatever else is installed."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """The package of this checkout, whatever else is installed; compiled once, as for users."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="session")

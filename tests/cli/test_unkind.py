@@ -208,7 +208,7 @@ CASES = {
     "adapt --set data.on_long=burn": 2,
     "adapt --set quant=int3": 2,
     "adapt --set ctxtune=2": 2,
-    "adapt --out good.jsonl": 1,
+    "adapt --out good.jsonl": 2,
     "adapt --out good.jsonl/below": 1,
     "adapt --out /dev/null": 2,
     "adapt --out /proc/nothing": 1,

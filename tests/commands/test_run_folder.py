@@ -45,9 +45,10 @@ def test_a_folder_of_other_files_is_refused(resume: bool, tmp_path: Path) -> Non
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StorageError), open_run(path, resume=False):
-            pass
+    with pytest.raises(RecipeError, match="is a file"), open_run(tmp_path / "file", resume=False):
+        pass
+    with pytest.raises(StorageError), open_run(tmp_path / "file" / "below", resume=False):
+        pass
 
 
 def test_an_unfinished_run_wants_resume(tmp_path: Path) -> None:
