@@ -45,10 +45,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Quickstart(Ended):
-    """`ctxtune quickstart`: its run's folder and the facts that it left there."""
+    """`ctxtune quickstart`: its run's folder, the facts that it left there, and how fast the machine was meanwhile."""
 
     run: Path
     facts: dict[str, Any]
+    gflops: float
 
 
 @pytest.fixture(scope="session")
@@ -100,14 +101,34 @@ def model(ctxtune: Callable[..., Ended]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quickstart(ctxtune: Callable[..., Ended], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+def quickstart(
+    ctxtune: Callable[..., Ended], environment: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Quickstart:
     """The whole quickstart, once."""
     run = tmp_path_factory.mktemp("quickstart") / "run"
+    before = matrix_rate(environment)
     done = ctxtune("quickstart", "--out", run)
     assert done.code == 0, done.err
-    return Quickstart(
-        done.code, done.out, done.err, done.seconds, run, json.loads((run / "result.json").read_text("utf-8"))
-    )
+    facts = json.loads((run / "result.json").read_text("utf-8"))
+    return Quickstart(done.code, done.out, done.err, done.seconds, run, facts, min(before, matrix_rate(environment)))
+
+
+def matrix_rate(environment: dict[str, str]) -> float:
+    """GFLOP/s of the model's widest product, x (512, 576) by W (1536, 576), on all the cores that a user's process gets."""
+    code = """
+import time, torch
+from torch.nn.functional import linear
+x, w = torch.randn(512, 576), torch.randn(1536, 576)
+def seconds():
+    begun = time.perf_counter()
+    for _ in range(100): linear(x, w)
+    return time.perf_counter() - begun
+seconds()
+times = sorted(seconds() for _ in range(15))
+print(100 * 2 * 512 * 576 * 1536 / times[7] / 1e9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 @pytest.fixture(scope="session")

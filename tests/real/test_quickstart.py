@@ -44,7 +44,8 @@ def test_the_model_learns_and_the_forgetting_is_measured(quickstart: Quickstart)
 
 
 def test_it_takes_less_than_four_minutes(quickstart: Quickstart) -> None:
-    assert quickstart.seconds < 240
+    """Where two cores do 150 GFLOP/s; on a slower machine, or one that is shared, as much longer as its products take."""
+    assert quickstart.seconds < 240 * max(1.0, 150 / quickstart.gflops)
 
 
 def test_the_command_it_shows_works(quickstart: Quickstart, environment: dict[str, str]) -> None:
