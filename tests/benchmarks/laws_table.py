@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,7 +30,6 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,11 +148,11 @@ def unknown(checks: Iterable[Check], done: Mapping[str, Mapping[str, Any]]) -> d
 
 
 def run_all(args: argparse.Namespace, out: Path) -> list[Check]:
-    """Run what is wanted and not known yet, one family a task, the longest first; returns the checks that are wanted."""
+    """Run what is wanted and not known yet, one family a task, the slowest first; returns the checks that are wanted."""
     pool = ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         checks = [check for check in pool.submit(collect).result() if wanted(check, args)]
-        left = sorted(unknown(checks, read(out)).items(), key=lambda pair: -len(pair[1]))
+        left = sorted(unknown(checks, read(out)).items(), key=lambda pair: (bool(pair[0]), -len(pair[1])))
         tasks = {pool.submit(run, frozenset(names), out): (kind, len(names)) for kind, names in left}
         for number, task in enumerate(as_completed(tasks), 1):
             kind, size = tasks[task]
@@ -193,7 +193,7 @@ def show(checks: list[Check], lines: dict[str, dict[str, Any]]) -> int:
         cells.setdefault((check.kind, check.quant, check.layers), []).append(line)
     alone = [line for (kind, _, layers), found in cells.items() if not (kind and layers) for line in found]
     table = {place: found for place, found in cells.items() if place[0] and place[2]}
-    refusals, failures = Notes(iter(LETTERS)), Notes(map(str, count(1)))
+    refusals, failures = Notes(iter(LETTERS)), Notes(map(str, itertools.count(1)))
     said = {place: verdict(found, refusals, failures) for place, found in table.items()}
     print_table(said)
     for text, mark in refusals.by_text.items():
@@ -229,10 +229,11 @@ def failure(line: dict[str, Any]) -> str:
 
 def print_table(said: dict[tuple[str, str, str], str]) -> None:
     """A line a family and quantisation, a column a choice of layers."""
-    columns = list(dict.fromkeys(layers for _, _, layers in said))
+    kinds, quants, columns = (list(dict.fromkeys(place[i] for place in said)) for i in range(3))
     rows = [("family", "quant", *columns)]
-    for kind, quant in dict.fromkeys((kind, quant) for kind, quant, _ in said):
-        rows.append((kind, quant, *(said.get((kind, quant, layers), "-") for layers in columns)))
+    for kind, quant in itertools.product(kinds, quants):
+        if any(place[:2] == (kind, quant) for place in said):
+            rows.append((kind, quant, *(said.get((kind, quant, layers), "-") for layers in columns)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
