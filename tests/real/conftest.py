@@ -114,7 +114,10 @@ def quickstart(
 
 
 def matrix_rate(environment: dict[str, str]) -> float:
-    """GFLOP/s of the model's widest product, x (512, 576) by W (1536, 576), on all the cores that a user's process gets."""
+    """GFLOP/s of the model's widest product, x (512, 576) by W (1536, 576), on all the cores that a user's process gets.
+
+    A run of minutes on a shared machine meets its slow moments: what counts is the slowest of a hundred samples in 6 seconds.
+    """
     code = """
 import time, torch
 from torch.nn.functional import linear
@@ -124,8 +127,7 @@ def seconds():
     for _ in range(100): linear(x, w)
     return time.perf_counter() - begun
 seconds()
-times = sorted(seconds() for _ in range(15))
-print(100 * 2 * 512 * 576 * 1536 / times[7] / 1e9)
+print(100 * 2 * 512 * 576 * 1536 / max(seconds() for _ in range(100)) / 1e9)
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
