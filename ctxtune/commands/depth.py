@@ -45,29 +45,29 @@ def undecided(recipe: Recipe) -> bool:
     return recipe.method.layers == "auto"
 
 
-def widest(settings: Freeze, num_layers: int) -> Freeze:
-    """The settings with the most layers that `auto` may choose."""
+def widest(recipe: Recipe, num_layers: int) -> Freeze:
+    """The method's settings; with the most layers that may be chosen where the recipe leaves them open."""
     from ctxtune.methods.depth import candidates
 
-    return _with(settings, candidates(num_layers, settings.sample or 1)[-1])
+    settings = recipe.method
+    return _with(settings, candidates(num_layers, settings.sample or 1)[-1]) if undecided(recipe) else settings
 
 
 def moving(recipe: Recipe, model: Path) -> Collection[str]:
     """The parameters that will train, or may be chosen to, told from the model's skeleton: their modules stay float32.
 
-    None where everything is float32 anyway.
+    Empty where everything is float32 anyway.
     """
     from ctxtune.backend.device import choose_device
     from ctxtune.backend.skeleton import skeleton
     from ctxtune.commands.prepare import classes
     from ctxtune.methods.registry import open_method
 
-    open_layers = undecided(recipe)
+    undecided(recipe)  # refuses what cannot be chosen on a quantised model, before one is built
     if recipe.quant == "none" and not choose_device(recipe.device, recipe.dtype).narrow:
         return ()
     made, anatomy = skeleton(model, classes(recipe.data))
-    settings = widest(recipe.method, len(anatomy.block_list(made))) if open_layers else recipe.method
-    return open_method(settings, made, anatomy).params
+    return open_method(widest(recipe, len(anatomy.block_list(made))), made, anatomy).params
 
 
 def settle(

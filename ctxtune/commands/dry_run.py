@@ -42,8 +42,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     examples = prepare.to_learn(sources.train, spec)
     mixture = prepare.mixture(sources.train, examples)
     course = span(recipe, mixture.per_epoch)
-    open_layers = depth.undecided(recipe)
-    settings = depth.widest(recipe.method, len(anatomy.block_list(model))) if open_layers else recipe.method
+    settings = depth.widest(recipe, len(anatomy.block_list(model)))
     method = open_method(settings, model, anatomy, course)
     if (device := choose_device(recipe.device, recipe.dtype)).narrow:
         narrow(model, device.dtype, method.params)
@@ -52,7 +51,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     return {
         "model": recipe.model,
         "method": recipe.method.model_dump(),
-        "at_most": settings.layers if open_layers else None,
+        "at_most": settings.layers if depth.undecided(recipe) else None,
         "out": recipe.out or default_out(recipe),
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),
