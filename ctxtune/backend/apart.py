@@ -1,9 +1,9 @@
-"""Several examples in one row of tokens, told to a model so that none sees another.
+"""Several examples, or several branches of one, in one row of tokens, told to a model so that none sees another.
 
-A token attends to the tokens of its own example alone, and its position is counted from the example's start. Most causal
-models of transformers need to be told the positions only: where these start anew they make block-diagonal masks, one for
-each type of layer, a sliding window's bound included (`masking_utils.find_packed_sequence_indices`). The others take the
-mask itself. Shapes: B rows, T tokens.
+A token attends to the tokens that it stands behind, and its position is its number among them. Most causal models of
+transformers need to be told the positions of examples only: where these start anew they make block-diagonal masks, one for
+each type of layer, a sliding window's bound included (`masking_utils.find_packed_sequence_indices`). Branches, and the
+other models, take the mask itself. Shapes: B rows, T tokens.
 """
 
 from __future__ import annotations
@@ -17,20 +17,35 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.load import Base
 
+Mask = Any
+"""a mask (B, 1, T, T), one for each type of layer, or None where the model makes it"""
 
-def keep_apart(base: Base, ids: Tensor, owner: Tensor, order: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The mask (B, 1, T, T), or None where the model makes it, and the positions (B, T) to call a model with.
 
-    `owner` (B, T) is the example of each token, -1 for pads; `order` (B, T) its number in the example.
+def keep_apart(base: Base, ids: Tensor, order: Tensor, end: Tensor, branched: bool) -> tuple[Mask, Tensor]:
+    """The mask, and the positions (B, T), to call a model with.
+
+    `order` (B, T) is the number of tokens that each stands behind; those that stand behind it end at column `end` (B, T).
     """
     anatomy, config = base.anatomy, cast("Any", base.model.config)
     positions = _behind_pad(ids, order, config.pad_token_id) if anatomy.counts_pads else order
-    if anatomy.apart == "positions":
+    if anatomy.apart == "positions" and not branched:
         return None, positions
-    mask = owner[:, :, None] == owner[:, None, :]  # pads see pads: a token that sees nothing has no softmax
-    if anatomy.kind == "causal":
-        mask = mask.tril()
-    return mask[:, None], positions
+    column = torch.arange(ids.shape[1], device=ids.device)
+    first = column.expand_as(order) if anatomy.kind == "causal" else column - order  # the first that sees a token
+    seen = (first[:, None] <= column[:, None]) & (column[:, None] < end[:, None])  # (B, T, T)
+    return (_by_layer(config, seen[:, None], order) if anatomy.kind == "causal" else seen[:, None]), positions
+
+
+def _by_layer(config: Any, seen: Tensor, order: Tensor) -> Mask:
+    """The mask as the layers want it: a sliding window sees a number of tokens back along the branch."""
+    window = getattr(config, "sliding_window", None)
+    if not window or getattr(config, "use_sliding_window", True) is False:
+        return seen
+    near = seen & (order[:, None, :, None] - order[:, None, None, :] < window)
+    types = set(getattr(config, "layer_types", None) or ())
+    if types - {"sliding_attention"} == set():
+        return near
+    return {name: near if name == "sliding_attention" else seen for name in types}
 
 
 def _behind_pad(ids: Tensor, order: Tensor, pad: int) -> Tensor:

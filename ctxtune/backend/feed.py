@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ctxtune.backend.apart import keep_apart
+from ctxtune.backend.apart import Mask, keep_apart
 from ctxtune.backend.cache import States, keep_states, store_key
 from ctxtune.backend.linear import onednn_is_faster
 from ctxtune.data.batch import micro_batches, padded
@@ -20,6 +20,7 @@ from ctxtune.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ctxtune.backend.trunk import Trunk
@@ -73,7 +74,8 @@ class Feed:
             return None
         digest = hashlib.sha256()
         for example in self.examples:
-            digest.update(np.asarray([len(example.ids), *example.ids], dtype=np.int64).tobytes())
+            told = (len(example.ids), *example.ids, *example.parents)
+            digest.update(np.asarray(told, dtype=np.int64).tobytes())
         key = store_key(
             model=fingerprint,
             layer=trunk.start,
@@ -91,8 +93,8 @@ class Feed:
     def _fill(self, data: Tensor, offsets: Sequence[int]) -> None:
         order = sorted(range(len(self.examples)), key=lambda i: (-self.lengths[i], i))
         for part in micro_batches(order, self.lengths, rows=None, max_tokens=self._stride):
-            ids, mask, *_ = self.tensors(part)
-            hidden = self.trunk.enter(ids, self._needed(mask)).cpu()
+            whole = self._padded(part, pack=False)
+            hidden = self.trunk.enter(*self._read(whole)).cpu()
             for b, i in enumerate(part):
                 data[offsets[i] : offsets[i + 1]] = hidden[b, : self.lengths[i]]
 
@@ -121,15 +123,20 @@ class Feed:
 
     def _pass(self, part: Sequence[int]) -> Tensor:
         whole = self._padded(part, self.pack)
-        ids, mask, b, t = self._moved(whole)
+        ids, mask, positions = self._read(whole)
         states = self.states.batch(part, whole.places, self.device) if self.states is not None else None
         if states is not None and self.trunk.base.device.narrow:  # kept as float32, which holds them exactly
             states = states.to(self.trunk.base.device.dtype)
-        if not whole.shared:
-            return self.trunk.rows(ids, self._needed(mask), b, t, states)
-        owner, order = (torch.from_numpy(array).to(self.device) for array in (whole.owner, whole.order))
-        apart, positions = keep_apart(self.trunk.base, ids, owner, order)
-        return self.trunk.rows(ids, apart, b, t, states, positions)
+        b, t = self._moved(whole.row, whole.position)
+        return self.trunk.rows(ids, mask, b, t, states, positions)
+
+    def _read(self, whole: Padded) -> tuple[Tensor, Mask, Tensor | None]:
+        """What a model is told of a part: tokens (B, T), mask, and positions (B, T) where it would get them wrong."""
+        ids, mask, order, end = self._moved(whole.ids, whole.mask, whole.order, whole.end)
+        if whole.shared:
+            return ids, *keep_apart(self.trunk.base, ids, order, end, whole.branched)
+        # Padded on the right, no token of a causal model sees a pad: without a mask attention takes its fastest path.
+        return ids, None if self.trunk.causal else mask, None
 
     def labels(self, part: Sequence[int]) -> Tensor:
         """The tokens at the answer rows of a part, (N,)."""
@@ -144,19 +151,15 @@ class Feed:
 
     def tensors(self, part: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens and mask (B, T) of a part, padded at the right; and which row and place each answer row has, (N,) each."""
-        return self._moved(self._padded(part, pack=False))
+        whole = self._padded(part, pack=False)
+        ids, mask, b, t = self._moved(whole.ids, whole.mask, whole.row, whole.position)
+        return ids, mask, b, t
 
     def _padded(self, part: Sequence[int], pack: bool) -> Padded:
         return padded([self.examples[i] for i in part], self.pad, pack)
 
-    def _moved(self, whole: Padded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        arrays = (whole.ids, whole.mask, whole.row, whole.position)
-        ids, mask, b, t = (torch.from_numpy(array).to(self.device) for array in arrays)
-        return ids, mask, b, t
-
-    def _needed(self, mask: Tensor) -> Tensor | None:
-        """Padded on the right, no token of a causal model sees a pad: without a mask attention takes its fastest path."""
-        return None if self.trunk.causal else mask
+    def _moved(self, *arrays: NDArray[np.int64]) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self.device) for array in arrays]
 
 
 def check_kept(feed: Feed) -> float:
@@ -169,7 +172,12 @@ def check_kept(feed: Feed) -> float:
     part = sorted({*order[:2], order[len(order) // 3], order[2 * len(order) // 3], order[-1]})
     with torch.no_grad():
         kept, plain = feed.hidden(part), plain_hidden(feed, part)
-    return float((kept - plain).abs().max() / plain.abs().max().clamp(min=1e-6))
+    return difference(kept, plain)
+
+
+def difference(found: Tensor, true: Tensor) -> float:
+    """The largest difference between states, as a share of the largest number."""
+    return float((found - true).abs().max() / true.abs().max().clamp(min=1e-6))
 
 
 def unpackable(feed: Feed) -> str | None:
@@ -177,10 +185,8 @@ def unpackable(feed: Feed) -> str | None:
     base = feed.trunk.base
     if base.anatomy.apart is None:
         return f"what keeps examples apart is not known of family {base.anatomy.family!r}"
-    difference = check_kept(feed)
-    if is_exact(difference, base.device.dtype):
-        return None
-    return f"packed rows differ from the model by {difference:.1e}"
+    off = check_kept(feed)
+    return None if is_exact(off, base.device.dtype) else f"packed rows differ from the model by {off:.1e}"
 
 
 def plain_hidden(feed: Feed, part: Sequence[int]) -> Tensor:
@@ -191,6 +197,6 @@ def plain_hidden(feed: Feed, part: Sequence[int]) -> Tensor:
     return hidden[b, t]
 
 
-def is_exact(difference: float, dtype: torch.dtype = torch.float32) -> bool:
+def is_exact(off: float, dtype: torch.dtype = torch.float32) -> bool:
     """Whether kept states may be used: splitting sums differently moves states of the type by less than this."""
-    return difference <= max(_TOLERANCE, 4 * torch.finfo(dtype).eps)
+    return off <= max(_TOLERANCE, 4 * torch.finfo(dtype).eps)

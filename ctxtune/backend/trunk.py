@@ -28,6 +28,7 @@ from ctxtune.backend.classifier import FirstToken
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
+    from ctxtune.backend.apart import Mask
     from ctxtune.backend.load import Base
 
 # Arguments of a block that have one entry a token and are known how to cut to rows.
@@ -289,7 +290,7 @@ class Trunk:
         for index, block in enumerate(self._kept):
             self.blocks[index] = block
 
-    def enter(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+    def enter(self, ids: Tensor, mask: Mask, positions: Tensor | None = None) -> Tensor:
         """What enters block `start`, (B, T, D), for tokens ids (B, T); nothing above is run."""
         if self.start == 0:
             raise ValueError("no block lies below the cut")
@@ -299,7 +300,7 @@ class Trunk:
     def rows(
         self,
         ids: Tensor,
-        mask: Tensor | None,
+        mask: Mask,
         b: Tensor,
         t: Tensor,
         states: Tensor | None = None,
@@ -307,7 +308,7 @@ class Trunk:
     ) -> Tensor:
         """Final states (N, D), normed, of the answer rows at (b, t); from states (B, T, D) where given.
 
-        `positions` (B, T) and a mask (B, 1, T, T) are given where rows hold several examples.
+        `positions` (B, T) and a mask for them (apart.py) are given where rows hold several examples or branches.
         """
         if self.start == len(self._kept):
             hidden = self.enter(ids, mask, positions) if states is None else states
@@ -323,9 +324,7 @@ class Trunk:
         result: Tensor = self.norm(hidden)
         return result
 
-    def _run(
-        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, wanted: Any, states: Tensor | None
-    ) -> Tensor:
+    def _run(self, ids: Tensor, mask: Mask, positions: Tensor | None, wanted: Any, states: Tensor | None) -> Tensor:
         options: dict[str, Any] = {"use_cache": False} if self.causal else {}
         if positions is not None:
             options["position_ids"] = positions

@@ -254,6 +254,6 @@ def _perplexity(base: Base, text: str, max_length: int) -> Scored:
         )
     whole = encode_text_windows(base.tokenizer, text, max_length)
     with Trunk(base) as trunk:
-        lls = [ll for ll, _ in Requests(trunk, whole.windows).loglikelihoods()]
+        lls = [ll for ll, _ in Requests(trunk, [[window] for window in whole.windows]).loglikelihoods()]
     scores = text_metrics(sum(lls), whole.words, whole.num_bytes, whole.tokens)
     return Scored(scores, window_items(lls, [window.labels for window in whole.windows]))

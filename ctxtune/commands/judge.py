@@ -41,7 +41,7 @@ class Judge:
         choices = prepare.to_score(source, spec) if source is not None else None
         if choices is not None and not choices.requests:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
-        requests = Requests(trunk, [one for row in choices.requests for one in row]) if choices is not None else None
+        requests = Requests(trunk, choices.requests) if choices is not None else None
         end = int(isinstance(spec, EncodeSpec) and spec.choices is None and spec.kind == "causal")
         return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None, end)
 

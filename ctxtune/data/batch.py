@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctxtune.data.branch import depths_and_ends
 from ctxtune.data.pack import alone, packed
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class Padded:
     """`ids` and `mask` (B, T), padded at the right; `label[n]` is predicted at `ids[row[n], position[n]]`, n < N.
 
-    Example e begins at `places[e]`. `owner` (B, T) is the example a token belongs to, -1 for pads; `order` (B, T) counts the
-    tokens of each example from 0 on, and is 0 for pads.
+    Example e begins at `places[e]`. `order` (B, T) counts the tokens of each example from 0 on, along the branch where it is
+    a tree; `end` (B, T) is the column at which those end that stand behind a token. A pad is an example of its own.
     """
 
     ids: NDArray[np.int64]
@@ -35,14 +36,15 @@ class Padded:
     row: NDArray[np.int64]
     position: NDArray[np.int64]
     label: NDArray[np.int64]
-    owner: NDArray[np.int64]
     order: NDArray[np.int64]
+    end: NDArray[np.int64]
     places: Sequence[Place]
+    branched: bool
 
     @property
     def shared(self) -> bool:
-        """Whether a row holds more than one example."""
-        return len(self.ids) < len(self.places)
+        """Whether a row holds tokens that do not see all that stands before them."""
+        return self.branched or len(self.ids) < len(self.places)
 
 
 def length_buckets(
@@ -97,20 +99,22 @@ def padded(encoded: Sequence[Encoded], pad_id: int, pack: bool = False) -> Padde
         max((row + 1 for row, _ in places), default=0),
         max((first + length for (_, first), length in zip(places, lengths, strict=True)), default=0),
     )
-    ids, owner, order = np.full(shape, pad_id, np.int64), np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
-    for e, (one, (row, first)) in enumerate(zip(encoded, places, strict=True)):
-        span = row, slice(first, first + lengths[e])
-        ids[span], owner[span], order[span] = one.ids, e, np.arange(lengths[e])
-    counts = [len(one.labels) for one in encoded]
+    ids, mask, order = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    end = np.broadcast_to(np.arange(1, shape[1] + 1), shape).copy()
+    for one, (row, first) in zip(encoded, places, strict=True):
+        span = row, slice(first, first + len(one.ids))
+        depths, ends = depths_and_ends(one)
+        ids[span], mask[span], order[span], end[span] = one.ids, 1, depths, first + ends
     return Padded(
         ids,
-        (owner >= 0).astype(np.int64),
-        np.repeat(np.array([row for row, _ in places], dtype=np.int64), counts),
+        mask,
+        np.repeat(np.array([row for row, _ in places], dtype=np.int64), [len(one.rows) for one in encoded]),
         np.array(
             [first + t for one, (_, first) in zip(encoded, places, strict=True) for t in one.rows], dtype=np.int64
         ),
         np.array([label for one in encoded for label in one.labels], dtype=np.int64),
-        owner,
         order,
+        end,
         places,
+        any(one.parents for one in encoded),
     )

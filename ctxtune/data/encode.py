@@ -49,11 +49,13 @@ class Tokenizer(Protocol):
 class Encoded:
     """The tokens fed to the model, the positions whose state predicts a supervised token, and these tokens.
 
-    A causal model is not fed the last answer token, whose state would predict what nobody asks for."""
+    A causal model is not fed the last answer token, whose state would predict what nobody asks for. `parents` is, where
+    the tokens are a tree and not a line, the token that each stands behind, -1 where none (branch.py)."""
 
     ids: tuple[int, ...]
     rows: tuple[int, ...]
     labels: tuple[int, ...]
+    parents: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

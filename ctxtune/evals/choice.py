@@ -5,7 +5,8 @@ For a row with context c and choices a_1 .. a_k:  ll_i = sum over the tokens of 
     acc_norm   argmax ll_i / characters of a_i           (the delimiter is not counted)
     acc_bytes  argmax ll_i / UTF-8 bytes of a_i
 Ties go to the first. Standard error: sample deviation (n - 1) / sqrt(n). Source: lm-evaluation-harness 0.4,
-`ConfigurableTask.process_results`. Choices of one token share their input: the row is run once and read k times.
+`ConfigurableTask.process_results`. Choices of one token share their input: the row is run once and read k times. Longer ones
+branch from it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ctxtune.backend.feed import Feed
+from ctxtune.backend.feed import Feed, difference, is_exact, plain_hidden
+from ctxtune.data.branch import grow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,20 +29,23 @@ if TYPE_CHECKING:
 
 
 class Requests:
-    """Many (context, continuation) pairs, grouped by what the model has to read: `feed` holds each input once."""
+    """Many (context, continuation) pairs, in groups of those that may share what they begin with, a row's choices each.
 
-    def __init__(self, trunk: Trunk, requests: Sequence[Encoded]) -> None:
-        self.requests = requests
-        places: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-        inputs: list[Encoded] = []
+    `feed` holds what the model has to read: each input once, and a group as one tree of tokens (branch.py) where this
+    model, asked for one, says the same of its branches as of the requests alone.
+    """
+
+    def __init__(self, trunk: Trunk, groups: Sequence[Sequence[Encoded]]) -> None:
+        self.requests = [request for group in groups for request in group]
+        shared = any(len({one.ids for one in group}) > 1 for group in groups) and _can_branch(trunk, groups)
+        inputs: dict[Encoded, int] = {}
         self.place: list[int] = []  # request -> input
-        for request in requests:
-            key = (request.ids, request.rows)
-            if key not in places:
-                places[key] = len(inputs)
-                inputs.append(request)
-            self.place.append(places[key])
-        self.feed = Feed(trunk, inputs)
+        self.rows: list[list[int]] = []  # request -> which of the input's answer rows it asks for
+        for group in groups if shared else ([request] for request in self.requests):
+            tree, rows = grow(group)
+            self.rows += rows
+            self.place += [inputs.setdefault(tree, len(inputs))] * len(group)
+        self.feed = Feed(trunk, list(inputs))
 
     def loglikelihoods(self) -> list[tuple[float, bool]]:
         """For each request the sum of its tokens' log-probabilities, in nats, and whether greedy decoding gives it."""
@@ -74,11 +79,23 @@ class Requests:
         begin = 0
         for place in part:
             for number in asking[place]:
-                asked = enumerate(self.requests[number].labels)
-                table += [(begin + j, label, first[number] + j) for j, label in asked]
+                asked = enumerate(zip(self.rows[number], self.requests[number].labels, strict=True))
+                table += [(begin + at, label, first[number] + j) for j, (at, label) in asked]
             begin += len(self.feed.examples[place].rows)
         rows, labels, slots = torch.tensor(table).unbind(1)
         return rows, labels, slots
+
+
+def _can_branch(trunk: Trunk, groups: Sequence[Sequence[Encoded]]) -> bool:
+    """Whether the largest group says the same as a tree as it does request by request, and some are larger than one."""
+    if trunk.base.anatomy.kind != "causal" or not trunk.narrow:
+        return False
+    longest = max(groups, key=lambda group: max(len(one.ids) for one in group) * (len(group) > 1))
+    tree, rows = grow(longest)
+    with torch.no_grad():
+        branches = Feed(trunk, [tree]).hidden([0])[[row for some in rows for row in some]]
+        alone = plain_hidden(Feed(trunk, longest), range(len(longest)))
+    return is_exact(difference(branches, alone), trunk.base.device.dtype)
 
 
 DIVISORS: dict[str, Callable[[str], int]] = {

@@ -114,7 +114,7 @@ def test_logits_are_those_of_the_plain_forward(
             assert is_exact(check_kept(feed))
             assert (trunk.logits(feed.hidden(range(4))) - alone).abs().max() <= 2e-5
             asked = [Encoded(ids, (0,), (place,)) for ids in TEXTS for place in range(3)]
-            requests = Requests(trunk, asked)
+            requests = Requests(trunk, [asked[i : i + 3] for i in range(0, len(asked), 3)])
             assert len(requests.feed.examples) == len(TEXTS)
             lls = [ll for ll, _ in requests.loglikelihoods()]
     assert lls == pytest.approx(alone.log_softmax(-1).flatten().tolist(), abs=2e-5)

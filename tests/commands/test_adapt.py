@@ -491,7 +491,7 @@ def test_rows_that_cannot_be_packed_are_not(
     adapt: Adapt, resolve: Resolve, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A family of which nobody knows how, and one that does not keep examples apart; both say so, and train as ever."""
-    monkeypatch.setattr(feed_file, "keep_apart", lambda base, ids, owner, order: (None, order * 0 + order.shape[1] - 1))
+    monkeypatch.setattr(feed_file, "keep_apart", lambda base, ids, order, *_: (None, order * 0 + order.shape[1] - 1))
     for kind, reason in (("olmo2-untied", "is not known of family 'olmo2'"), ("llama-tied", "packed rows differ")):
         adapt(kind, f"{kind} plain")
         listener = Listener()

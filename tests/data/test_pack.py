@@ -84,7 +84,7 @@ def test_packed_arrays() -> None:
     assert batch.shared
     assert batch.places == [(0, 0), (1, 2), (1, 0)]
     assert batch.ids.tolist() == [[5, 6, 7], [3, 2, 9]]
-    assert batch.owner.tolist() == [[0, 0, 0], [2, 2, 1]]
+    assert batch.end.tolist() == [[3, 3, 3], [2, 2, 3]]
     assert batch.order.tolist() == [[0, 1, 2], [0, 1, 0]]
     assert batch.mask.tolist() == [[1, 1, 1], [1, 1, 1]]
     assert batch.row.tolist() == [0, 0, 1, 1]
@@ -92,5 +92,6 @@ def test_packed_arrays() -> None:
     assert batch.label.tolist() == [7, 8, 4, 1]
     plain = padded(some, pad_id=0)
     assert not plain.shared
-    assert plain.owner.tolist() == [[0, 0, 0], [1, -1, -1], [2, 2, -1]]
+    assert plain.end.tolist() == [[3, 3, 3], [1, 2, 3], [2, 2, 3]]
+    assert not plain.branched
     assert plain.order.tolist() == [[0, 1, 2], [0, 0, 0], [0, 1, 0]]

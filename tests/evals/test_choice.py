@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from ctxtune.backend import feed as feed_file
 from ctxtune.backend.trunk import Trunk
-from ctxtune.data.encode import encode_pairs
+from ctxtune.data.encode import Encoded, encode_pairs
 from ctxtune.evals.choice import Requests, argmax, choice_scores
 from ctxtune.evals.items import Item, summarise
 
@@ -48,6 +49,11 @@ def by_hand(base: Base, prompt: str, choice: str) -> tuple[float, bool]:
     return sum(nats[i, label].item() for i, label in enumerate(labels)), logits.argmax(-1).tolist() == labels
 
 
+def in_rows(requests: Sequence[Encoded]) -> list[Sequence[Encoded]]:
+    """A prompt's choices together."""
+    return [requests[i : i + len(CHOICES)] for i in range(0, len(requests), len(CHOICES))]
+
+
 @pytest.mark.parametrize("kind", FAMILY_KINDS)
 @pytest.mark.parametrize("start", [0, 2])
 def test_against_plain_transformers(kind: str, start: int, open_base: Callable[[str], Base]) -> None:
@@ -57,9 +63,12 @@ def test_against_plain_transformers(kind: str, start: int, open_base: Callable[[
     encoded = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind)
     assert {1, 2} <= {len(one.labels) for one in encoded}
     with Trunk(base, start) as trunk:
-        requests = Requests(trunk, encoded)
+        requests = Requests(trunk, in_rows(encoded))
         requests.feed.keep("memory", "sha256:base")
         found = requests.loglikelihoods()
+    assert any(one.parents for one in requests.feed.examples) == (base.anatomy.kind == "causal")
+    if base.anatomy.kind == "causal":
+        assert sum(requests.feed.lengths) < sum(len(one.ids) for one in encoded) / 2
     assert [ll for ll, _ in found] == pytest.approx([ll for ll, _ in expected], abs=1e-5)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
@@ -69,11 +78,9 @@ def test_what_greedy_decoding_gives(open_base: Callable[[str], Base]) -> None:
     ids = base.tokenizer("Review: great fun")["input_ids"]
     with torch.no_grad():
         likeliest = int(base.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-    from ctxtune.data.encode import Encoded
-
     rows = (len(ids) - 1,)
     with Trunk(base) as trunk:
-        found = Requests(trunk, [Encoded(tuple(ids), rows, (label,)) for label in (likeliest, likeliest - 1)])
+        found = Requests(trunk, [[Encoded(tuple(ids), rows, (label,)) for label in (likeliest, likeliest - 1)]])
         assert [greedy for _, greedy in found.loglikelihoods()] == [True, False]
 
 
@@ -91,9 +98,15 @@ def test_choices_of_one_token_share_their_input(kind: str, open_base: Callable[[
     encoded = encode_pairs(base.tokenizer, pairs, delimiter="\n", kind=base.anatomy.kind)
     assert {len(one.labels) for one in encoded} <= {1, 2}
     with Trunk(base) as trunk:
-        assert len(Requests(trunk, encoded).feed.examples) == len({(one.ids, one.rows) for one in encoded})
+        requests = Requests(trunk, [encoded])
     if all(len(one.labels) == 1 for one in encoded):
         assert len({(one.ids, one.rows) for one in encoded}) == 3
+    if kind.startswith("bert"):
+        assert len(requests.feed.examples) == len({(one.ids, one.rows) for one in encoded})
+    else:
+        assert [len(one.rows) for one in requests.feed.examples] == [
+            len({one.ids[: row + 1] for one in encoded for row in one.rows})
+        ]
 
 
 def test_the_order_of_requests_does_not_matter(open_base: Callable[[str], Base]) -> None:
@@ -101,11 +114,27 @@ def test_the_order_of_requests_does_not_matter(open_base: Callable[[str], Base])
     pairs = [(prompt, choice) for prompt in PROMPTS[:4] for choice in CHOICES]
     encoded = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind="causal")
     with Trunk(base) as trunk:
-        forward = Requests(trunk, encoded).loglikelihoods()
-        backward = Requests(trunk, encoded[::-1]).loglikelihoods()
-        twice = Requests(trunk, [*encoded, *encoded]).loglikelihoods()
+        forward = Requests(trunk, in_rows(encoded)).loglikelihoods()
+        backward = Requests(trunk, in_rows(encoded[::-1])).loglikelihoods()
+        twice = Requests(trunk, in_rows([*encoded, *encoded])).loglikelihoods()
     assert [ll for ll, _ in backward[::-1]] == pytest.approx([ll for ll, _ in forward], abs=1e-5)
     assert twice == [*forward, *forward]
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "qwen3-sliding-tied", "opt-tied"])
+def test_a_model_that_does_not_keep_branches_apart_reads_each_request_alone(
+    kind: str, open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = open_base(kind)
+    pairs = [(prompt, choice) for prompt in PROMPTS for choice in CHOICES]
+    expected = [by_hand(base, *pair)[0] for pair in pairs]
+    encoded = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind="causal")
+    monkeypatch.setattr(feed_file, "keep_apart", lambda base, ids, order, end, branched: (None, order))
+    with Trunk(base) as trunk:
+        requests = Requests(trunk, in_rows(encoded))
+        assert not any(one.parents for one in requests.feed.examples)
+        found = [ll for ll, _ in requests.loglikelihoods()]
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_no_gradient_is_kept(open_base: Callable[[str], Base]) -> None:
@@ -113,7 +142,7 @@ def test_no_gradient_is_kept(open_base: Callable[[str], Base]) -> None:
     base.model.requires_grad_(True)
     encoded = encode_pairs(base.tokenizer, [("It was", "good")], delimiter=" ", kind="causal")
     with Trunk(base) as trunk:
-        Requests(trunk, encoded).loglikelihoods()
+        Requests(trunk, [encoded]).loglikelihoods()
     assert all(parameter.grad is None for parameter in base.model.parameters())
 
 

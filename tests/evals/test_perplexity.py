@@ -29,7 +29,7 @@ def test_windows_against_a_loop(kind: str, length: int, open_base: Callable[[str
     text = TEXT[: 40 * length + 60]
     windows = encode_text_windows(base.tokenizer, text, length)
     with Trunk(base) as trunk:
-        found = sum(ll for ll, _ in Requests(trunk, windows.windows).loglikelihoods())
+        found = sum(ll for ll, _ in Requests(trunk, [[one] for one in windows.windows]).loglikelihoods())
     assert found == pytest.approx(text_by_hand(base, text, length), rel=1e-6)
     assert windows.tokens == len(base.tokenizer(text, add_special_tokens=False)["input_ids"]) > 3 * length
 
@@ -40,7 +40,7 @@ def test_a_text_shorter_than_a_window(text: str, open_base: Callable[[str], Base
     windows = encode_text_windows(base.tokenizer, text, CONTEXT)
     assert len(windows.windows) == 1
     with Trunk(base) as trunk:
-        found = sum(ll for ll, _ in Requests(trunk, windows.windows).loglikelihoods())
+        found = sum(ll for ll, _ in Requests(trunk, [[one] for one in windows.windows]).loglikelihoods())
     assert found == pytest.approx(text_by_hand(base, text, CONTEXT), rel=1e-6)
 
 

@@ -53,7 +53,7 @@ def by_ctxtune(folder: Path, path: Path) -> torch.Tensor:
     spec = prepare.encoder(data, templates, base.tokenizer, base.anatomy, base.max_length)
     rows = prepare.to_score(prepare.read_source(str(path), data, templates, None, "eval"), spec)
     with Trunk(base) as trunk:
-        found = Requests(trunk, [request for row in rows.requests for request in row]).loglikelihoods()
+        found = Requests(trunk, rows.requests).loglikelihoods()
     return torch.tensor([ll for ll, _ in found]).view(-1, len(CHOICES))
 
 
