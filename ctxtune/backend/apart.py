@@ -3,7 +3,8 @@
 A token attends to the tokens that it stands behind, and its position is its number among them. Most causal models of
 transformers need to be told the positions of examples only: where these start anew they make block-diagonal masks, one for
 each type of layer, a sliding window's bound included (`masking_utils.find_packed_sequence_indices`). Branches, and the
-other models, take the mask itself. Shapes: B rows, T tokens.
+other models, take the mask itself. Shapes: B rows, T tokens, P tokens
+that were read before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,30 +20,37 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
 
 Mask = Any
-"""a mask (B, 1, T, T), one for each type of layer, or None where the model makes it"""
+"""a mask (B, 1, T, P + T), one for each type of layer, or None where the model makes it"""
 
 
-def keep_apart(base: Base, ids: Tensor, order: Tensor, end: Tensor, branched: bool) -> tuple[Mask, Tensor]:
+def keep_apart(
+    base: Base, ids: Tensor, order: Tensor, end: Tensor, branched: bool, before: int = 0
+) -> tuple[Mask, Tensor]:
     """The mask, and the positions (B, T), to call a model with.
 
     `order` (B, T) is the number of tokens that each stands behind; those that stand behind it end at column `end` (B, T).
+    `before` tokens, which all see, were read earlier.
     """
     anatomy, config = base.anatomy, cast("Any", base.model.config)
     positions = _behind_pad(ids, order, config.pad_token_id) if anatomy.counts_pads else order
-    if anatomy.apart == "positions" and not branched:
+    if anatomy.apart == "positions" and not branched and not before:
         return None, positions
     column = torch.arange(ids.shape[1], device=ids.device)
     first = column.expand_as(order) if anatomy.kind == "causal" else column - order  # the first that sees a token
     seen = (first[:, None] <= column[:, None]) & (column[:, None] < end[:, None])  # (B, T, T)
-    return (_by_layer(config, seen[:, None], order) if anatomy.kind == "causal" else seen[:, None]), positions
+    if anatomy.kind != "causal":
+        return seen[:, None], positions
+    return _by_layer(config, functional.pad(seen, (before, 0), value=True)[:, None], order, before), order + before
 
 
-def _by_layer(config: Any, seen: Tensor, order: Tensor) -> Mask:
+def _by_layer(config: Any, seen: Tensor, order: Tensor, before: int) -> Mask:
     """The mask as the layers want it: a sliding window sees a number of tokens back along the branch."""
     window = getattr(config, "sliding_window", None)
     if not window or getattr(config, "use_sliding_window", True) is False:
         return seen
-    near = seen & (order[:, None, :, None] - order[:, None, None, :] < window)
+    place = functional.pad(order, (before, 0))  # (B, P + T), of what is seen
+    place[:, :before] = torch.arange(-before, 0, device=order.device)
+    near = seen & (order[:, None, :, None] - place[:, None, None, :] < window)
     types = set(getattr(config, "layer_types", None) or ())
     if types - {"sliding_attention"} == set():
         return near

@@ -38,6 +38,15 @@ class Device:
         """Whether it computes in less than float32."""
         return self.dtype is not torch.float32
 
+    @property
+    def stride(self) -> int:
+        """Tokens that go through the layers together where nothing is kept for a backward pass.
+
+        On a CPU what one layer hands to the next stays in its caches: 512 tokens of SmolLM2 took 0.7 of the time a token
+        that 2,048 took. A GPU wants to be filled.
+        """
+        return 512 if self.name == "cpu" else 8192
+
 
 def choose_device(wanted: str, dtype: str = "auto") -> Device:
     """The device and its type: `auto` is bfloat16 on a GPU that has it (compute capability 8.0), float32 elsewhere.

@@ -13,27 +13,28 @@ import torch
 
 from ctxtune.backend.apart import Mask, keep_apart
 from ctxtune.backend.cache import States, keep_states, store_key
-from ctxtune.backend.linear import onednn_is_faster
 from ctxtune.data.batch import micro_batches, padded
+from ctxtune.data.pack import alone, in_one_row, packed
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ctxtune.backend.prefix import Prefix
     from ctxtune.backend.trunk import Trunk
     from ctxtune.data.batch import Padded
     from ctxtune.data.encode import Encoded
+    from ctxtune.data.pack import Place
 
 # Tokens of one forward pass: large enough for the matrix products, small enough for memory.
 _TOKENS = 2048
-# Tokens that go through the layers together where nothing is kept for a backward pass. On a CPU what one layer hands to the
-# next stays in its caches: 512 tokens of SmolLM2 took 0.7 of the time a token that 2,048 took. A GPU wants to be filled.
-_STRIDE = {"cpu": 512, "cuda": 8192}
 # Where every token is an answer row, the logits are what fills the memory: rows x vocabulary.
 ROWS = 128
+# Tokens side by side in one row behind a prefix: each looks at all of them, so that a longer row costs more than it saves.
+ROW = 256
 # Far above the float32 noise of a deep model (1e-6 was seen), far below any real mistake.
 _TOLERANCE = 1e-3
 
@@ -43,17 +44,19 @@ class Feed:
 
     With `pack` the short ones of a part share rows of tokens. What is kept or scored is sorted by length as a whole and has
     less to save, 1.01 to 1.06 tokens for each that counts: states are kept of each example in a row of its own, so that runs
-    share them, packed or not.
+    share them, packed or not. Behind a `prefix`, which the examples go on from, all of a pass stand in one row.
     """
 
-    def __init__(self, trunk: Trunk, examples: Sequence[Encoded], pack: bool = False) -> None:
+    def __init__(
+        self, trunk: Trunk, examples: Sequence[Encoded], pack: bool = False, prefix: Prefix | None = None
+    ) -> None:
         self.trunk = trunk
         self.examples = examples
         self.pack = pack and trunk.base.anatomy.apart is not None
+        self.prefix = prefix
         self.lengths = [len(example.ids) for example in examples]
         self.states: States | None = None
         self.device = str(next(trunk.base.model.parameters()).device)
-        self._stride = _STRIDE.get(self.device.split(":")[0], _TOKENS)
         pad = getattr(trunk.base.tokenizer, "pad_token_id", None)
         self.pad = int(pad) if pad is not None else 0
         known = trunk.base.vocabulary
@@ -76,24 +79,15 @@ class Feed:
         for example in self.examples:
             told = (len(example.ids), *example.ids, *example.parents)
             digest.update(np.asarray(told, dtype=np.int64).tobytes())
-        key = store_key(
-            model=fingerprint,
-            layer=trunk.start,
-            tokens=digest.hexdigest(),
-            dtype=trunk.base.device.type_name,
-            quant=trunk.base.quant,
-            device=self.device.split(":")[0],
-            kernel="onednn" if onednn_is_faster() and self.device == "cpu" else "torch",
-            torch=torch.__version__,
-        )
+        key = store_key(model=fingerprint, layer=trunk.start, tokens=digest.hexdigest(), **trunk.base.computes())
         width = trunk.base.width
         self.states = keep_states(key, self.lengths, width, where, self._fill)
         return self.states
 
     def _fill(self, data: Tensor, offsets: Sequence[int]) -> None:
         order = sorted(range(len(self.examples)), key=lambda i: (-self.lengths[i], i))
-        for part in micro_batches(order, self.lengths, rows=None, max_tokens=self._stride):
-            whole = self._padded(part, pack=False)
+        for part in micro_batches(order, self.lengths, rows=None, max_tokens=self.trunk.base.device.stride):
+            whole = self._padded(part)
             hidden = self.trunk.enter(*self._read(whole)).cpu()
             for b, i in enumerate(part):
                 data[offsets[i] : offsets[i + 1]] = hidden[b, : self.lengths[i]]
@@ -112,29 +106,31 @@ class Feed:
         return torch.cat([self._pass(some) for some in self._strides(part)])
 
     def _strides(self, part: Sequence[int]) -> Iterator[Sequence[int]]:
-        """The part in runs of examples, in its order, each of about a stride of tokens."""
-        begin, longest = 0, 0
+        """The part in runs of examples, in its order, each of about a stride of tokens, or, side by side, a shorter one."""
+        most = ROW if self.prefix is not None else self.trunk.base.device.stride
+        begin, longest, total = 0, 0, 0
         for end, i in enumerate(part):
-            longest = max(longest, self.lengths[i])
-            if end > begin and longest * (end + 1 - begin) > self._stride:
+            longest, total = max(longest, self.lengths[i]), total + self.lengths[i]
+            if end > begin and (total if self.prefix is not None else longest * (end + 1 - begin)) > most:
                 yield part[begin:end]
-                begin, longest = end, self.lengths[i]
+                begin, longest, total = end, self.lengths[i], self.lengths[i]
         yield part[begin:]
 
     def _pass(self, part: Sequence[int]) -> Tensor:
-        whole = self._padded(part, self.pack)
+        whole = self._padded(part, in_one_row if self.prefix else packed if self.pack else alone)
         ids, mask, positions = self._read(whole)
         states = self.states.batch(part, whole.places, self.device) if self.states is not None else None
         if states is not None and self.trunk.base.device.narrow:  # kept as float32, which holds them exactly
             states = states.to(self.trunk.base.device.dtype)
         b, t = self._moved(whole.row, whole.position)
-        return self.trunk.rows(ids, mask, b, t, states, positions)
+        return self.trunk.rows(ids, mask, b, t, states, positions, self.prefix)
 
     def _read(self, whole: Padded) -> tuple[Tensor, Mask, Tensor | None]:
         """What a model is told of a part: tokens (B, T), mask, and positions (B, T) where it would get them wrong."""
         ids, mask, order, end = self._moved(whole.ids, whole.mask, whole.order, whole.end)
-        if whole.shared:
-            return ids, *keep_apart(self.trunk.base, ids, order, end, whole.branched)
+        if whole.shared or self.prefix is not None:
+            before = len(self.prefix.tokens) if self.prefix is not None else 0
+            return ids, *keep_apart(self.trunk.base, ids, order, end, whole.branched, before)
         # Padded on the right, no token of a causal model sees a pad: without a mask attention takes its fastest path.
         return ids, None if self.trunk.causal else mask, None
 
@@ -143,20 +139,21 @@ class Feed:
         return torch.tensor([label for i in part for label in self.examples[i].labels], device=self.device)
 
     def logits_in_chunks(self, part: Sequence[int]) -> Iterator[tuple[Tensor, slice]]:
-        """The logits of a part's answer rows in float32, a few hundred rows (C, V) at a time, and which rows they are."""
+        """The logits of a part's answer rows, float32 at least, some hundred rows (C, V) at a time, and which rows they are."""
         hidden = self.hidden(part)
         for first in range(0, len(hidden), ROWS):
             chunk = hidden[first : first + ROWS]
-            yield self.trunk.logits(chunk).float(), slice(first, first + len(chunk))
+            logits = self.trunk.logits(chunk)
+            yield logits.to(torch.promote_types(logits.dtype, torch.float32)), slice(first, first + len(chunk))
 
     def tensors(self, part: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens and mask (B, T) of a part, padded at the right; and which row and place each answer row has, (N,) each."""
-        whole = self._padded(part, pack=False)
+        whole = self._padded(part)
         ids, mask, b, t = self._moved(whole.ids, whole.mask, whole.row, whole.position)
         return ids, mask, b, t
 
-    def _padded(self, part: Sequence[int], pack: bool) -> Padded:
-        return padded([self.examples[i] for i in part], self.pad, pack)
+    def _padded(self, part: Sequence[int], placed: Callable[[Sequence[int]], list[Place]] = alone) -> Padded:
+        return padded([self.examples[i] for i in part], self.pad, placed)
 
     def _moved(self, *arrays: NDArray[np.int64]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]

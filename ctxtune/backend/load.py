@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.config import read_config
 from ctxtune.backend.context import context_length
 from ctxtune.backend.device import Device, choose_device
 from ctxtune.backend.library import one_line
-from ctxtune.backend.linear import quicken
+from ctxtune.backend.linear import onednn_is_faster, quicken
 from ctxtune.backend.precision import narrow
 from ctxtune.backend.tokenizer import load_tokenizer
 from ctxtune.errors import ModelError
@@ -54,6 +55,15 @@ class Base:
             f"{self.anatomy.in_words()}; run in parts, it says what its own forward pass says "
             f"(largest difference {self.difference:.0e} of the largest logit)"
         )
+
+    def computes(self) -> dict[str, str]:
+        """All that determines the numbers it says, besides its files."""
+        kernel = "onednn" if onednn_is_faster() and self.device.name == "cpu" else "torch"
+        kind = self.device.name.split(":")[0]
+        return {
+            "dtype": self.device.type_name, "quant": self.quant, "device": kind, "kernel": kernel,
+            "torch": version("torch"),
+        }  # fmt: skip
 
     @property
     def remarks(self) -> list[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.apart import Mask
     from ctxtune.backend.load import Base
+    from ctxtune.backend.prefix import Prefix
 
 # Arguments of a block that have one entry a token and are known how to cut to rows.
 _PER_TOKEN = {"position_embeddings", "position_ids", "cache_position"}
@@ -45,11 +46,14 @@ class _Cut(Exception):
         self.value = value
 
 
+@dataclass(frozen=True)
 class _Taker:
-    """Takes a block's keys and values (B, Hkv, T, dh) where the block hands them to a cache."""
+    """Takes a block's keys and values (B, Hkv, T, dh) where the block hands them to a cache, behind those that this holds."""
 
-    def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        raise _Cut((keys, values))
+    cache: Any
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        raise _Cut((keys, values) if self.cache is None else self.cache.update(keys, values, *args, **kwargs))
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class _Last(_Hidden):
     def _narrow(self, arguments: dict[str, Any], cache: str, hidden: Tensor, b: Tensor, t: Tensor) -> Tensor:
         rows, slot = _rows_by_example(b, t, len(hidden))  # (B, R), (N,)
         try:
-            whole = self.block(**{**arguments, cache: _Taker()})
+            whole = self.block(**{**arguments, cache: _Taker(arguments.get(cache))})
         except _Cut as cut:
             keys, values = cut.value
         else:  # a block that asks no cache has said everything already
@@ -192,8 +196,8 @@ def _cut_to_rows(value: Any, rows: Tensor) -> Any:
 def _mask_of_rows(mask: Tensor | None, rows: Tensor, num_tokens: int, causal: bool) -> Tensor | None:
     """The mask rows of the answer rows, (B, 1, R, T). No mask means plain causal attention, or attention to everything."""
     if mask is not None:
-        mask = mask.expand(len(rows), -1, num_tokens, num_tokens)
-        return mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_tokens))
+        mask = mask.expand(len(rows), -1, num_tokens, -1)
+        return mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
     if not causal:
         return None
     return (torch.arange(num_tokens, device=rows.device) <= rows[..., None])[:, None]
@@ -254,6 +258,7 @@ class Trunk:
         self.plain = False  # set where the shortcuts turn out not to be exact for this model
         self.blocks = base.anatomy.block_list(base.model)
         self.backbone = base.model.get_submodule(base.anatomy.backbone)
+        self.cache_name = cache_argument(inspect.signature(self.backbone.forward).parameters) or _CACHES[1]
         row = base.anatomy
         inside = [name for name in row.outward if name.startswith(f"{row.backbone}.")]
         if row.kind == "classifier":  # transformers' own states end before it
@@ -305,15 +310,17 @@ class Trunk:
         t: Tensor,
         states: Tensor | None = None,
         positions: Tensor | None = None,
+        prefix: Prefix | None = None,
     ) -> Tensor:
         """Final states (N, D), normed, of the answer rows at (b, t); from states (B, T, D) where given.
 
-        `positions` (B, T) and a mask for them (apart.py) are given where rows hold several examples or branches.
+        `positions` (B, T) and a mask for them (apart.py) are given where rows hold several examples or branches, or go on
+        from a prefix.
         """
         if self.start == len(self._kept):
             hidden = self.enter(ids, mask, positions) if states is None else states
             return self._norm(hidden[b, t])
-        return self._norm(self._run(ids, mask, positions, (b, t), states))
+        return self._norm(self._run(ids, mask, positions, (b, t), states, prefix))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, D) to (N, V)."""
@@ -324,10 +331,15 @@ class Trunk:
         result: Tensor = self.norm(hidden)
         return result
 
-    def _run(self, ids: Tensor, mask: Mask, positions: Tensor | None, wanted: Any, states: Tensor | None) -> Tensor:
+    def _run(
+        self, ids: Tensor, mask: Mask, positions: Tensor | None, wanted: Any, states: Tensor | None,
+        prefix: Prefix | None = None,
+    ) -> Tensor:  # fmt: skip
         options: dict[str, Any] = {"use_cache": False} if self.causal else {}
         if positions is not None:
             options["position_ids"] = positions
+        if prefix is not None:
+            options[self.cache_name] = prefix.cache()
         with self._set(wanted, states):
             try:
                 self.backbone(input_ids=ids, attention_mask=mask, **options)

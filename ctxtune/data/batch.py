@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxtune.data.branch import depths_and_ends
-from ctxtune.data.pack import alone, packed
+from ctxtune.data.pack import alone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -91,10 +91,10 @@ def micro_batches(
     return pieces
 
 
-def padded(encoded: Sequence[Encoded], pad_id: int, pack: bool = False) -> Padded:
-    """The examples as arrays, in rows of their own or packed, and where their supervised tokens are predicted."""
+def padded(encoded: Sequence[Encoded], pad_id: int, placed: Callable[[Sequence[int]], list[Place]] = alone) -> Padded:
+    """The examples as arrays, in rows of their own or `placed` (pack.py), and where supervised tokens are predicted."""
     lengths = [len(one.ids) for one in encoded]
-    places = (packed if pack else alone)(lengths)
+    places = placed(lengths)
     shape = (
         max((row + 1 for row, _ in places), default=0),
         max((first + length for (_, first), length in zip(places, lengths, strict=True)), default=0),

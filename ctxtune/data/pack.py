@@ -9,6 +9,7 @@ Of n rows, n - 1, ... those are taken that cost least, n examples on their own b
 from __future__ import annotations
 
 import heapq
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ Place = tuple[int, int]  # the row that an example stands in, and the column of 
 def alone(lengths: Sequence[int]) -> list[Place]:
     """Every example in its own row."""
     return [(row, 0) for row in range(len(lengths))]
+
+
+def in_one_row(lengths: Sequence[int]) -> list[Place]:
+    """All examples side by side in the same row."""
+    return [(0, end - length) for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def packed(lengths: Sequence[int]) -> list[Place]:

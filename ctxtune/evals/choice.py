@@ -11,41 +11,44 @@ branch from it.
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 import torch
 
 from ctxtune.backend.feed import Feed, difference, is_exact, plain_hidden
 from ctxtune.data.branch import grow
+from ctxtune.data.encode import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
+    from ctxtune.backend.prefix import Prefix
     from ctxtune.backend.trunk import Trunk
-    from ctxtune.data.encode import Encoded
 
 
 class Requests:
     """Many (context, continuation) pairs, in groups of those that may share what they begin with, a row's choices each.
 
     `feed` holds what the model has to read: each input once, and a group as one tree of tokens (branch.py) where this
-    model, asked for one, says the same of its branches as of the requests alone.
+    model, asked for one, says the same of its branches as of the requests alone. All of them go on from `prefix`, if there
+    is one: `common_prefix` says from which they can.
     """
 
-    def __init__(self, trunk: Trunk, groups: Sequence[Sequence[Encoded]]) -> None:
+    def __init__(self, trunk: Trunk, groups: Sequence[Sequence[Encoded]], prefix: Prefix | None = None) -> None:
         self.requests = [request for group in groups for request in group]
-        shared = any(len({one.ids for one in group}) > 1 for group in groups) and _can_branch(trunk, groups)
+        many = any(len({one.ids for one in group}) > 1 for group in groups)
         inputs: dict[Encoded, int] = {}
         self.place: list[int] = []  # request -> input
         self.rows: list[list[int]] = []  # request -> which of the input's answer rows it asks for
-        for group in groups if shared else ([request] for request in self.requests):
-            tree, rows = grow(group)
+        branches = prefix is not None or (many and _can_branch(trunk, groups))
+        for group in groups if branches else ([request] for request in self.requests):
+            tree, rows = grow([behind(prefix, request) for request in group])
             self.rows += rows
             self.place += [inputs.setdefault(tree, len(inputs))] * len(group)
-        self.feed = Feed(trunk, list(inputs))
+        self.feed = Feed(trunk, list(inputs), prefix=prefix)
 
     def loglikelihoods(self) -> list[tuple[float, bool]]:
         """For each request the sum of its tokens' log-probabilities, in nats, and whether greedy decoding gives it."""
@@ -84,6 +87,28 @@ class Requests:
             begin += len(self.feed.examples[place].rows)
         rows, labels, slots = torch.tensor(table).unbind(1)
         return rows, labels, slots
+
+
+def common_prefix(groups: Sequence[Sequence[Encoded]]) -> tuple[int, ...]:
+    """The tokens that all requests begin with and nobody asks what follows them: each keeps at least a token to be read."""
+    every = [request for group in groups for request in group]
+    first, last = min(one.ids for one in every), max(one.ids for one in every)  # what these share, all between them do
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    return first[: min(shared, min(one.rows[0] for one in every))]
+
+
+def behind(prefix: Prefix | None, request: Encoded) -> Encoded:
+    """What is left of a request behind the tokens that were read before.
+
+    Raises:
+        ValueError: it begins otherwise, or asks for what they say.
+    """
+    if prefix is None:
+        return request
+    read = len(prefix.tokens)
+    if request.ids[:read] != prefix.tokens or request.rows[0] < read:
+        raise ValueError("the request does not go on from this prefix")
+    return Encoded(request.ids[read:], tuple(row - read for row in request.rows), request.labels)
 
 
 def _can_branch(trunk: Trunk, groups: Sequence[Sequence[Encoded]]) -> bool:

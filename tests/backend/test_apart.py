@@ -11,6 +11,7 @@ from ctxtune.backend import feed as feed_file
 from ctxtune.backend.feed import Feed, check_kept, is_exact
 from ctxtune.backend.trunk import Trunk
 from ctxtune.data.encode import Encoded
+from ctxtune.data.pack import packed
 from ctxtune.objectives.labels import Labels
 
 from ..conftest import FAMILY_KINDS, FOUND, NUM_LAYERS, WINDOW
@@ -140,7 +141,7 @@ def test_a_pad_in_a_text_has_the_place_of_pads_for_roberta(double: Callable[[str
         expected = [base.model(input_ids=torch.tensor([one.ids])).logits[0, list(one.rows)] for one in some]
         with Trunk(base) as trunk:
             feed = Feed(trunk, some, pack=True)
-            assert feed._padded(range(4), pack=True).shared
+            assert feed._padded(range(4), packed).shared
             assert (trunk.logits(feed.hidden(range(4))) - torch.cat(expected)).abs().max() <= 1e-12
 
 

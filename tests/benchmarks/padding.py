@@ -19,13 +19,14 @@ from pathlib import Path
 from ctxtune.backend.tokenizer import load_tokenizer
 from ctxtune.data.batch import length_buckets, micro_batches, padded
 from ctxtune.data.encode import Encoded
+from ctxtune.data.pack import alone, packed
 
 
 def run_for_each(batches: list[list[int]], lengths: list[int], pack: bool = False) -> float:
     """Tokens with padding over tokens without."""
     pieces = [piece for batch in batches for piece in micro_batches(batch, lengths, rows=None, max_tokens=2048)]
     empty = [[Encoded((0,) * lengths[i], (), ()) for i in piece] for piece in pieces]
-    return sum(padded(piece, 0, pack).ids.size for piece in empty) / sum(lengths)
+    return sum(padded(piece, 0, packed if pack else alone).ids.size for piece in empty) / sum(lengths)
 
 
 def seconds(model: Path, texts: list[str], batch: int, layers: str) -> dict[str, float]:

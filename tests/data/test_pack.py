@@ -80,7 +80,7 @@ def test_places_are_a_matter_of_the_lengths_alone() -> None:
 
 def test_packed_arrays() -> None:
     some = [Encoded((5, 6, 7), (1, 2), (7, 8)), Encoded((9,), (0,), (4,)), Encoded((3, 2), (1,), (1,))]
-    batch = padded(some, pad_id=0, pack=True)
+    batch = padded(some, 0, packed)
     assert batch.shared
     assert batch.places == [(0, 0), (1, 2), (1, 0)]
     assert batch.ids.tolist() == [[5, 6, 7], [3, 2, 9]]

@@ -1,0 +1,103 @@
+"""Tokens that many texts begin with, read once: their keys and values, from which the texts go on.
+
+What is kept is, of every token, what the layers' caches hold: keys as they are after rotation, and values. One token is one
+row, k_0 v_0 k_1 v_1 ... of all layers, which is how PEFT writes PREFIX_TUNING (field `prompt_embeddings`), and lies in the
+store of cache.py: a second run reads nothing again.
+
+The texts share one row of tokens (apart.py), so that attention looks at the one copy of the prefix and none is made for a
+text; Hydragen (Juravsky et al. 2024) gets the same by merging two softmaxes.
+
+Shapes: P tokens of the prefix, H key heads and d numbers each of a layer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from ctxtune.backend.cache import keep_states, store_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ctxtune.backend.device import Device
+    from ctxtune.backend.trunk import Trunk
+
+Layers = list[tuple["Tensor", "Tensor"]]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values (1, H, P, d) of every layer, of these tokens; `place` as of `cache.States`."""
+
+    tokens: tuple[int, ...]
+    layers: Layers
+    place: str
+
+    def cache(self) -> DynamicCache:
+        """A cache of transformers' that begins with the prefix; what is added to it leaves the prefix as it is."""
+        cache = DynamicCache()
+        for keys, values in self.layers:
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            cache.layers.append(layer)
+        return cache
+
+
+def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str) -> Prefix:
+    """The prefix as the model reads it, or as an earlier run has kept it. The trunk is closed meanwhile.
+
+    `where` is auto, memory, disk or off; `mark` stands for the model's numbers.
+    """
+    with trunk.closed(), torch.no_grad():
+        # One token says how wide the rows are: layers may differ, and configurations spell it in many ways.
+        shapes = [(keys.shape[1], keys.shape[3], values.shape[3]) for keys, values in _read(trunk, tokens[:1])]
+        width = sum(heads * (k + v) for heads, k, v in shapes)
+        key = store_key(model=mark, prefix=list(tokens), **trunk.base.computes())
+
+        def fill(data: Tensor, _: Sequence[int]) -> None:
+            data.copy_(as_rows(_read(trunk, tokens)))
+
+        kept = keep_states(key, [len(tokens)], width, where, fill) if where != "off" else None
+        if kept is None:
+            return Prefix(tuple(tokens), _read(trunk, tokens), "off")
+    return Prefix(tuple(tokens), _from_rows(kept.data, shapes, trunk.base.device), kept.place)
+
+
+def _read(trunk: Trunk, tokens: Sequence[int]) -> Layers:
+    """Keys and values by the model's own forward, some hundred tokens at a time: attention to all pairs stays small."""
+    device, cache = trunk.base.device, DynamicCache()
+    takes = inspect.signature(trunk.backbone.forward).parameters
+    for first in range(0, len(tokens), device.stride):
+        ids = torch.tensor([tokens[first : first + device.stride]], device=device.name)
+        options: dict[str, Any] = {trunk.cache_name: cache, "use_cache": True}
+        if "position_ids" in takes:
+            options["position_ids"] = torch.arange(first, first + ids.shape[1], device=device.name)[None]
+        trunk.backbone(input_ids=ids, **options)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def as_rows(layers: Layers) -> Tensor:
+    """Keys and values (1, H, P, d) of every layer as one row a token, (P, sum of H d)."""
+    both = [part[0].transpose(0, 1).flatten(1) for keys, values in layers for part in (keys, values)]
+    return torch.cat(both, dim=1).float().cpu()
+
+
+def _from_rows(rows: Tensor, shapes: Sequence[tuple[int, int, int]], device: Device) -> Layers:
+    layers, column = [], 0
+    for heads, *dims in shapes:
+        both = []
+        for dim in dims:
+            part = rows[:, column : column + heads * dim].reshape(-1, heads, dim)
+            both.append(part.transpose(0, 1)[None].contiguous().to(device.name, device.dtype))
+            column += heads * dim
+        layers.append((both[0], both[1]))
+    return layers
