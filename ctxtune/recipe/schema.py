@@ -76,6 +76,7 @@ class Data(Section):
     )
     learn: Literal["all", "last"] = Field("all", description="which of the assistant's turns are learned: all or last")
     delimiter: str = Field(" ", description="stands between prompt and answer; belongs to neither")
+    separator: str = Field("\n\n", description="stands behind each demonstration")
     instruction: str = Field("", description="stands before every prompt")
     max_length: Annotated[int, Field(ge=2, le=16_777_216)] | None = Field(
         None, description="the most tokens in one example; null is what the model can read"
@@ -119,8 +120,21 @@ class Freeze(Section):
         return self
 
 
-# One more method is one more class: Annotated[Freeze | Mask, Field(discriminator="name")].
-Method = Freeze
+class Fewshot(Section):
+    """In-context learning: examples stand before the question, and no weight moves."""
+
+    name: Literal["fewshot"] = Field(description="the name of the method")
+    shots: int = Field(8, ge=0, le=65_536, description="demonstrations before each question")
+    select: Literal["fixed", "random", "balanced"] = Field(
+        "balanced",
+        description="which of the training rows are shown: fixed (the first), random, balanced (as many of each label)",
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance in the selection")
+
+
+# One more method is one more class; those that train have more in common.
+Training = Freeze
+Method = Annotated[Training | Fewshot, Field(discriminator="name")]
 
 
 class Train(Section):
