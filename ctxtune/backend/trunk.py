@@ -273,6 +273,11 @@ class Trunk:
         self.wanted: Any = None
         self._kept: list[nn.Module] = []
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether texts may go on from keys and values that were read before them (prefix.py), behind a mask of ours."""
+        return self.narrow and self.causal and not self.base.anatomy.derived
+
     @contextmanager
     def closed(self) -> Iterator[None]:
         """Every block back in its place for a moment, for the model's own plain forward."""

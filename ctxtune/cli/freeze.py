@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctxtune.cli import console, options
+from ctxtune.cli import console, fewshot, options
 
 if TYPE_CHECKING:
     from ctxtune.engine.loop import StepFacts
@@ -85,6 +85,9 @@ def start(
     from ctxtune.recipe.load import load
 
     resolved = _resumed(out, given, sets) if resume and recipe is None else load(recipe, given, sets)
+    if resolved.recipe.method.name == "fewshot":
+        fewshot.start(resolved, None, as_json)
+        return
     if dry_run:
         from ctxtune.commands.dry_run import dry_run as foresee
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ctxtune import __version__
-from ctxtune.cli import adapter, cache, console, data, evaluate, freeze, generate, model, quickstart, recipe
+from ctxtune.cli import adapter, cache, console, data, evaluate, fewshot, freeze, generate, model, quickstart, recipe
 from ctxtune.cli.group import Group
 from ctxtune.errors import CtxtuneError, OutOfMemoryError, StorageError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("freeze")(freeze.freeze)
+app.command("fewshot")(fewshot.fewshot)
 app.command("run")(freeze.run)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import depth, prepare
+from ctxtune.commands.clock import Clock
 from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
@@ -20,8 +19,6 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.judge import Judge
@@ -43,21 +40,6 @@ class Tell(Protocol):
 
     def note(self, text: str) -> None: ...
     def step(self, facts: StepFacts) -> None: ...
-
-
-@dataclass
-class Clock:
-    """Wall seconds of each part of a run."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 3)
 
 
 def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:

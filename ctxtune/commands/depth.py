@@ -37,19 +37,19 @@ def undecided(recipe: Recipe) -> bool:
     Raises:
         RecipeError: the frozen layers are to be quantised, and nobody knows yet which these are.
     """
-    if recipe.method.layers == "auto" and recipe.quant != "none":
+    if recipe.training.layers == "auto" and recipe.quant != "none":
         raise RecipeError(
             f"method.layers auto is chosen on a model in full: quant is {recipe.quant}",
             "choose with quant none, then name the layers: --layers last:N",
         )
-    return recipe.method.layers == "auto"
+    return recipe.training.layers == "auto"
 
 
 def widest(recipe: Recipe, num_layers: int) -> Freeze:
     """The method's settings; with the most layers that may be chosen where the recipe leaves them open."""
     from ctxtune.methods.depth import candidates
 
-    settings = recipe.method
+    settings = recipe.training
     return _with(settings, candidates(num_layers, settings.sample or 1)[-1]) if undecided(recipe) else settings
 
 
@@ -101,7 +101,7 @@ def _sample(recipe: Recipe, base: Base, examples: Sequence[Encoded]) -> list[Enc
     random.Random(f"depth {recipe.train.seed}").shuffle(order)
     rows = [examples[i] for i in order[:_ROWS]]
     num_layers = len(base.anatomy.block_list(base.model))
-    cuts = len(candidates(num_layers, recipe.method.sample or 1))
+    cuts = len(candidates(num_layers, recipe.training.sample or 1))
     return rows[: fitting([len(row.ids) for row in rows], base.width, cuts)]
 
 
@@ -122,7 +122,7 @@ class _Search:
         """Every candidate with what speaks for it, and the one that was taken."""
         from ctxtune.methods.depth import candidates, cost, deep_enough, first_sufficient
 
-        ks = candidates(self.num_layers, self.recipe.method.sample or 1)
+        ks = candidates(self.num_layers, self.recipe.training.sample or 1)
         depths = self._depths(ks)
         probes = self._probes(depths)
         sufficient = first_sufficient(probes)
@@ -176,7 +176,7 @@ class _Search:
         from ctxtune.methods.registry import open_method
         from ctxtune.objectives.labels import Labels
 
-        method = open_method(_with(self.recipe.method, k), self.base.model, self.base.anatomy, self.course)
+        method = open_method(_with(self.recipe.training, k), self.base.model, self.base.anatomy, self.course)
         with Trunk(self.base, self.num_layers - k) as trunk:
             feed = Feed(trunk, self.rows)
             start_from(feed, depths)

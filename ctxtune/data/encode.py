@@ -284,7 +284,7 @@ def _causal(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: s
     contexts = [prompt.rstrip() for prompt, _ in pairs]
     known = list(dict.fromkeys(contexts))  # choices share their prompts
     prompts = dict(zip(known, content(tokenizer, known), strict=True))
-    texts = content(tokenizer, [_join(prompt, delimiter, answer) for prompt, answer in pairs])
+    texts = content(tokenizer, [join(prompt, delimiter, answer) for prompt, answer in pairs])
     prefix = None if all(contexts) else _prefix(tokenizer)
     done = []
     for context, text in zip(contexts, texts, strict=True):
@@ -307,7 +307,7 @@ def _masked(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: s
     mask = tokenizer.mask_token_id
     if mask is None:
         raise ModelError("the tokenizer has no mask token", "a model without one is not a masked model")
-    texts = [_join(prompt, delimiter, answer) for prompt, answer in pairs]
+    texts = [join(prompt, delimiter, answer) for prompt, answer in pairs]
     done = []
     for text, (_, answer), encoding in zip(texts, pairs, content(tokenizer, texts, offsets=True), strict=True):
         start, ids = len(text) - len(answer), list(encoding["input_ids"])
@@ -330,7 +330,8 @@ def _classified(tokenizer: Tokenizer, asked: Sequence[tuple[Rendered, int | None
     return [Encoded((*front, *read[one.prompt]["input_ids"], *back), (0,), (place or 0,)) for one, place in asked]
 
 
-def _join(prompt: str, delimiter: str, answer: str) -> str:
+def join(prompt: str, delimiter: str, answer: str) -> str:
+    """A prompt with its answer; no delimiter stands behind white space, or where there is no prompt."""
     return prompt + answer if not prompt or prompt[-1].isspace() else prompt + delimiter + answer
 
 

@@ -43,6 +43,7 @@ def explain(error: ValidationError, given: Mapping[str, Given], source: str) -> 
     seen: set[str] = set()
     for detail in error.errors(include_url=False):
         key = _key(detail["loc"])
+        key = "method.name" if detail["type"].startswith("union_tag") else key
         if key not in seen:
             seen.add(key)
             yield _fault(key, detail, given, source)
@@ -59,9 +60,11 @@ def _key(loc: tuple[int | str, ...]) -> str:
 
 
 def _fault(key: str, detail: ErrorDetails, given: Mapping[str, Given], source: str) -> Fault:
-    if detail["type"] == "missing":
-        return _missing(key, given, source)
     one = given.get(key)
+    if detail["type"] == "missing" or (detail["type"] == "union_tag_not_found" and one is None):
+        return _missing(key, given, source)
+    if detail["type"] == "extra_forbidden" and one is not None:  # a key of another method
+        return Fault(one.line, f"{one.where}: {key} is no key of method {detail['loc'][1]}", keys.of_method(key))
     reason = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else None
     if one is None:  # two keys of a section contradict each other: blame the one that overrules
         named = [given[name] for name in given if name.startswith(f"{key}.") and name[len(key) + 1 :] in str(reason)]
@@ -70,7 +73,7 @@ def _fault(key: str, detail: ErrorDetails, given: Mapping[str, Given], source: s
         return Fault(one.line, f"{one.where}: {key}: {reason}")
     index = next((part for part in detail["loc"] if isinstance(part, int)), None)
     place = key if index is None else f"{key}[{index}]"
-    value: Any = detail["input"]
+    value: Any = one.value if key == "method.name" else detail["input"]
     words = keys.allowed(key, of_items=index is not None)
     hint = _about_quotes(value, wants_text=index is not None or keys.takes_text(key))
     return Fault(one.line, f"{one.where}: {place} is {shown(value)}, allowed: {words}", hint)
@@ -87,7 +90,7 @@ def _about_quotes(value: object, wants_text: bool) -> str | None:
 def _missing(key: str, given: Mapping[str, Given], source: str) -> Fault:
     option = key.rpartition(".")[2].replace("_", "-")
     if key == "method.name":
-        hint = "a recipe names its method: 'method: {name: freeze}'"
+        hint = f"a recipe names its method: 'method: {{name: freeze}}', or {', '.join(keys.method_names())}"
     else:
         hint = f"write '{option}: ...' in a recipe, or give --{option}"
     in_file = any(one.origin == "recipe" for one in given.values())

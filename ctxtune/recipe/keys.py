@@ -32,6 +32,12 @@ def owners() -> dict[str, type[Section]]:
 
 
 @cache
+def method_names() -> tuple[str, ...]:
+    """The names of the methods."""
+    return tuple(sorted(_properties(kind)["name"]["const"] for key, kind in _walk(Recipe, "") if key == "method.name"))
+
+
+@cache
 def sections() -> frozenset[str]:
     """The keys that other keys stand under; the recipe itself is ''."""
     return frozenset({"", *(key.rpartition(".")[0] for key in owners())})
@@ -70,6 +76,12 @@ def _properties(section: type[Section]) -> dict[str, Any]:
     return found
 
 
+def of_method(key: str) -> str:
+    """Which method a key under `method` belongs to, in words."""
+    name: str = _properties(owners()[key])["name"]["const"]
+    return f"it is one of method {name}: `ctxtune {name}`, or 'method: {{name: {name}}}'"
+
+
 def takes_text(key: str) -> bool:
     """Whether any text at all may be the value, so that an option's value needs no YAML."""
     kinds = _schema(key).get("anyOf", [_schema(key)])
@@ -93,6 +105,8 @@ def takes_null(key: str) -> bool:
 
 def allowed(key: str, of_items: bool = False) -> str:
     """What may stand there, in words: `auto, or a number above 0 and up to 100`."""
+    if key == "method.name":
+        return _in_words({"enum": method_names()})
     kinds = _schema(key).get("anyOf", [_schema(key)])
     if of_items:
         return _in_words(kinds[0].get("items") or kinds[0]["additionalProperties"])

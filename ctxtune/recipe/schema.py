@@ -238,6 +238,13 @@ class Recipe(Section):
         None, description="sha256 of what was read; written by a run"
     )
 
+    @property
+    def training(self) -> Training:
+        """The settings of a method that trains."""
+        if isinstance(self.method, Fewshot):
+            raise ValueError("few-shot prompting trains nothing")
+        return self.method
+
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe, with which editors complete and check it."""

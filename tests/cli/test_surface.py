@@ -31,6 +31,21 @@ SURFACE = {
         "--quant",
     }
     | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
+    "fewshot": (TASK - {"--messages"})
+    | {
+        "recipe",
+        "--model",
+        "--shots",
+        "--select",
+        "--save",
+        "--cache",
+        "--set",
+        "--seed",
+        "--device",
+        "--dtype",
+        "--quant",
+    }
+    | {"--json", "--quiet", "-q"},
     "run": {"recipe", "--out", "--set", "--resume", "--dry-run", "--json", "--quiet", "-q"},
     "eval": (TASK - {"--train"})
     | {

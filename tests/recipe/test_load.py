@@ -94,7 +94,8 @@ def test_the_last_of_two_sets_counts(write):
 def test_every_leaf_has_an_origin(write):
     from ctxtune.recipe.keys import owners
 
-    assert set(load(write(MINIMAL), {}).origin) == set(owners())
+    others = {"method.shots", "method.select", "method.seed"}  # of another method
+    assert set(load(write(MINIMAL), {}).origin) == set(owners()) - others
 
 
 def test_an_empty_section_is_none_at_all(write):
@@ -202,7 +203,13 @@ def test_mistakes_in_a_recipe(write, text, message, hint):
 
 def test_a_method_that_there_is_not(write):
     said, _ = mistake(write("model: m\nmethod:\n  name: frieze\n"))
-    assert said == "r.yaml line 3: method.name is 'frieze', allowed: freeze"
+    assert said == "r.yaml line 3: method.name is 'frieze', allowed: fewshot or freeze"
+
+
+def test_a_key_of_another_method(write):
+    said, hint = mistake(write("model: m\nmethod:\n  name: fewshot\n  layers: last:2\n"))
+    assert said == "r.yaml line 4: method.layers is no key of method fewshot"
+    assert hint == "it is one of method freeze: `ctxtune freeze`, or 'method: {name: freeze}'"
 
 
 def test_the_first_of_several_mistakes_and_their_number(write):

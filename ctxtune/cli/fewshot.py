@@ -1,0 +1,74 @@
+"""`ctxtune fewshot`: ask a model behind demonstrations, and print how well it answers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctxtune.cli import console, options
+
+if TYPE_CHECKING:
+    from ctxtune.recipe.load import Resolved
+
+
+def fewshot(
+    recipe: options.Recipe = None,
+    model: options.Model = None,
+    train: options.Train = None,
+    eval_: options.Eval = None,
+    prompt: options.Prompt = None,
+    answer: options.Answer = None,
+    choices: options.Choices = None,
+    shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations before each question.")] = None,
+    select: Annotated[
+        str | None, typer.Option("--select", help="Which rows are shown: fixed, random or balanced.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
+    cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
+    set_: options.Set = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quant: options.Quant = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Ask a model behind examples; no weight moves.
+
+    The examples are read once, and kept: all questions go on from there, the choices of a question branch from it. The
+    numbers are those of reading every text as a whole.
+    """
+    given = options.flags(
+        model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
+        method__name="fewshot", method__shots=shots, method__select=select, method__seed=seed, cache=cache,
+        device=device, dtype=dtype, quant=quant,
+    )  # fmt: skip
+    console.Quiet.on = quiet
+    from ctxtune.recipe.load import load
+
+    start(load(recipe, given, set_ or []), save, json)
+
+
+def start(resolved: "Resolved", save: Path | None, as_json: bool) -> None:
+    """Ask, and print the result."""
+    from ctxtune.commands.fewshot import fewshot as ask
+
+    facts = ask(resolved, console.note, save)
+    console.emit(facts, as_json, lambda: _table(facts))
+
+
+def _table(facts: Mapping[str, Any]) -> Any:
+    scores, tokens = facts["scores"], facts["tokens"]
+    rows = [["rows", f"{scores['rows']:,}"]]
+    rows += [
+        [key, console.with_error(scores, key)] for key in ("acc", "acc_norm", "acc_bytes", "loss") if key in scores
+    ]
+    rows += [[f"rows {key} as too long", f"{scores[key]:,}"] for key in ("dropped", "truncated") if scores[key]]
+    if facts["asked_behind_fewer"]:
+        rows.append(["rows that are demonstrations, asked behind the others", f"{facts['asked_behind_fewer']:,}"])
+    kept = f", {tokens['kept']:,} kept from before" if tokens["kept"] else ""
+    rows.append(["tokens read, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"])
+    rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])
+    shots = facts["method"]["shots"]
+    return console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}", ["", ""], rows)

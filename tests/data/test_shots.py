@@ -1,0 +1,43 @@
+"""Which rows of a pool become demonstrations."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from ctxtune.data.shots import choose
+from ctxtune.errors import DataError
+
+LABELS = [0, 0, 0, 0, 1, 0, 2, 0, 1, 0]
+
+
+def test_fixed_takes_the_first() -> None:
+    assert choose("fixed", LABELS, 4, 0) == [0, 1, 2, 3]
+    assert choose("fixed", LABELS, 0, 0) == []
+
+
+@pytest.mark.parametrize("select", ["random", "balanced"])
+def test_chance_depends_on_the_seed_alone(select: str) -> None:
+    draws = [tuple(choose(select, LABELS, 5, seed)) for seed in range(20)]
+    assert draws == [tuple(choose(select, LABELS, 5, seed)) for seed in range(20)]
+    assert len(set(draws)) > 10
+    assert all(len(set(draw)) == 5 for draw in draws)
+
+
+def test_random_shows_every_row_as_often() -> None:
+    count = Counter(place for seed in range(2000) for place in choose("random", LABELS, 2, seed))
+    assert all(330 < count[place] < 470 for place in range(10))
+
+
+def test_balanced_shows_each_label_in_turn() -> None:
+    for seed in range(20):
+        drawn = choose("balanced", LABELS, 7, seed)
+        assert [LABELS[place] for place in drawn] == [0, 1, 2, 0, 1, 0, 0]  # label 2 has one row, label 1 two
+
+
+@pytest.mark.parametrize("select", ["fixed", "random", "balanced"])
+def test_a_pool_that_is_too_small_is_refused(select: str) -> None:
+    with pytest.raises(DataError, match="11 demonstrations are asked for, the training rows are 10") as caught:
+        choose(select, LABELS, 11, 0)
+    assert "--shots 10" in str(caught.value.hint)
