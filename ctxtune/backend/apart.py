@@ -40,19 +40,24 @@ def keep_apart(
     seen = (first[:, None] <= column[:, None]) & (column[:, None] < end[:, None])  # (B, T, T)
     if anatomy.kind != "causal":
         return seen[:, None], positions
-    return _by_layer(config, functional.pad(seen, (before, 0), value=True)[:, None], order, before), order + before
+    there = functional.pad(positions + before, (before, 0))  # (B, P + T), of what is seen
+    there[:, :before] = torch.arange(before, device=ids.device)
+    seen = functional.pad(seen, (before, 0), value=True)[:, None]
+    return by_layer(base, seen, positions + before, there), positions + before
 
 
-def _by_layer(config: Any, seen: Tensor, order: Tensor, before: int) -> Mask:
-    """The mask as the layers want it: a sliding window sees a number of tokens back along the branch."""
+def by_layer(base: Base, seen: Tensor, here: Tensor, there: Tensor) -> Mask:
+    """The mask `seen` (B, 1, T, P + T) as the layers want it: those with a sliding window look only so far back.
+
+    `here` (B, T) and `there` (B, P + T) are the positions of those that look and of what they look at.
+    """
+    config = cast("Any", base.model.config)
     window = getattr(config, "sliding_window", None)
     if not window or getattr(config, "use_sliding_window", True) is False:
         return seen
-    place = functional.pad(order, (before, 0))  # (B, P + T), of what is seen
-    place[:, :before] = torch.arange(-before, 0, device=order.device)
-    near = seen & (order[:, None, :, None] - place[:, None, None, :] < window)
+    near = seen & (here[:, None, :, None] - there[:, None, None, :] < window)
     types = set(getattr(config, "layer_types", None) or ())
-    if types - {"sliding_attention"} == set():
+    if types <= {"sliding_attention"}:
         return near
     return {name: near if name == "sliding_attention" else seen for name in types}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ctxtune.backend.branches import Branches
 from ctxtune.backend.feed import is_exact
 from ctxtune.backend.past import Past
 from ctxtune.backend.sample import Sampler, Seeds
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from ctxtune.backend.load import Base
+    from ctxtune.backend.prefix import Prefix
+    from ctxtune.backend.trunk import Trunk
     from ctxtune.recipe.schema import Generation
 
+MOST_COLUMNS = 2048  # side by side behind a prefix: each token looks at all of them
 MOST_TOKENS = 8192  # in one batch, prompts and answers together: what their keys and values take in memory
 
 Reason = Literal["stop", "eos", "length"]
@@ -42,11 +46,13 @@ class Written:
 
 
 def generate_batch(
-    base: Base, prompts: Sequence[Sequence[int]], settings: Generation, seeds: Seeds | None = None
-) -> list[Written]:
+    base: Base, prompts: Sequence[Sequence[int]], settings: Generation, seeds: Seeds | None = None,
+    behind: tuple[Trunk, Prefix] | None = None,
+) -> list[Written]:  # fmt: skip
     """Continue every prompt (its token ids); results in the order of the prompts, as if each were alone.
 
     Prompts of like lengths run together, the longest first. A `Seeds` carries on the count of equal prompts from call to call.
+    Where all of them begin with a prefix that was read, they go on from there, `behind` it.
 
     Raises:
         DataError: a prompt is empty or leaves no room in the context.
@@ -55,9 +61,12 @@ def generate_batch(
     require_causal(base)
     ends, draw_seed = end_tokens(base, settings), seeds or Seeds(settings.seed)
     rows = [Row(base, prompt, settings, ends, draw_seed(prompt)) for prompt in prompts]
-    lengths = [row.longest for row in rows]
-    for piece in micro_batches(range(len(rows)), lengths, rows=None, max_tokens=MOST_TOKENS):
-        for _ in decode([rows[index] for index in piece], Past(base), settings):
+    shared = len(behind[1].tokens) if behind is not None else 0
+    lengths = [row.longest - shared for row in rows]
+    most = MOST_TOKENS if behind is None else MOST_COLUMNS
+    for piece in micro_batches(range(len(rows)), lengths, rows=None, max_tokens=most):
+        past = Past(base) if behind is None else Branches(*behind)
+        for _ in decode([rows[index] for index in piece], past, settings):
             pass
     return [row.written() for row in rows]
 
@@ -129,10 +138,10 @@ class Row:
         return Written(self._speech.text, tuple(self.history[self._prompt :]), self.reason or "length")
 
 
-def decode(rows: Sequence[Row], past: Past, settings: Generation) -> Generator[None, None, None]:
+def decode(rows: Sequence[Row], past: Past | Branches, settings: Generation) -> Generator[None, None, None]:
     """Let every row grow to its end, by a token a turn; pauses after each. Rows that have ended leave the batch."""
     sampler, live = Sampler(settings), list(rows)
-    unread = [past.rest(live[0].history)] if len(live) == 1 else [row.history for row in live]
+    unread = past.unread([row.history for row in live])
     while True:
         logits = past.read(unread)
         tokens = sampler(logits, [row.history for row in live], [row.generator for row in live])

@@ -1,7 +1,7 @@
 """The keys and values of tokens that a model has read, so that none of them is read twice.
 
 Texts of several lengths are padded at the left: their last tokens stand in one column, and a sliding window, which counts
-columns, sees the right ones. The cache is a plain `DynamicCache()`, also for models with sliding windows: it drops no
+columns, sees the right ones. The cache is a plain one, also for models with sliding windows: it drops no
 keys, so that it can be cut back anywhere; the model's own mask carries the window.
 
 Shapes: B texts, T tokens, V vocabulary.
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from ctxtune.backend.room import growing_cache
 from ctxtune.backend.trunk import cache_argument
 
 if TYPE_CHECKING:
@@ -36,9 +36,13 @@ class Past:
 
     def _forget(self) -> None:
         self.read_tokens = []
-        self._cache = DynamicCache()
+        self._cache = growing_cache()
         self._mask: Tensor | None = None  # (B, T) of what was read; None where nothing is padded
         self._columns = 0
+
+    def unread(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """What is still to be read of whole texts: one alone may begin like what was read before."""
+        return [self.rest(texts[0])] if len(texts) == 1 else [list(text) for text in texts]
 
     def rest(self, tokens: Sequence[int]) -> list[int]:
         """Go back to where one text parts from `tokens`; returns what is still to be read of them, at least the last."""

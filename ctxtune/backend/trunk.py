@@ -281,11 +281,13 @@ class Trunk:
     @contextmanager
     def closed(self) -> Iterator[None]:
         """Every block back in its place for a moment, for the model's own plain forward."""
+        opened = bool(self._kept)
         self.__exit__()
         try:
             yield
         finally:
-            self.__enter__()
+            if opened:
+                self.__enter__()
 
     def __enter__(self) -> Trunk:
         self._kept = list(self.blocks)
@@ -299,6 +301,7 @@ class Trunk:
     def __exit__(self, *_: object) -> None:
         for index, block in enumerate(self._kept):
             self.blocks[index] = block
+        self._kept = []
 
     def enter(self, ids: Tensor, mask: Mask, positions: Tensor | None = None) -> Tensor:
         """What enters block `start`, (B, T, D), for tokens ids (B, T); nothing above is run."""

@@ -8,16 +8,19 @@ import pytest
 import torch
 
 from ctxtune.backend import prefix as prefix_file
+from ctxtune.backend.branches import Branches
+from ctxtune.backend.decode import generate_batch
 from ctxtune.backend.prefix import as_rows, read_prefix
 from ctxtune.backend.trunk import Trunk
 from ctxtune.data.encode import Encoded
 from ctxtune.evals.choice import Requests, behind, common_prefix
+from ctxtune.recipe.schema import Generation
 
-from ..conftest import FAMILY_KINDS, WINDOW
+from ..conftest import FAMILY_KINDS, FOUND, WINDOW
 from .test_trunk import double  # noqa: F401
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ctxtune.backend.load import Base
 
@@ -114,6 +117,50 @@ def test_a_prefix_stays_as_it_is(open_base: Callable[[str], Base]) -> None:
         first = Requests(trunk, asked, prefix).loglikelihoods()
         assert first == Requests(trunk, asked, prefix).loglikelihoods()
     assert torch.equal(as_rows(prefix.layers), before)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CAUSAL_KINDS if kind not in FOUND])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_texts_grow_behind_a_prefix_as_they_do_alone(
+    kind: str, sampled: bool, open_base: Callable[[str], Base]
+) -> None:
+    base = open_base(kind)
+    prompts = [group[0].ids for group in groups(base)]
+    settings = Generation(max_tokens=9, temperature=1.5 if sampled else 0)
+    # One text stops in its middle: the others go on without it.
+    some = next(one for one in generate_batch(base, prompts, settings) if len(one.text) > 2)
+    settings = settings.model_copy(update={"stop": [some.text[: len(some.text) // 2]]})
+    expected = generate_batch(base, prompts, settings)
+    trunk = Trunk(base)
+    prefix = read_prefix(trunk, common_prefix(groups(base)), "off", "mark")
+    before = as_rows(prefix.layers).clone()
+    found = generate_batch(base, prompts, settings, behind=(trunk, prefix))
+    assert found == expected
+    assert min(len(one.tokens) for one in expected) < 9
+    assert torch.equal(as_rows(prefix.layers), before)
+
+
+def test_a_branch_gives_the_logits_of_its_text(double: Callable[[str], Base]) -> None:  # noqa: F811
+    """Texts that grow by several tokens at a time, one of which leaves."""
+    base = double("gemma3_text-tied")
+    trunk = Trunk(base)
+    prefix = read_prefix(trunk, tuple(range(5, 5 + READ)), "off", "mark")
+    texts = [[*prefix.tokens, 7, 8, 9], [*prefix.tokens, 30], [*prefix.tokens, 40, 41]]
+    branches, more = Branches(trunk, prefix), [[50], [51, 52, 53], [54]]
+
+    def whole(text: Sequence[int]) -> torch.Tensor:
+        logits: torch.Tensor = base.model(input_ids=torch.tensor([text])).logits[0, -1]
+        return logits
+
+    with torch.no_grad():
+        for fed, kept in ((branches.unread(texts), [0, 2, 1]), (more, [1, 2]), (more[:2], [0, 1])):
+            found = branches.read(fed)
+            texts = [text if text[-len(new) :] == new else [*text, *new] for text, new in zip(texts, fed, strict=True)]
+            torch.testing.assert_close(found, torch.stack([whole(text) for text in texts]), rtol=0, atol=1e-11)
+            branches.select(kept)
+            texts = [texts[at] for at in kept]
+    with pytest.raises(ValueError, match="does not go on"):
+        branches.unread([prefix.tokens])
 
 
 def test_what_does_not_go_on_from_a_prefix_is_refused(open_base: Callable[[str], Base]) -> None:

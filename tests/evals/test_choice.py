@@ -129,7 +129,7 @@ def test_a_model_that_does_not_keep_branches_apart_reads_each_request_alone(
     pairs = [(prompt, choice) for prompt in PROMPTS for choice in CHOICES]
     expected = [by_hand(base, *pair)[0] for pair in pairs]
     encoded = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind="causal")
-    monkeypatch.setattr(feed_file, "keep_apart", lambda base, ids, order, end, branched: (None, order))
+    monkeypatch.setattr(feed_file, "keep_apart", lambda base, ids, order, *_: (None, order))
     with Trunk(base) as trunk:
         requests = Requests(trunk, in_rows(encoded))
         assert not any(one.parents for one in requests.feed.examples)
