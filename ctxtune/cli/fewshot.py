@@ -22,8 +22,9 @@ def fewshot(
     choices: options.Choices = None,
     shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations before each question.")] = None,
     select: Annotated[
-        str | None, typer.Option("--select", help="Which rows are shown: fixed, random or balanced.")
+        str | None, typer.Option("--select", help="Which rows are shown: fixed, random, balanced or bm25.")
     ] = None,
+    order: Annotated[str | None, typer.Option("--order", help="How they stand: as-is or near-last.")] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
     cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
     set_: options.Set = None,
@@ -41,7 +42,8 @@ def fewshot(
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        method__name="fewshot", method__shots=shots, method__select=select, method__seed=seed, cache=cache,
+        method__name="fewshot", method__shots=shots, method__select=select, method__order=order,
+        method__seed=seed, cache=cache,
         device=device, dtype=dtype, quant=quant,
     )  # fmt: skip
     console.Quiet.on = quiet
@@ -67,6 +69,8 @@ def _table(facts: Mapping[str, Any]) -> Any:
     rows += [[f"rows {key} as too long", f"{scores[key]:,}"] for key in ("dropped", "truncated") if scores[key]]
     if facts["asked_behind_fewer"]:
         rows.append(["rows that are demonstrations, asked behind the others", f"{facts['asked_behind_fewer']:,}"])
+    if facts["prefixes"] > 1:
+        rows.append(["sets of demonstrations", f"{facts['prefixes']:,}"])
     kept = f", {tokens['kept']:,} kept from before" if tokens["kept"] else ""
     rows.append(["tokens read, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"])
     rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])

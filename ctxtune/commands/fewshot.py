@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
+from ctxtune.commands.choose import Chooser
 from ctxtune.commands.clock import Clock
 from ctxtune.data.encode import EncodeSpec, content, encode_choices
 from ctxtune.data.finite import plain
-from ctxtune.data.shots import choose
 from ctxtune.errors import ModelError, RecipeError
 from ctxtune.evals.items import Item, summarise, write_items
-from ctxtune.methods.fewshot import behind, by_shots, shots_of
+from ctxtune.methods.fewshot import behind
 from ctxtune.recipe.schema import Fewshot
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.data.encode import ChoiceSet
     from ctxtune.data.read import Row
-    from ctxtune.methods.fewshot import Shots
+    from ctxtune.methods.fewshot import Groups
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
 
@@ -49,11 +49,11 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
             base, mark = _load(recipe, say)
         spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
         assert isinstance(spec, EncodeSpec)
-        chosen = _chosen(pool, spec, settings)
-        shots = shots_of([pool[place] for place in chosen], spec, recipe.data.separator)
-        _check_room(shots, asked.rows, spec)
+        with clock.part("choose"):
+            groups = Chooser(pool, spec, settings, recipe.data.separator).groups(asked.rows)
+        _check_room(groups, spec)
         run = Asking(base, mark, recipe.cache, spec, clock)
-        items = run.items(asked.rows, shots)
+        items = run.items(asked.rows, groups)
     if save is not None:
         write_items(save, items)
     facts = {
@@ -61,9 +61,10 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
         "method": settings.model_dump(),
         "eval": recipe.data.eval,
         "scores": {**summarise(items), "dropped": run.counts["dropped"], "truncated": run.counts["truncated"]},
-        "shots": [pool[place].where for place in chosen],
+        "shots": list(dict.fromkeys(shot.where for shots in groups for shot in shots)),
+        "prefixes": len(groups),
         "tokens": {name: run.counts[name] for name in ("prefix", "read", "kept", "whole")},
-        "asked_behind_fewer": run.counts["fewer"],
+        "asked_behind_fewer": sum(len(rows) for shots, rows in groups.items() if len(shots) < settings.shots),
         "seconds": clock.seconds,
     }
     result: dict[str, Any] = plain(facts)
@@ -101,26 +102,24 @@ def _load(recipe: Recipe, say: Callable[[str], None]) -> tuple[Base, str]:
     return base, fingerprint(folder)
 
 
-def _chosen(pool: list[Row], spec: EncodeSpec, settings: Fewshot) -> list[int]:
-    bare = replace(spec, instruction="")
-    labels = [bare.render(row).gold or 0 for row in pool] if settings.select == "balanced" else [0] * len(pool)
-    return choose(settings.select, labels, settings.shots, settings.seed)
-
-
-def _check_room(shots: Shots, rows: list[Row], spec: EncodeSpec) -> None:
+def _check_room(groups: Groups, spec: EncodeSpec) -> None:
     """Refuse more demonstrations than fit before the longest question.
 
     Raises:
         RecipeError: it says how many do.
     """
-    if spec.on_long != "error" or not shots:
+    if spec.on_long != "error":
         return
-    room = spec.max_length - max(len(one.ids) for row in encode_choices(rows, spec).requests for one in row)
-    ends = list(accumulate(len(one["input_ids"]) for one in content(spec.tokenizer, [shot.text for shot in shots])))
-    if ends[-1] > room:
-        fit = sum(end <= room for end in ends)
+    over = []
+    for shots, rows in groups.items():
+        room = spec.max_length - max(len(one.ids) for row in encode_choices(rows, spec).requests for one in row)
+        ends = [*accumulate(len(one["input_ids"]) for one in content(spec.tokenizer, [shot.text for shot in shots]))]
+        if shots and ends[-1] > room:
+            over.append((sum(end <= room for end in ends), len(shots), ends[-1], room))
+    if over:
+        fit, number, tokens, room = min(over)
         raise RecipeError(
-            f"method.shots: {len(shots)} demonstrations take {ends[-1]:,} tokens, the longest question leaves {room:,} of "
+            f"method.shots: {number} demonstrations take {tokens:,} tokens, the longest question leaves {room:,} of "
             f"{spec.max_length:,}",
             f"{fit} fit: --shots {fit}",
         )
@@ -141,16 +140,15 @@ class Asking:
     clock: Clock
     counts: Counter[str] = field(default_factory=Counter)
 
-    def items(self, rows: list[Row], shots: Shots) -> list[Item]:
+    def items(self, rows: list[Row], groups: Groups) -> list[Item]:
         """What every row gave, in the order of the rows."""
         from ctxtune.backend.trunk import Trunk
 
         found: dict[int, Item] = {}
         with Trunk(self.base) as trunk:
-            for seen, some in by_shots(rows, shots, self.spec).items():
-                self.counts["fewer"] += len(some) * (seen != shots)
+            for shots, some in groups.items():
                 with self.clock.part("encode"):
-                    choices = encode_choices(some, behind(seen, self.spec))
+                    choices = encode_choices(some, behind(shots, self.spec))
                 self.counts.update(dropped=choices.dropped, truncated=choices.truncated)
                 if choices.requests:
                     found |= {
@@ -167,7 +165,10 @@ class Asking:
         prefix = None
         if len(tokens) >= _LEAST and trunk.goes_on:
             with self.clock.part("prefix"):
-                prefix = read_prefix(trunk, tokens, self.where, self.mark)
+                again = (
+                    self.where if len(choices.requests) > 1 else "off"
+                )  # what one question asks for nobody asks again
+                prefix = read_prefix(trunk, tokens, again, self.mark)
             self.counts["prefix"] += len(tokens)
             self.counts["kept" if prefix.place == "kept" else "read"] += len(tokens)
         with self.clock.part("score"):

@@ -8,34 +8,40 @@ asked behind the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ctxtune.data.encode import join
+from ctxtune.data.read import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctxtune.data.encode import EncodeSpec
-    from ctxtune.data.read import Row
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A demonstration: what is asked in it, and all that is read of it."""
+    """A demonstration: what is asked in it, all that is read of it, and the row that it is."""
 
     question: str
     text: str
+    where: str = field(compare=False, default="")
 
 
 Shots = tuple[Shot, ...]
+Groups = dict[Shots, list[Row]]
+"""demonstrations, and the rows that are asked behind them"""
 
 
 def shots_of(rows: Sequence[Row], spec: EncodeSpec, separator: str) -> Shots:
     """Rows as demonstrations, in their order."""
     bare = replace(spec, instruction="")
-    rendered = [bare.render(row) for row in rows]
-    return tuple(Shot(one.prompt, join(one.prompt, spec.delimiter, one.answer or "") + separator) for one in rendered)
+    rendered = [(bare.render(row), row.where) for row in rows]
+    return tuple(
+        Shot(one.prompt, join(one.prompt, spec.delimiter, one.answer or "") + separator, where)
+        for one, where in rendered
+    )
 
 
 def behind(shots: Shots, spec: EncodeSpec) -> EncodeSpec:
@@ -43,10 +49,10 @@ def behind(shots: Shots, spec: EncodeSpec) -> EncodeSpec:
     return replace(spec, instruction=spec.instruction + "".join(shot.text for shot in shots))
 
 
-def by_shots(rows: Sequence[Row], shots: Shots, spec: EncodeSpec) -> dict[Shots, list[Row]]:
-    """The rows by the demonstrations that each of them is asked behind."""
+def by_shots(rows: Sequence[Row], shots: Shots, spec: EncodeSpec) -> Groups:
+    """The rows by the demonstrations, of these, that each of them is asked behind."""
     known, bare = {shot.question for shot in shots}, replace(spec, instruction="")
-    found: dict[Shots, list[Row]] = {}
+    found: Groups = {}
     for row in rows:
         question = bare.render(row).prompt
         seen = tuple(shot for shot in shots if shot.question != question) if question in known else shots

@@ -125,11 +125,31 @@ class Fewshot(Section):
 
     name: Literal["fewshot"] = Field(description="the name of the method")
     shots: int = Field(8, ge=0, le=65_536, description="demonstrations before each question")
-    select: Literal["fixed", "random", "balanced"] = Field(
+    select: Literal["fixed", "random", "balanced", "bm25"] = Field(
         "balanced",
-        description="which of the training rows are shown: fixed (the first), random, balanced (as many of each label)",
+        description="fixed (the first rows), random, balanced (as many of each label), bm25 (like the question in words)",
+    )
+    order: Literal["auto", "as-is", "near-last"] = Field(
+        "auto",
+        description="as-is (as chosen), near-last (the nearest before the question); auto: near-last for bm25",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance in the selection")
+
+    @model_validator(mode="after")
+    def _order_fits(self) -> "Fewshot":
+        if self.order == "near-last" and not self.by_question:
+            raise ValueError(f"order near-last asks for what is near, select {self.select} does not")
+        return self
+
+    @property
+    def by_question(self) -> bool:
+        """Whether each question has demonstrations of its own."""
+        return self.select == "bm25"
+
+    @property
+    def near_last(self) -> bool:
+        """Whether the nearest demonstration stands last."""
+        return self.by_question and self.order != "as-is"
 
 
 # One more method is one more class; those that train have more in common.

@@ -37,6 +37,7 @@ SURFACE = {
         "--model",
         "--shots",
         "--select",
+        "--order",
         "--save",
         "--cache",
         "--set",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from ctxtune.data.shots import choose
+from ctxtune.data.shots import choose, nearest
 from ctxtune.errors import DataError
 
 LABELS = [0, 0, 0, 0, 1, 0, 2, 0, 1, 0]
@@ -41,3 +42,11 @@ def test_a_pool_that_is_too_small_is_refused(select: str) -> None:
     with pytest.raises(DataError, match="11 demonstrations are asked for, the training rows are 10") as caught:
         choose(select, LABELS, 11, 0)
     assert "--shots 10" in str(caught.value.hint)
+
+
+def test_the_nearest_come_first_and_ties_by_place() -> None:
+    near = np.array([0.5, 2.0, 0.5, -1.0, 2.0])
+    assert nearest(near, 4) == [1, 4, 0, 2]
+    assert nearest(near, 2, without=[1]) == [4, 0]
+    assert nearest(near, 5, without=[0, 1]) == [4, 2, 3]  # none of these is shown, not even where rows are short
+    assert near[1] == 2.0

@@ -94,7 +94,7 @@ def test_the_last_of_two_sets_counts(write):
 def test_every_leaf_has_an_origin(write):
     from ctxtune.recipe.keys import owners
 
-    others = {"method.shots", "method.select", "method.seed"}  # of another method
+    others = {"method.shots", "method.select", "method.order", "method.seed"}  # of another method
     assert set(load(write(MINIMAL), {}).origin) == set(owners()) - others
 
 

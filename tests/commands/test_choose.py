@@ -1,0 +1,70 @@
+"""Demonstrations near each question: which they are, that they are what the model reads, and that none gives itself away."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ctxtune.errors import RecipeError
+from ctxtune.evals.answers import words
+
+from ..conftest import CHOICES
+from ..data.test_bm25 import lucene
+from .test_fewshot import ASKED, POOL, ask, by_hand, question
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ctxtune.backend.load import Base
+
+__all__ = ["ask"]
+
+
+def by_words(row: dict[str, str], pool: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The pool without the row, the best by BM25 first."""
+    scores = lucene(words(question(row)), [words(question(one)) for one in pool])
+    order = sorted(range(len(pool)), key=lambda place: -scores[place])
+    return [pool[place] for place in order if pool[place]["text"] != row["text"]]
+
+
+def lls(path: Path) -> list[list[float]]:
+    return [json.loads(line)["said"]["ll"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("order", ["auto", "as-is"])
+def test_bm25_shows_each_question_what_is_like_it(
+    order: str, ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
+) -> None:
+    """A question that is itself in the pool sees the next best; equal demonstrations are read once."""
+    asked = [*ASKED, {**POOL[4], "id": 1}]
+    facts = ask(asked=asked, save=tmp_path / "items.jsonl", method__select="bm25", method__order=order)
+    base, expected, sets = open_base("llama-tied"), [], set()
+    for row in asked:
+        shots = by_words(row, POOL)[:3]
+        shots = shots if order == "as-is" else shots[::-1]
+        sets.add(tuple(shot["text"] for shot in shots))
+        expected.append(by_hand(base, shots, row))
+    assert np.array(lls(tmp_path / "items.jsonl")) == pytest.approx(np.array(expected), abs=1e-4)
+    assert facts["prefixes"] == len(sets)
+    assert facts["asked_behind_fewer"] == 0
+
+
+def test_equal_demonstrations_are_read_once(ask: Callable[..., Any]) -> None:
+    asked = [{"text": text, "label": CHOICES[0]} for text in ("good fun", "fun good", "good, fun", "warm cold")]
+    facts = ask(asked=asked, method__select="bm25", method__shots=2)
+    assert facts["prefixes"] == 2
+    assert len(facts["shots"]) == 4
+
+
+def test_where_rows_are_short_fewer_are_shown(ask: Callable[..., Any]) -> None:
+    facts = ask(pool=POOL[:3], asked=[POOL[1], ASKED[0]], method__select="bm25", method__shots=3)
+    assert (facts["asked_behind_fewer"], facts["prefixes"]) == (1, 2)
+
+
+def test_nothing_is_near_where_rows_are_drawn(ask: Callable[..., Any]) -> None:
+    with pytest.raises(RecipeError, match="order near-last asks for what is near, select random does not"):
+        ask(method__select="random", method__order="near-last")
