@@ -197,7 +197,7 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def bits(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().numpy().tobytes()
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 # --- or it is refused with the reason

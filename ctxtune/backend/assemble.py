@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from ctxtune.backend.bits import stored_as
 from ctxtune.backend.classifier import fresh_head
 from ctxtune.backend.folder import weight_files
 from ctxtune.backend.precision import kept_wide
@@ -101,4 +102,4 @@ def _quantise(model: nn.Module, place: str, value: Tensor, quant: str) -> None:
     module: Any = model.get_submodule(place)
     rows = value if isinstance(module, nn.Linear) else value.t()  # Conv1D stores (K, N)
     above, _, last = place.rpartition(".")
-    setattr(model.get_submodule(above), last, Quantised(rows, module.bias, quant))
+    setattr(model.get_submodule(above), last, Quantised(rows, module.bias, stored_as(place, quant)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import FAMILIES, anatomy_of
+from ctxtune.backend.bits import stored_as, stored_bytes
 from ctxtune.backend.catalogue import CATALOGUE
 from ctxtune.backend.context import context_length, text_part
 from ctxtune.backend.folder import INDEX, NOTE, WEIGHTS, check_folder, folder_bytes, is_gguf, read_json, weight_files
@@ -188,8 +189,8 @@ def _types(shapes: Shapes) -> dict[str, int]:
 def _memory(shapes: Shapes, blocks: list[str]) -> dict[str, Any]:
     """Bytes of the weights at each precision, and what training the last layers adds: gradients and AdamW's two moments.
 
-    Quantised are the matrices of the blocks: int8 with a scale a row, nf4 with a scale every 64 numbers; the rest is
-    float32. `blocks` are the names under which the list of blocks may stand; an unknown family has none.
+    Quantised are the matrices of the blocks (bits.py); the rest is float32. `blocks` are the names under which the list of
+    blocks may stand; an unknown family has none.
     """
     kept = {name: shape for name, (dtype, shape) in shapes.items() if dtype not in NO_PARAMETERS}
     total = sum(map(math.prod, kept.values()))
@@ -197,10 +198,12 @@ def _memory(shapes: Shapes, blocks: list[str]) -> dict[str, Any]:
     inside = dict(_inside(kept, blocks))
     if not inside:
         return {"memory": memory, "training_extra": None}
-    matrices = [kept[name] for name in inside if len(kept[name]) == 2]
-    rest = 4 * (total - sum(map(math.prod, matrices)))
-    memory["int8"] = rest + sum(math.prod(shape) + 4 * shape[0] for shape in matrices)
-    memory["nf4"] = rest + sum(-(-math.prod(shape) // 2) + 4 * -(-math.prod(shape) // 64) for shape in matrices)
+    matrices = {name.rpartition(".")[0]: kept[name] for name in inside if len(kept[name]) == 2}
+    rest = 4 * (total - sum(map(math.prod, matrices.values())))
+    for quant in ("int8", "nf4"):
+        memory[quant] = rest + sum(
+            stored_bytes(math.prod(shape), shape[0], stored_as(name, quant)) for name, shape in matrices.items()
+        )
     last = max(inside.values()) - LAST
     return {
         "memory": memory,

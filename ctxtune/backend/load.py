@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.backend.bits import layout
 from ctxtune.backend.config import read_config
 from ctxtune.backend.context import context_length
 from ctxtune.backend.device import Device, choose_device
@@ -61,7 +62,7 @@ class Base:
         kernel = "onednn" if onednn_is_faster() and self.device.name == "cpu" else "torch"
         kind = self.device.name.split(":")[0]
         return {
-            "dtype": self.device.type_name, "quant": self.quant, "device": kind, "kernel": kernel,
+            "dtype": self.device.type_name, "quant": layout(self.quant), "device": kind, "kernel": kernel,
             "torch": version("torch"),
         }  # fmt: skip
 

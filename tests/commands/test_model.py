@@ -80,11 +80,12 @@ def test_memory_is_that_of_the_model(
     blocks = base.anatomy.block_list(base.model)
     last = sum(parameter.numel() for block in blocks[-4:] for parameter in block.parameters())
     assert shown.training_extra == 12 * last
-    matrices = [p for block in blocks for p in block.parameters() if p.dim() == 2]
-    small = {
-        "int8": [p.numel() + 4 * p.shape[0] for p in matrices],
-        "nf4": [p.numel() * (1 / 2 + 4 / 64) for p in matrices],
-    }
+    named = [(name, p) for block in blocks for name, p in block.named_parameters() if p.dim() == 2]
+    matrices = [p for _, p in named]
+    eight = [p.numel() + 4 * p.shape[0] for p in matrices]
+    values = [name.endswith((".v_proj.weight", ".value.weight")) for name, _ in named]
+    four = [p.numel() * (1 / 2 + 2 / 32) for p in matrices]
+    small = {"int8": eight, "nf4": [e if value else f for e, f, value in zip(eight, four, values, strict=True)]}
     for name, sizes in small.items():
         assert shown.memory[name] == shown.memory["fp32"] - sum(p.nbytes for p in matrices) + sum(sizes)
 
