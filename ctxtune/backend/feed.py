@@ -75,22 +75,31 @@ class Feed:
         trunk = self.trunk
         if trunk.start == 0 or where == "off":
             return None
-        digest = hashlib.sha256()
-        for example in self.examples:
-            told = (len(example.ids), *example.ids, *example.parents)
-            digest.update(np.asarray(told, dtype=np.int64).tobytes())
-        key = store_key(model=fingerprint, layer=trunk.start, tokens=digest.hexdigest(), **trunk.base.computes())
+        key = store_key(model=fingerprint, layer=trunk.start, tokens=self.tokens_hash(), **trunk.base.computes())
         width = trunk.base.width
         self.states = keep_states(key, self.lengths, width, where, self._fill)
         return self.states
 
+    def tokens_hash(self) -> str:
+        """What stands for the tokens of all examples, in their order."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            told = (len(example.ids), *example.ids, *example.parents)
+            digest.update(np.asarray(told, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
     def _fill(self, data: Tensor, offsets: Sequence[int]) -> None:
+        for i, hidden in self.entering():
+            data[offsets[i] : offsets[i + 1]] = hidden
+
+    def entering(self) -> Iterator[tuple[int, Tensor]]:
+        """Each example with what enters the trunk's first block of it (T, D); nothing above is run."""
         order = sorted(range(len(self.examples)), key=lambda i: (-self.lengths[i], i))
         for part in micro_batches(order, self.lengths, rows=None, max_tokens=self.trunk.base.device.stride):
             whole = self._padded(part)
             hidden = self.trunk.enter(*self._read(whole)).cpu()
             for b, i in enumerate(part):
-                data[offsets[i] : offsets[i + 1]] = hidden[b, : self.lengths[i]]
+                yield i, hidden[b, : self.lengths[i]]
 
     def parts(self, indices: Sequence[int], rows: int | None = None) -> list[list[int]]:
         """Cut a batch into what one forward pass takes, or into parts of `rows` examples."""

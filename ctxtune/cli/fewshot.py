@@ -22,7 +22,8 @@ def fewshot(
     choices: options.Choices = None,
     shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations before each question.")] = None,
     select: Annotated[
-        str | None, typer.Option("--select", help="Which rows are shown: fixed, random, balanced or bm25.")
+        str | None,
+        typer.Option("--select", help="Which rows are shown: fixed, random, balanced, bm25, knn, mmr or cluster."),
     ] = None,
     order: Annotated[str | None, typer.Option("--order", help="How they stand: as-is or near-last.")] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,

@@ -7,13 +7,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ctxtune.data.bm25 import Bm25
-from ctxtune.data.shots import check_pool, choose, nearest
+from ctxtune.data.clusters import clusters_of
+from ctxtune.data.shots import check_pool, choose, directions, nearest, unlike
 from ctxtune.evals.answers import words
 from ctxtune.methods.fewshot import by_shots, shots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ctxtune.commands.fewshot import Asking
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.data.read import Row
     from ctxtune.methods.fewshot import Groups, Shots
@@ -25,16 +30,16 @@ class Chooser:
     """A pool of rows, from which demonstrations are chosen for questions as they come."""
 
     pool: Sequence[Row]
-    spec: EncodeSpec
     settings: Fewshot
     separator: str
+    asking: Asking
 
     def groups(self, rows: Sequence[Row]) -> Groups:
         """Rows to be asked, by their demonstrations; none is among its own."""
         if self.settings.by_question:
             check_pool(len(self.pool), self.settings.shots)
             return self._nearest(rows)
-        return by_shots(rows, self._for_all, self.spec)
+        return by_shots(rows, self._for_all, self.asking.spec)
 
     @cached_property
     def _for_all(self) -> Shots:
@@ -42,28 +47,59 @@ class Chooser:
         if self.settings.select == "balanced":
             labels = [self._bare.render(row).gold or 0 for row in self.pool]
         places = choose(self.settings.select, labels, self.settings.shots, self.settings.seed)
-        return shots_of([self.pool[place] for place in places], self.spec, self.separator)
+        return shots_of([self.pool[place] for place in places], self.asking.spec, self.separator)
 
     def _nearest(self, rows: Sequence[Row]) -> Groups:
         """Demonstrations of each question's own. Where it is itself in the pool, the next best takes its place."""
         found: Groups = {}
-        for row in rows:
-            question = self._bare.render(row).prompt
+        select, shots = self.settings.select, self.settings.shots
+        questions = [self._bare.render(row).prompt for row in rows]
+        for row, question, near in zip(rows, questions, self._near(questions), strict=True):
             same = self._places.get(question, [])
-            places = nearest(self._index.scores(words(question)), self.settings.shots, same)
+            if select == "mmr":
+                places = unlike(near, self._features, shots, self.settings.mmr_lambda, same)
+            else:
+                places = nearest(near, shots, same)
             if self.settings.near_last:
                 places.reverse()
             found.setdefault(tuple(self._shots[place] for place in places), []).append(row)
         return found
 
+    def _near(self, questions: Sequence[str]) -> Iterator[NDArray[np.floating]]:
+        """Of each question, how near every row of the pool is; those of a cluster share the mean over it."""
+        if self.settings.select == "bm25":
+            yield from (self._index.scores(words(question)) for question in questions)
+            return
+        seen = directions(self._states(questions, "off"), self._pool_states.mean(0))
+        if self.settings.select == "cluster":
+            found = clusters_of(seen, self.settings.clusters, self.settings.seed)
+            means = [self._features @ seen[found == one].mean(0) for one in range(found.max() + 1)]
+            yield from (means[one] for one in found)
+            return
+        yield from (self._features @ one for one in seen)
+
+    def _states(self, questions: Sequence[str], where: str) -> NDArray[np.float32]:
+        from ctxtune.backend.features import text_features
+
+        return text_features(self.asking.base, questions, where, self.asking.mark)
+
+    @cached_property
+    def _pool_states(self) -> NDArray[np.float32]:
+        return self._states([shot.question for shot in self._shots], self.asking.where)
+
+    @cached_property
+    def _features(self) -> NDArray[np.float32]:
+        """The pool's questions as the model sees them, from their mean."""
+        return directions(self._pool_states, self._pool_states.mean(0))
+
     @cached_property
     def _bare(self) -> EncodeSpec:
-        return replace(self.spec, instruction="")
+        return replace(self.asking.spec, instruction="")
 
     @cached_property
     def _shots(self) -> Shots:
         """The whole pool."""
-        return shots_of(self.pool, self.spec, self.separator)
+        return shots_of(self.pool, self.asking.spec, self.separator)
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:

@@ -49,10 +49,10 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
             base, mark = _load(recipe, say)
         spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
         assert isinstance(spec, EncodeSpec)
-        with clock.part("choose"):
-            groups = Chooser(pool, spec, settings, recipe.data.separator).groups(asked.rows)
-        _check_room(groups, spec)
         run = Asking(base, mark, recipe.cache, spec, clock)
+        with clock.part("choose"):
+            groups = Chooser(pool, settings, recipe.data.separator, run).groups(asked.rows)
+        _check_room(groups, spec)
         items = run.items(asked.rows, groups)
     if save is not None:
         write_items(save, items)

@@ -9,6 +9,11 @@ balanced   drawn by lot, one of each label in turn, the labels in the order in w
 For each question by itself (Liu et al. 2022, KATE), from how near the rows are to it:
 
 bm25       the nearest by the words they share (bm25.py)
+knn        the nearest by what the model makes of them: the cosine of centred features
+mmr        one after another, near the question and unlike those before (Carbonell and Goldstein 1998)
+cluster    the nearest to all questions of a cluster (clusters.py), which share what is read before them
+
+Shapes: N rows of the pool, D numbers of a feature.
 """
 
 from __future__ import annotations
@@ -55,6 +60,32 @@ def nearest(near: NDArray[np.floating], shots: int, without: Collection[int] = (
     far[list(without)] = -np.inf
     order = np.argsort(-far, kind="stable")[: len(far) - len(without)]
     return [int(place) for place in order[:shots]]
+
+
+def unlike(
+    near: NDArray[np.floating], features: NDArray[np.float32], shots: int, weight: float, without: Collection[int] = ()
+) -> list[int]:
+    """The places of rows by maximal marginal relevance; `features` (N, D) are of length 1.
+
+    next = argmax over rows d of  weight near_d - (1 - weight) max over rows s chosen before of d . s
+    """
+    score = weight * np.asarray(near, dtype=np.float64)
+    score[list(without)] = -np.inf
+    like = np.full(len(score), -np.inf)
+    chosen: list[int] = []
+    for _ in range(min(shots, len(score) - len(without))):
+        chosen.append(int(np.argmax(score - (1 - weight) * like if chosen else score)))
+        score[chosen[-1]] = -np.inf
+        like = np.maximum(like, features @ features[chosen[-1]])
+    return chosen
+
+
+def directions(features: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features (N, D) seen from the centre (D,), at length 1."""
+    seen = features - centre
+    lengths = np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    found: NDArray[np.float32] = seen / lengths
+    return found
 
 
 def _in_turn(order: Sequence[int], labels: Sequence[int]) -> list[int]:

@@ -125,13 +125,22 @@ class Fewshot(Section):
 
     name: Literal["fewshot"] = Field(description="the name of the method")
     shots: int = Field(8, ge=0, le=65_536, description="demonstrations before each question")
-    select: Literal["fixed", "random", "balanced", "bm25"] = Field(
+    select: Literal["fixed", "random", "balanced", "bm25", "knn", "mmr", "cluster"] = Field(
         "balanced",
-        description="fixed (the first rows), random, balanced (as many of each label), bm25 (like the question in words)",
+        description="fixed (first rows), random, balanced (labels); by question: bm25, knn, mmr; cluster (of questions)",
     )
     order: Literal["auto", "as-is", "near-last"] = Field(
         "auto",
-        description="as-is (as chosen), near-last (the nearest before the question); auto: near-last for bm25",
+        description="as-is (as chosen), near-last (the nearest before the question); auto: near-last by question",
+    )
+    clusters: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        8, description="cluster: how many, at most; each has demonstrations of its own"
+    )
+    mmr_lambda: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="mmr: the weight of being near the question; the rest is that of being unlike the others",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance in the selection")
 
@@ -144,7 +153,7 @@ class Fewshot(Section):
     @property
     def by_question(self) -> bool:
         """Whether each question has demonstrations of its own."""
-        return self.select == "bm25"
+        return self.select in ("bm25", "knn", "mmr", "cluster")
 
     @property
     def near_last(self) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ctxtune.data.shots import choose, nearest
+from ctxtune.data.shots import choose, directions, nearest, unlike
 from ctxtune.errors import DataError
 
 LABELS = [0, 0, 0, 0, 1, 0, 2, 0, 1, 0]
@@ -50,3 +50,24 @@ def test_the_nearest_come_first_and_ties_by_place() -> None:
     assert nearest(near, 2, without=[1]) == [4, 0]
     assert nearest(near, 5, without=[0, 1]) == [4, 2, 3]  # none of these is shown, not even where rows are short
     assert near[1] == 2.0
+
+
+def test_rows_unlike_those_before_by_trying_all() -> None:
+    """Maximal marginal relevance, each step by trying every row."""
+    chance = np.random.default_rng(0)
+    features = directions(chance.normal(size=(30, 4)).astype(np.float32), np.zeros(4, np.float32))
+    near, without = features @ features[29], [3, 29]
+    for weight in (0.3, 0.6, 1.0):
+        chosen: list[int] = []
+        for _ in range(8):
+            left = [place for place in range(30) if place not in (*chosen, *without)]
+            worst = {place: max((float(features[place] @ features[s]) for s in chosen), default=0) for place in left}
+            chosen.append(max(left, key=lambda place: weight * float(near[place]) - (1 - weight) * worst[place]))
+        assert unlike(near, features, 8, weight, without) == chosen
+    assert unlike(near, features, 8, 1.0, without) == nearest(near, 8, without)
+    assert len(unlike(near, features, 30, 0.6, without)) == 28
+
+
+def test_directions_are_seen_from_the_centre() -> None:
+    seen = directions(np.array([[3, 5], [1, 1], [4, 1]], np.float32), np.array([1, 1], np.float32))
+    assert seen == pytest.approx(np.array([[2 / 20**0.5, 4 / 20**0.5], [0, 0], [1, 0]]))

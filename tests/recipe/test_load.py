@@ -94,7 +94,14 @@ def test_the_last_of_two_sets_counts(write):
 def test_every_leaf_has_an_origin(write):
     from ctxtune.recipe.keys import owners
 
-    others = {"method.shots", "method.select", "method.order", "method.seed"}  # of another method
+    others = {
+        "method.shots",
+        "method.select",
+        "method.order",
+        "method.seed",
+        "method.clusters",
+        "method.mmr_lambda",
+    }  # of another method
     assert set(load(write(MINIMAL), {}).origin) == set(owners()) - others
 
 
