@@ -26,6 +26,12 @@ def fewshot(
         typer.Option("--select", help="Which rows are shown: fixed, random, balanced, bm25, knn, mmr or cluster."),
     ] = None,
     order: Annotated[str | None, typer.Option("--order", help="How they stand: as-is or near-last.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option("--calibrate", help="What acc goes by: none, contextual, domain, batch or pmi.")
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option("--prior", help="Shares of the choices among the rows, split at commas, or auto.")
+    ] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
     cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
     set_: options.Set = None,
@@ -45,6 +51,7 @@ def fewshot(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         method__name="fewshot", method__shots=shots, method__select=select, method__order=order,
         method__seed=seed, cache=cache,
+        method__calibrate=calibrate, method__prior=options.numbers(prior),
         device=device, dtype=dtype, quant=quant,
     )  # fmt: skip
     console.Quiet.on = quiet
@@ -66,6 +73,11 @@ def _table(facts: Mapping[str, Any]) -> Any:
     rows = [["rows", f"{scores['rows']:,}"]]
     rows += [
         [key, console.with_error(scores, key)] for key in ("acc", "acc_norm", "acc_bytes", "loss") if key in scores
+    ]
+    rows += [
+        [f"acc, {name} calibration" if name != "none" else "acc, as it is", console.with_error(found, "acc")]
+        for name, found in facts["calibrations"].items()
+        if len(facts["calibrations"]) > 1
     ]
     rows += [[f"rows {key} as too long", f"{scores[key]:,}"] for key in ("dropped", "truncated") if scores[key]]
     if facts["asked_behind_fewer"]:

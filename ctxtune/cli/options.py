@@ -48,3 +48,11 @@ def flags(**given: Any) -> dict[str, object]:
     if (train := table.get("data.train")) is not None and len(train) == 1:
         table["data.train"] = train[0]
     return {key: str(value) if isinstance(value, Path) else value for key, value in table.items()}
+
+
+def numbers(given: str | None) -> list[float] | str | None:
+    """Numbers split at commas; what is none is left to the recipe's checks."""
+    try:
+        return [float(part) for part in given.split(",")] if given is not None else None
+    except ValueError:
+        return given

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
+from ctxtune.commands.calibrated import answered, check_calibration, unasked
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.clock import Clock
 from ctxtune.data.encode import EncodeSpec, content, encode_choices
 from ctxtune.data.finite import plain
 from ctxtune.errors import ModelError, RecipeError
-from ctxtune.evals.items import Item, summarise, write_items
+from ctxtune.evals.items import Item, write_items
 from ctxtune.methods.fewshot import behind
 from ctxtune.recipe.schema import Fewshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ctxtune.backend.load import Base
@@ -53,14 +54,17 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
         with clock.part("choose"):
             groups = Chooser(pool, settings, recipe.data.separator, run).groups(asked.rows)
         _check_room(groups, spec)
-        items = run.items(asked.rows, groups)
+        answers = answered(run, asked.rows, groups, unasked(run, asked.rows, settings), settings, say)
     if save is not None:
-        write_items(save, items)
+        write_items(save, answers.items)
+    scores, calibrations = answers.summary()
     facts = {
         "model": recipe.model,
         "method": settings.model_dump(),
         "eval": recipe.data.eval,
-        "scores": {**summarise(items), "dropped": run.counts["dropped"], "truncated": run.counts["truncated"]},
+        "scores": {**scores, "dropped": run.counts["dropped"], "truncated": run.counts["truncated"]},
+        "calibrations": calibrations,
+        "label_shares": answers.shares,
         "shots": list(dict.fromkeys(shot.where for shots in groups for shot in shots)),
         "prefixes": len(groups),
         "tokens": {name: run.counts[name] for name in ("prefix", "read", "kept", "whole")},
@@ -77,6 +81,7 @@ def _sources(recipe: Recipe, settings: Fewshot) -> tuple[list[Row], prepare.Sour
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
     if data.choices is None or data.messages is not None:
         raise RecipeError("few-shot prompting scores choices, and data.choices is missing", "list them: --choices a,b")
+    check_calibration(settings, data.choices)
     if data.train is None and settings.shots:
         raise RecipeError(
             "data.train is missing: demonstrations come from there", "name a file: --train FILE, or --shots 0"
@@ -140,21 +145,28 @@ class Asking:
     clock: Clock
     counts: Counter[str] = field(default_factory=Counter)
 
-    def items(self, rows: list[Row], groups: Groups) -> list[Item]:
-        """What every row gave, in the order of the rows."""
+    def items(self, rows: list[Row], groups: Groups, beside: Sequence[Row] = ()) -> list[Item | None]:
+        """What every row gave, in the order of the rows, None where it was dropped; then what those `beside` them gave.
+
+        Those are asked behind most of the demonstrations, and are no rows of the result: they count in what was read alone.
+        """
         from ctxtune.backend.trunk import Trunk
 
         found: dict[int, Item] = {}
+        most = max(groups, key=len)  # all but one, where each row is one of them
         with Trunk(self.base) as trunk:
             for shots, some in groups.items():
+                spec = behind(shots, self.spec)
                 with self.clock.part("encode"):
-                    choices = encode_choices(some, behind(shots, self.spec))
-                self.counts.update(dropped=choices.dropped, truncated=choices.truncated)
+                    choices = encode_choices(some, spec)
+                    self.counts.update(dropped=choices.dropped, truncated=choices.truncated)
+                    if shots == most:
+                        choices = choices.followed_by(encode_choices(beside, replace(spec, on_long="drop")))
                 if choices.requests:
                     found |= {
                         id(row): item for row, item in zip(choices.row_of, self._scored(trunk, choices), strict=True)
                     }
-        return [found[id(row)] for row in rows if id(row) in found]
+        return [found.get(id(row)) for row in (*rows, *beside)]
 
     def _scored(self, trunk: Trunk, choices: ChoiceSet) -> list[Item]:
         from ctxtune.backend.prefix import read_prefix

@@ -17,7 +17,7 @@ classifier reads the prompt alone: its row is the first token, its label the pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -118,6 +118,11 @@ class ChoiceSet:
     def tokens(self) -> int:
         """The tokens of all requests, before any of them are shared."""
         return sum(len(request.ids) for requests in self.requests for request in requests)
+
+    def followed_by(self, other: ChoiceSet) -> ChoiceSet:
+        """The rows of both, these first."""
+        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+        return ChoiceSet(*(mine + theirs for mine, theirs in pairs))
 
 
 @dataclass(frozen=True)

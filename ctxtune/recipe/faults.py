@@ -75,7 +75,7 @@ def _fault(key: str, detail: ErrorDetails, given: Mapping[str, Given], source: s
     place = key if index is None else f"{key}[{index}]"
     value: Any = one.value if key == "method.name" else detail["input"]
     words = keys.allowed(key, of_items=index is not None)
-    hint = _about_quotes(value, wants_text=index is not None or keys.takes_text(key))
+    hint = _about_quotes(value, wants_text=detail["type"] == "string_type" or keys.takes_text(key))
     return Fault(one.line, f"{one.where}: {place} is {shown(value)}, allowed: {words}", hint)
 
 

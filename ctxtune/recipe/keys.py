@@ -142,6 +142,8 @@ def _in_words(kind: dict[str, Any]) -> str:
 def _list_in_words(kind: dict[str, Any]) -> str:
     if "anyOf" in kind["items"]:
         return "a list of them, each alone or as {path: ..., weight: ...}"
+    if kind["items"]["type"] == "number":
+        return f"a list of at least {kind['minItems']} numbers{_bounds(kind['items'])}"
     return f"a list of at least {kind['minItems']} different texts" if "minItems" in kind else "a list of texts"
 
 

@@ -16,6 +16,7 @@ Text = Annotated[str, Field(min_length=1)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Rows = Annotated[int, Field(ge=1, le=65_536)]
 Template = Annotated[str, Field(pattern=r"\{\{")]
+Share = Annotated[float, Field(gt=0, le=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -143,6 +144,18 @@ class Fewshot(Section):
         description="mmr: the weight of being near the question; the rest is that of being unlike the others",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance in the selection")
+    calibrate: Literal["none", "contextual", "domain", "batch", "pmi"] = Field(
+        "none", description="how acc allows for what the model prefers unasked: none, contextual, domain, batch or pmi"
+    )
+    prior: Annotated[list[Share], Field(min_length=2)] | Literal["auto"] | None = Field(
+        None, description="shares of the choices among the rows, in their order; auto estimates them, null is even"
+    )
+
+    @model_validator(mode="after")
+    def _prior_of_what(self) -> "Fewshot":
+        if self.prior is not None and self.calibrate == "none":
+            raise ValueError("prior takes the place of the model's own preference, which calibrate none leaves in")
+        return self
 
     @model_validator(mode="after")
     def _order_fits(self) -> "Fewshot":

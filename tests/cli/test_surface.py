@@ -38,6 +38,8 @@ SURFACE = {
         "--shots",
         "--select",
         "--order",
+        "--calibrate",
+        "--prior",
         "--save",
         "--cache",
         "--set",

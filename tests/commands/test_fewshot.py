@@ -32,7 +32,12 @@ def ask(model_folders: dict[str, Path], tmp_path: Path) -> Callable[..., dict[st
     """Run the command on a tiny model."""
 
     def run(
-        kind: str = "llama-tied", pool: Any = POOL, asked: Any = ASKED, save: Path | None = None, **more: object
+        kind: str = "llama-tied",
+        pool: Any = POOL,
+        asked: Any = ASKED,
+        save: Path | None = None,
+        say: Callable[[str], None] = [].append,
+        **more: object,
     ) -> Any:
         given = {
             "model": str(model_folders[kind]), "method.name": "fewshot", "device": "cpu", "data.prompt": PROMPT,
@@ -41,7 +46,7 @@ def ask(model_folders: dict[str, Path], tmp_path: Path) -> Callable[..., dict[st
             "data.eval": str(write_jsonl(tmp_path / "asked.jsonl", asked)),
             **{name.replace("__", "."): value for name, value in more.items()},
         }  # fmt: skip
-        facts = fewshot(load(None, given, []), [].append, save)
+        facts = fewshot(load(None, given, []), say, save)
         json.loads(json.dumps(facts), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
         return facts
 

@@ -12,6 +12,7 @@ import pytest
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 from ctxtune.recipe.load import load
+from ctxtune.recipe.schema import Fewshot
 
 MINIMAL = "model: m\nmethod: {name: freeze}\n"
 
@@ -94,14 +95,7 @@ def test_the_last_of_two_sets_counts(write):
 def test_every_leaf_has_an_origin(write):
     from ctxtune.recipe.keys import owners
 
-    others = {
-        "method.shots",
-        "method.select",
-        "method.order",
-        "method.seed",
-        "method.clusters",
-        "method.mmr_lambda",
-    }  # of another method
+    others = {f"method.{name}" for name in Fewshot.model_fields if name != "name"}  # of another method
     assert set(load(write(MINIMAL), {}).origin) == set(owners()) - others
 
 
@@ -217,6 +211,12 @@ def test_a_key_of_another_method(write):
     said, hint = mistake(write("model: m\nmethod:\n  name: fewshot\n  layers: last:2\n"))
     assert said == "r.yaml line 4: method.layers is no key of method fewshot"
     assert hint == "it is one of method freeze: `ctxtune freeze`, or 'method: {name: freeze}'"
+
+
+def test_a_number_in_a_list_is_no_text(write):
+    said, hint = mistake(write("model: m\nmethod: {name: fewshot, calibrate: pmi, prior: [1, 0]}\n"))
+    assert said == "r.yaml line 2: method.prior[1] is 0, allowed: a number above 0 to 1000000"
+    assert not hint
 
 
 def test_the_first_of_several_mistakes_and_their_number(write):

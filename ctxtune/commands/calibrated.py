@@ -1,0 +1,235 @@
+"""The story of calibrated choices: ask what asks nothing beside the rows -> score every row in every way -> take one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ctxtune.data.content_free import contextual_rows, domain_rows, premise
+from ctxtune.data.encode import encode_pairs
+from ctxtune.errors import DataError, RecipeError
+from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, distance, estimated_prior
+from ctxtune.evals.items import Item, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ctxtune.commands.fewshot import Asking
+    from ctxtune.data.encode import EncodeSpec
+    from ctxtune.data.read import Row
+    from ctxtune.evals.calibrate import Table
+    from ctxtune.methods.fewshot import Groups
+    from ctxtune.recipe.schema import Fewshot
+
+_TOGETHER = 32  # choices in one tree behind the premise
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is asked beside the rows: content-free inputs by the name of the calibration, which stand behind the same
+    demonstrations, where all rows share them, and how likely each choice is behind the premise alone."""
+
+    free: dict[str, list[Row]] = field(default_factory=dict)
+    premise: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All content-free inputs."""
+        return [row for some in self.free.values() for row in some]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What every row gave, `acc_NAME` for each calibration among its scores, and the estimated shares of the labels."""
+
+    items: list[Item]
+    shares: dict[str, float] | None
+
+    def summary(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """The means over the rows: scores by name, and apart from them those of every calibration."""
+        scores = summarise(self.items)
+        names = self.items[0].said["calibrated"]
+        calibrations = {
+            name: {key: scores.pop(f"acc_{name}{key[3:]}") for key in ("acc", "acc_stderr")} for name in names
+        }
+        return scores, calibrations
+
+
+def check_calibration(settings: Fewshot, choices: list[str] | str) -> None:
+    """Refuse, before anything is loaded, what rows with choices or demonstrations of their own do not have.
+
+    Raises:
+        RecipeError: a mean over the rows, or shares, where every row lists its own choices; as many shares as no choices;
+            content-free inputs, which would be asked again for every row.
+    """
+    if isinstance(choices, str):
+        if settings.calibrate not in ("none", "pmi") or settings.prior is not None:
+            key = "calibrate" if settings.prior is None else "prior"
+            raise RecipeError(
+                f"method.{key}: rows with choices of their own have no mean over rows", "--calibrate pmi, or none"
+            )
+    elif isinstance(settings.prior, list) and len(settings.prior) != len(choices):
+        raise RecipeError(
+            f"method.prior lists {len(settings.prior)} shares, data.choices {len(choices)} choices",
+            f"one each, in this order: {', '.join(choices[:8])}{', ...' * (len(choices) > 8)}",
+        )
+    if settings.by_question and _needed(settings):
+        key = "calibrate" if settings.calibrate in FREE else "prior"
+        raise RecipeError(
+            f"method.{key}: select {settings.select} shows each question other examples, and content-free inputs would have"
+            " to be asked behind all of them",
+            "--calibrate batch or pmi",
+        )
+
+
+def unasked(run: Asking, rows: Sequence[Row], settings: Fewshot) -> Beside:
+    """The inputs that ask nothing, made of the rows, and the choices behind the premise.
+
+    Where rows have choices of their own, these are read behind the premise only if `pmi` is asked for: it costs as much again.
+
+    Raises:
+        RecipeError: the prompt leaves nothing of what the calibration asks for.
+    """
+    shared = isinstance(run.spec.choices, tuple)
+    once = shared and not settings.by_question
+    free = {name: some for name in FREE if once and (some := _content_free(name, rows, run.spec, settings))}
+    leans = (
+        _behind_premise(run, rows[0], _every_choice(run.spec, rows)) if shared or settings.calibrate == "pmi" else {}
+    )
+    if _needed(settings) - free.keys() or (settings.calibrate == "pmi" and not leans):
+        raise RecipeError(
+            f"method.calibrate {settings.calibrate}: data.prompt cannot be filled with texts that say nothing",
+            "--calibrate batch asks for nothing of the kind" if shared else "--calibrate none",
+        )
+    return Beside(free, leans)
+
+
+def _needed(settings: Fewshot) -> set[str]:
+    """The content-free inputs without which there is no acc."""
+    return {settings.calibrate, *(["domain"] if settings.prior == "auto" else [])} & set(FREE)
+
+
+def _content_free(name: str, rows: Sequence[Row], spec: EncodeSpec, settings: Fewshot) -> list[Row]:
+    made = contextual_rows(rows, spec.prompt) if name == "contextual" else domain_rows(rows, spec.prompt, settings.seed)
+    try:
+        for row in made:
+            spec.render(row)
+    except DataError:  # a template that looks into its texts
+        return []
+    return made
+
+
+def _every_choice(spec: EncodeSpec, rows: Sequence[Row]) -> Iterator[str]:
+    """Each text once."""
+    own = (text for row in rows for text in spec.render(row).choices or ())
+    return iter(spec.choices if isinstance(spec.choices, tuple) else dict.fromkeys(own))
+
+
+def _behind_premise(run: Asking, row: Row, texts: Iterator[str]) -> dict[str, float]:
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.evals.choice import Requests
+
+    spec = run.spec
+    try:
+        text = premise(row, spec.prompt)
+    except DataError:
+        return {}
+    if text is None:
+        return {}
+    found: dict[str, float] = {}
+    with Trunk(run.base) as trunk, run.clock.part("premise"):
+        while some := list(islice(texts, _TOGETHER)):
+            pairs = [(text, choice) for choice in some]
+            encoded = encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind="causal")
+            requests = Requests(trunk, [encoded])
+            run.counts["read"] += sum(requests.feed.lengths)
+            run.counts["whole"] += sum(len(one.ids) for one in encoded)
+            found |= {choice: ll for choice, (ll, _) in zip(some, requests.loglikelihoods(), strict=True)}
+    return found
+
+
+def answered(
+    run: Asking, rows: list[Row], groups: Groups, beside: Beside, settings: Fewshot, say: Callable[[str], None]
+) -> Answers:
+    """Ask the rows behind the demonstrations, and what is asked beside them in the same pass; score the choices every way.
+
+    Raises:
+        DataError: no row fits; no content-free input does, and it is what the calibration goes by.
+    """
+    given = run.items(rows, groups, beside.rows)
+    pairs = [(row, item) for row, item in zip(rows, given, strict=False) if item is not None]
+    if not pairs:
+        raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+    if not isinstance(run.spec.choices, tuple):
+        return Answers(list(_own(pairs, run.spec, beside, settings)), None)
+    rest = iter(given[len(rows) :])
+    free = {name: _table([next(rest) for _ in some]) for name, some in beside.free.items()}
+    known = Unasked({name: table for name, table in free.items() if len(table)}, _premise(run.spec.choices, beside))
+    if _needed(settings) - known.free.keys():
+        raise DataError("no content-free input fits behind the demonstrations", "fewer --shots, or --calibrate batch")
+    return _shared([item for _, item in pairs], run.spec.choices, known, settings, say)
+
+
+def _shared(
+    items: Sequence[Item], choices: Sequence[str], known: Unasked, settings: Fewshot, say: Callable[[str], None]
+) -> Answers:
+    """Rows with the same choices, all in one table."""
+    lls = _table(items)
+    estimate = estimated_prior(lls, known.free["domain"]) if "domain" in known.free else None
+    prior = _shares(settings, len(choices)) if settings.prior != "auto" or estimate is None else estimate
+    if settings.calibrate == "batch":
+        _check_batch(len(lls), estimate, prior, choices, say)
+    scores = calibrated(lls, known, prior)
+    done = [
+        _item(item, {name: table[at] for name, table in scores.items()}, settings.calibrate)
+        for at, item in enumerate(items)
+    ]
+    return Answers(done, dict(zip(choices, estimate.tolist(), strict=True)) if estimate is not None else None)
+
+
+def _own(pairs: Sequence[tuple[Row, Item]], spec: EncodeSpec, beside: Beside, settings: Fewshot) -> Iterator[Item]:
+    """Rows with choices of their own, each a table by itself."""
+    for row, item in pairs:
+        texts = spec.render(row).choices or ()
+        scores = calibrated(_table([item]), Unasked(premise=_premise(texts, beside)), shared=False)
+        yield _item(item, {name: table[0] for name, table in scores.items()}, settings.calibrate)
+
+
+def _table(items: Sequence[Item | None]) -> Table:
+    return np.array([item.said["ll"] for item in items if item is not None], dtype=np.float64)
+
+
+def _premise(texts: Sequence[str], beside: Beside) -> Table | None:
+    return np.array([beside.premise[text] for text in texts]) if beside.premise else None
+
+
+def _shares(settings: Fewshot, choices: int) -> Table:
+    given = np.array(settings.prior if isinstance(settings.prior, list) else [1.0] * choices)
+    shares: Table = given / given.sum()
+    return shares
+
+
+def _item(item: Item, scores: dict[str, Table], chosen: str) -> Item:
+    """The row with all its scores; what no calibration has touched keeps its hit."""
+    hits = {name: float(int(row.argmax()) == item.said["gold"]) for name, row in scores.items()}
+    hits["none"] = item.scores["acc"]
+    known = {**item.scores, "acc": hits[chosen], **{f"acc_{name}": hit for name, hit in hits.items()}}
+    return replace(item, scores=known, said={**item.said, "calibrated": {n: row.tolist() for n, row in scores.items()}})
+
+
+def _check_batch(
+    rows: int, estimate: Table | None, prior: Table, choices: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Say where the mean over the rows does not tell what the model prefers."""
+    if rows < LEAST * len(choices):
+        least = LEAST * len(choices)
+        say(f"batch calibration of {len(choices)} choices begins at {least} rows: with {rows} it changes nothing")
+    if estimate is not None and distance(estimate, prior) > SKEWED:
+        most = int((estimate - prior).argmax())
+        say(
+            f"batch calibration takes {prior[most]:.0%} of the rows for {choices[most]!r}, an estimate says"
+            f" {estimate[most]:.0%}: if the labels are skewed, give their shares with --prior"
+        )

@@ -1,0 +1,102 @@
+"""Calibration: what a model prefers before it has read the question is taken out of what it says of the choices.
+
+With log-likelihoods ll (n, k) of k choices in n rows, p(y|x) = softmax of a row's ll, and pi the shares of the labels:
+
+    none         log p(y|x)
+    contextual   log p(y|x) - log p0(y) + log pi(y)           p0 = mean of p(y|c) over content-free inputs c (Zhao 2021)
+    domain       the same, c being random words of the rows (Fei 2023)
+    batch        log p(y|x) - g [log q(y) - log pi(y)]        q = mean of p(y|x) over the rows (Zhou 2024)
+    pmi          ll(y|x) - ll(y|premise) + log pi(y)          the choice behind nothing but a premise (Holtzman 2021)
+
+pi is even, unless it is given or estimated. Batch takes q for the model's preference, which is right where the labels of the
+rows have the shares pi: that is checked against an estimate. g = n / (n + k): q is off by the chance of the rows, which moves
+log q by about sqrt(k / n), against preferences of about one nat. Below `LEAST` rows a choice, g = 0.
+
+Shapes: n rows, k choices, m content-free inputs. All are natural logarithms in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    Table = NDArray[np.float64]
+
+FREE = ("contextual", "domain")
+"""the calibrations by content-free inputs"""
+LEAST = 16  # rows a choice from which their mean says something of the model
+SKEWED = 0.25  # of all labels that far from the shares that are taken for granted, and batch corrects what is right
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """What a model says before it is asked: log-likelihoods (m, k) behind content-free inputs, by the name of the calibration,
+    and behind the premise, (k,) or (n, k) where the rows have choices of their own."""
+
+    free: Mapping[str, Table] = field(default_factory=dict)
+    premise: Table | None = None
+
+
+def log_shares(lls: Table) -> Table:
+    """log p(y|x): log-likelihoods normalised over the choices."""
+    shifted = lls - lls.max(-1, keepdims=True)
+    total: Table = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return total
+
+
+def log_mean(lls: Table) -> Table:
+    """The logarithm of the mean over inputs of p(y|x), (k,)."""
+    total: Table = np.logaddexp.reduce(log_shares(lls), axis=0) - np.log(len(lls))
+    return total
+
+
+def shrinkage(rows: int, choices: int) -> float:
+    """How far the mean over so many rows is trusted, g."""
+    return rows / (rows + choices) if rows >= LEAST * choices else 0.0
+
+
+def calibrated(lls: Table, unasked: Unasked, prior: Table | None = None, *, shared: bool = True) -> dict[str, Table]:
+    """The scores (n, k) of every calibration that there is something to take from, by name, `none` first.
+
+    `shared`: all rows have the same choices, so that a mean over rows is one.
+    """
+    count = lls.shape[-1]
+    said = log_shares(lls)
+    lean = np.log(np.full(count, 1 / count) if prior is None else prior)
+    scores = {"none": said}
+    for name in FREE:
+        if name in unasked.free:
+            scores[name] = said - log_mean(unasked.free[name]) + lean
+    if shared:
+        scores["batch"] = said - shrinkage(len(lls), count) * (log_mean(lls) - lean)
+    if unasked.premise is not None:
+        scores["pmi"] = said - log_shares(unasked.premise) + lean
+    return scores
+
+
+def estimated_prior(lls: Table, free: Table, steps: int = 1000, tolerance: float = 1e-8) -> Table:
+    """The shares of the labels among the rows, (k,), the likeliest by expectation maximisation (Saerens et al. 2002).
+
+    r_x(y) = pi(y) p(y|x) / p0(y), normalised over y;  pi = mean of r_x;  p0 is what the model says behind content-free inputs.
+    The mean over the rows cannot stand for p0: it is then its own answer, and nothing would be learned.
+    """
+    likelihood = np.exp(log_shares(log_shares(lls) - log_mean(free)))
+    prior = np.full(lls.shape[-1], 1 / lls.shape[-1])
+    for _ in range(steps):
+        joint = likelihood * prior
+        last, prior = prior, (joint / joint.sum(-1, keepdims=True)).mean(0)
+        if np.abs(prior - last).max() < tolerance:
+            break
+    return prior
+
+
+def distance(shares: Any, others: Any) -> float:
+    """How much of one distribution would have to move to make it the other: half the sum of the differences."""
+    return float(np.abs(np.asarray(shares) - np.asarray(others)).sum() / 2)

@@ -1,0 +1,190 @@
+"""Calibrations of a few-shot run, from whole texts through plain transformers and from probabilities by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctxtune.data.content_free import NOTHING, domain_rows
+from ctxtune.data.read import Row
+from ctxtune.data.render import compile_template
+from ctxtune.errors import DataError, RecipeError
+
+from ..conftest import CHOICES
+from . import test_fewshot
+from .test_fewshot import ASKED, POOL, PROMPT, WORDS, by_hand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ctxtune.backend.load import Base
+
+ask = test_fewshot.ask
+MANY = [
+    {"text": f"{a} {b}", "label": CHOICES[(i + j) % 2]} for i, a in enumerate(WORDS) for j, b in enumerate(WORDS[:4])
+]
+
+
+def items_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def shares(lls: list[float]) -> list[float]:
+    most = max(lls)
+    return [math.exp(ll - most) / sum(math.exp(other - most) for other in lls) for ll in lls]
+
+
+def mean_shares(rows: list[list[float]]) -> list[float]:
+    return [sum(column) / len(rows) for column in zip(*map(shares, rows), strict=True)]
+
+
+def test_every_calibration_against_whole_texts(
+    ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
+) -> None:
+    facts = ask(asked=MANY, save=tmp_path / "items.jsonl", method__select="fixed", method__calibrate="domain")
+    base, shown = open_base("llama-tied"), POOL[:3]
+    said = [by_hand(base, shown, row) for row in MANY[:3]]
+    rows = [Row(dict(row), "asked.jsonl", 1) for row in MANY]
+    words = [str(row.fields["text"]) for row in domain_rows(rows, compile_template(PROMPT, "data.prompt"), 0)]
+    free = {
+        "contextual": mean_shares([by_hand(base, shown, {"text": text}) for text in NOTHING]),
+        "domain": mean_shares([by_hand(base, shown, {"text": text}) for text in words]),
+    }
+    items = items_of(tmp_path / "items.jsonl")
+    assert len(items) == len(MANY) == 48
+    mean = mean_shares([item["said"]["ll"] for item in items])
+    premise = shares(by_hand_bare(base))
+    for item, lls in zip(items, said, strict=False):
+        p = shares(lls)
+        expected = {
+            "none": [math.log(a) for a in p],
+            **{name: [math.log(a / b / 2) for a, b in zip(p, base_, strict=True)] for name, base_ in free.items()},
+            "batch": [math.log(a) - 48 / 50 * math.log(2 * b) for a, b in zip(p, mean, strict=True)],
+            "pmi": [math.log(a / b / 2) for a, b in zip(p, premise, strict=True)],
+        }
+        assert item["said"]["calibrated"] == {name: pytest.approx(each, abs=1e-4) for name, each in expected.items()}
+        assert item["scores"]["acc"] == item["scores"]["acc_domain"]
+    for name, found in facts["calibrations"].items():
+        hits = [item["said"]["calibrated"][name] for item in items]
+        gold = [item["said"]["gold"] for item in items]
+        right = [float(each.index(max(each)) == g) for each, g in zip(hits, gold, strict=True)]
+        assert found["acc"] == pytest.approx(sum(right) / 48), name
+    assert facts["scores"]["acc"] == facts["calibrations"]["domain"]["acc"]
+    assert facts["scores"]["rows"] == 48
+    assert sum(facts["label_shares"].values()) == pytest.approx(1.0)
+
+
+def by_hand_bare(base: Base) -> list[float]:
+    """Of the choices behind what the prompt leaves behind its field, no demonstration before it."""
+    import torch
+
+    found = []
+    for choice in CHOICES:
+        start, whole = len(base.tokenizer("=")["input_ids"]), base.tokenizer(f"= {choice}")["input_ids"]
+        with torch.no_grad():
+            logits = base.model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+        found.append(sum(float(logits[at - 1, whole[at]]) for at in range(start, len(whole))))
+    return found
+
+
+def test_none_leaves_acc_as_it_is_and_one_pass_gives_all(ask: Callable[..., Any]) -> None:
+    plain = ask(asked=MANY)
+    found = {name: ask(asked=MANY, method__calibrate=name) for name in ("contextual", "batch", "pmi")}
+    assert list(plain["calibrations"]) == ["none", "contextual", "domain", "batch", "pmi"]
+    assert plain["scores"]["acc"] == plain["calibrations"]["none"]["acc"]
+    for name, facts in found.items():
+        assert facts["calibrations"] == plain["calibrations"]
+        assert facts["scores"]["acc"] == plain["calibrations"][name]["acc"]
+        assert {key: facts["scores"][key] for key in ("acc_norm", "loss")} == {
+            key: plain["scores"][key] for key in ("acc_norm", "loss")
+        }
+
+
+def test_a_prior_moves_the_answers(ask: Callable[..., Any], tmp_path: Path) -> None:
+    """With shares of a million to one nearly all rows are taken for the second label."""
+    facts = ask(asked=MANY, save=tmp_path / "i.jsonl", method__calibrate="domain", method__prior=[1e-6, 1_000_000.0])
+    share = sum(row["label"] == CHOICES[1] for row in MANY) / len(MANY)
+    assert facts["scores"]["acc"] == share == 0.5
+    assert {
+        max(range(2), key=item["said"]["calibrated"]["domain"].__getitem__) for item in items_of(tmp_path / "i.jsonl")
+    } == {1}
+    assert facts["calibrations"]["none"] == ask(asked=MANY)["calibrations"]["none"]
+    estimated = ask(asked=MANY, save=tmp_path / "auto.jsonl", method__calibrate="domain", method__prior="auto")
+    given = ask(
+        asked=MANY, save=tmp_path / "same.jsonl", method__calibrate="domain",
+        method__prior=list(estimated["label_shares"].values()),
+    )  # fmt: skip
+    assert given["calibrations"] == estimated["calibrations"]
+
+
+def test_batch_says_where_it_should_not_be_believed(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    ask(say=notes.append, method__calibrate="batch")
+    assert any("batch calibration of 2 choices begins at 32 rows: with 9 it changes nothing" in note for note in notes)
+    import numpy as np
+
+    monkeypatch.setattr("ctxtune.commands.calibrated.estimated_prior", lambda *_: np.array([0.1, 0.9]))
+    notes.clear()
+    ask(say=notes.append, asked=MANY, method__calibrate="batch")
+    (note,) = [note for note in notes if "batch" in note]
+    assert "takes 50% of the rows for 'positive', an estimate says 90%" in note
+    notes.clear()
+    ask(say=notes.append, asked=MANY, method__calibrate="batch", method__prior=[1.0, 9.0])
+    ask(say=notes.append, asked=MANY)
+    assert not [note for note in notes if "batch" in note]
+
+
+def test_rows_with_choices_of_their_own(ask: Callable[..., Any], tmp_path: Path) -> None:
+    asked = [{"text": row["text"], "label": 0, "own": [row["label"], WORDS[at]]} for at, row in enumerate(ASKED)]
+    pool = [{"text": row["text"], "label": 0, "own": [row["label"], "x"]} for row in POOL]
+    own = {"asked": asked, "pool": pool, "data__choices": "{{ own }}", "data__answer": "{{ label }}"}
+    facts = ask(**own, save=tmp_path / "items.jsonl", method__calibrate="pmi")
+    assert list(facts["calibrations"]) == ["none", "pmi"]
+    assert facts["label_shares"] is None
+    plain = ask(**own)
+    assert list(plain["calibrations"]) == ["none"]
+    assert plain["scores"]["acc"] == facts["calibrations"]["none"]["acc"]
+    assert plain["tokens"]["read"] < facts["tokens"]["read"]
+    for more in ({"method__calibrate": "batch"}, {"method__calibrate": "pmi", "method__prior": [1.0, 2.0]}):
+        with pytest.raises(RecipeError, match="choices of their own"):
+            ask(**own, **more)
+
+
+def test_content_free_inputs_are_no_rows(ask: Callable[..., Any]) -> None:
+    """A row that is a demonstration is asked behind fewer; what asks nothing is asked behind all of them, once."""
+    facts = ask(asked=POOL[:2], method__select="fixed")
+    assert facts["asked_behind_fewer"] == 2
+    assert (facts["scores"]["rows"], facts["scores"]["dropped"], facts["scores"]["truncated"]) == (2, 0, 0)
+    assert list(facts["calibrations"]) == ["none", "contextual", "domain", "batch", "pmi"]
+
+
+def test_a_prompt_without_texts_has_no_content_free_input(ask: Callable[..., Any]) -> None:
+    numbers = {"pool": [{**row, "n": at} for at, row in enumerate(POOL)], "asked": [{**row, "n": 3} for row in ASKED]}
+    facts = ask(**numbers, data__prompt="{{ n }} =")
+    assert list(facts["calibrations"]) == ["none", "batch"]
+    with pytest.raises(RecipeError, match="cannot be filled with texts that say nothing"):
+        ask(**numbers, data__prompt="{{ n }} =", method__calibrate="contextual")
+
+
+def test_no_row_that_fits_is_an_error(ask: Callable[..., Any]) -> None:
+    with pytest.raises(DataError, match="all eval rows were too long"):
+        ask(data__max_length=4, data__on_long="drop", method__shots=1)
+
+
+def test_shares_are_one_a_choice(ask: Callable[..., Any]) -> None:
+    with pytest.raises(RecipeError, match=r"method\.prior lists 3 shares, data\.choices 2 choices"):
+        ask(method__calibrate="batch", method__prior=[1.0, 2.0, 3.0])
+    with pytest.raises(RecipeError, match="which calibrate none leaves in"):
+        ask(method__prior=[1.0, 2.0])
+
+
+def test_demonstrations_of_each_question_have_no_content_free_input(ask: Callable[..., Any]) -> None:
+    assert list(ask(asked=MANY[:5], method__select="bm25")["calibrations"]) == ["none", "batch", "pmi"]
+    with pytest.raises(RecipeError, match=r"method\.calibrate: select bm25 shows each question other examples"):
+        ask(method__select="bm25", method__calibrate="domain")
+    with pytest.raises(RecipeError, match=r"method\.prior: select bm25"):
+        ask(method__select="bm25", method__calibrate="batch", method__prior="auto")
