@@ -18,9 +18,7 @@ def evaluate(
     answer: options.Answer = None,
     choices: options.Choices = None,
     messages: options.Messages = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="What free answers are scored by: likelihood, exact, f1 or number.")
-    ] = None,
+    metric: options.Metric = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
     against: Annotated[
         str | None,

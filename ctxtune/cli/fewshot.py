@@ -8,6 +8,8 @@ import typer
 
 from ctxtune.cli import console, options
 
+METRICS = ("exact", "f1", "number")
+
 if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
 
@@ -20,6 +22,7 @@ def fewshot(
     prompt: options.Prompt = None,
     answer: options.Answer = None,
     choices: options.Choices = None,
+    metric: options.Metric = None,
     shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations before each question.")] = None,
     select: Annotated[
         str | None,
@@ -49,7 +52,7 @@ def fewshot(
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        method__name="fewshot", method__shots=shots, method__select=select, method__order=order,
+        score__metric=metric, method__name="fewshot", method__shots=shots, method__select=select, method__order=order,
         method__seed=seed, cache=cache,
         method__calibrate=calibrate, method__prior=options.numbers(prior),
         device=device, dtype=dtype, quant=quant,
@@ -80,6 +83,8 @@ def _table(facts: Mapping[str, Any]) -> Any:
         if len(facts["calibrations"]) > 1
     ]
     rows += [[f"rows {key} as too long", f"{scores[key]:,}"] for key in ("dropped", "truncated") if scores[key]]
+    if scores.get("unfinished"):
+        rows.append(["answers that had not ended", f"{scores['unfinished']:,}"])
     if facts["asked_behind_fewer"]:
         rows.append(["rows that are demonstrations, asked behind the others", f"{facts['asked_behind_fewer']:,}"])
     if facts["prefixes"] > 1:

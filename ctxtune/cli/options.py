@@ -21,6 +21,9 @@ Choices = Annotated[
     str | None,
     typer.Option("--choices", help="The possible answers, split at commas, or a template that lists a row's own."),
 ]
+Metric = Annotated[
+    str | None, typer.Option("--metric", help="What free answers are scored by: likelihood, exact, f1 or number.")
+]
 Messages = Annotated[
     str | None,
     typer.Option("--messages", help="Chat rows: the field of their messages, in place of --prompt and --answer."),

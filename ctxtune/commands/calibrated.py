@@ -17,7 +17,7 @@ from ctxtune.evals.items import Item, summarise
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ctxtune.commands.fewshot import Asking
+    from ctxtune.commands.asking import Asking
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.data.read import Row
     from ctxtune.evals.calibrate import Table
@@ -51,21 +51,25 @@ class Answers:
     def summary(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """The means over the rows: scores by name, and apart from them those of every calibration."""
         scores = summarise(self.items)
-        names = self.items[0].said["calibrated"]
+        names = self.items[0].said.get("calibrated", ())
         calibrations = {
             name: {key: scores.pop(f"acc_{name}{key[3:]}") for key in ("acc", "acc_stderr")} for name in names
         }
         return scores, calibrations
 
 
-def check_calibration(settings: Fewshot, choices: list[str] | str) -> None:
+def check_calibration(settings: Fewshot, choices: list[str] | str | None) -> None:
     """Refuse, before anything is loaded, what rows with choices or demonstrations of their own do not have.
 
     Raises:
         RecipeError: a mean over the rows, or shares, where every row lists its own choices; as many shares as no choices;
             content-free inputs, which would be asked again for every row.
     """
-    if isinstance(choices, str):
+    if choices is None:
+        if settings.calibrate != "none" or settings.prior is not None:
+            key = "calibrate" if settings.prior is None else "prior"
+            raise RecipeError(f"method.{key}: answers that are written have no calibration", "list data.choices")
+    elif isinstance(choices, str):
         if settings.calibrate not in ("none", "pmi") or settings.prior is not None:
             key = "calibrate" if settings.prior is None else "prior"
             raise RecipeError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ctxtune.commands.fewshot import Asking
+    from ctxtune.commands.asking import Asking
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.data.read import Row
     from ctxtune.methods.fewshot import Groups, Shots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,10 @@ def _scorer(
             say(said)
         with attached(base.model, adapter) if adapter is not None else nullcontext():
             if rows is not None and accepted is not None:
-                items, counts = written_items(base, rows, spec, recipe, accepted)
+                from ctxtune.backend.decode import generate_batch
+
+                write = partial(generate_batch, base, settings=recipe.generate)
+                items, counts = written_items(base, rows.rows, spec, recipe, accepted, write)
                 return Scored({**summarise(items), **counts}, items)
             return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
 

@@ -38,7 +38,7 @@ class Judge:
     @classmethod
     def make(cls, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, probe: str | None) -> Judge:
         """Encode what is to be scored."""
-        choices = prepare.to_score(source, spec) if source is not None else None
+        choices = prepare.to_score(source.rows, spec) if source is not None else None
         if choices is not None and not choices.requests:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
         requests = Requests(trunk, choices.requests) if choices is not None else None

@@ -25,7 +25,7 @@ from ctxtune.recipe.gallery import template_folder
 from ctxtune.recipe.schema import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.load import Base
@@ -218,7 +218,7 @@ def to_learn(source: Source, spec: Spec) -> EncodedSet:
     Raises:
         DataError: every row was dropped.
     """
-    done = _encode(source, spec)
+    done = _encode(source.rows, spec)
     if not done.examples:
         raise DataError(
             f"{source.path}: all {done.dropped} rows are longer than {spec.max_length} tokens and were dropped"
@@ -226,15 +226,15 @@ def to_learn(source: Source, spec: Spec) -> EncodedSet:
     return done
 
 
-def _encode(source: Source, spec: Spec) -> EncodedSet:
-    return encode_chats(source.rows, spec) if isinstance(spec, ChatSpec) else encode_rows(source.rows, spec)
+def _encode(rows: Sequence[Row], spec: Spec) -> EncodedSet:
+    return encode_chats(rows, spec) if isinstance(spec, ChatSpec) else encode_rows(rows, spec)
 
 
-def to_score(source: Source, spec: Spec) -> ChoiceSet:
+def to_score(rows: Sequence[Row], spec: Spec) -> ChoiceSet:
     """Every row with each of its choices; a free answer is a row with one choice, and so is a chat with its replies."""
     if isinstance(spec, EncodeSpec) and spec.choices is not None:
-        return encode_choices(source.rows, spec)
-    done = _encode(source, spec)
+        return encode_choices(rows, spec)
+    done = _encode(rows, spec)
     scored = ChoiceSet(dropped=done.dropped, truncated=done.truncated)
     for row, parts in groupby(zip(done.row_of, done.examples, strict=True), key=lambda pair: pair[0]):
         scored.requests.append([example for _, example in parts])

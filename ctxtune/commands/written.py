@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ctxtune.commands import prepare
@@ -10,14 +11,18 @@ from ctxtune.data.render import compile_template
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.evals.answers import answer_scores
 from ctxtune.evals.items import Item
+from ctxtune.recipe.pattern import last_match
 
 if TYPE_CHECKING:
+    from ctxtune.backend.decode import Written
     from ctxtune.backend.load import Base
     from ctxtune.data.encode import Encoded
     from ctxtune.data.read import Row
     from ctxtune.recipe.schema import Recipe
 
 MOST_ANSWERS = 1_000
+
+Write = Callable[[Sequence[Sequence[int]]], "list[Written]"]
 
 
 def accepted_answers(recipe: Recipe, rows: prepare.Source | None) -> dict[str, list[str]] | None:
@@ -61,15 +66,17 @@ def _texts(row: Row, value: object) -> list[str]:
 
 
 def written_items(
-    base: Base, rows: prepare.Source, spec: prepare.Spec, recipe: Recipe, accepted: dict[str, list[str]]
+    base: Base, rows: Sequence[Row], spec: prepare.Spec, recipe: Recipe, accepted: dict[str, list[str]], write: Write
 ) -> tuple[list[Item], dict[str, float]]:
     """Every row's answer, written and scored; and how many rows were dropped, cut, or had not ended at the last token.
+
+    `write` continues prompts, given as tokens.
 
     Raises:
         DataError: every row was dropped.
         ModelError: the model cannot continue a text.
     """
-    from ctxtune.backend.decode import generate_batch, require_causal
+    from ctxtune.backend.decode import require_causal
 
     require_causal(base)
     asked = prepare.to_score(rows, spec)
@@ -77,13 +84,29 @@ def written_items(
         raise DataError("all eval rows were too long and dropped", "raise data.max_length")
     tokenizer, (prompts, answers) = base.tokenizer, zip(*(_last_answer(one) for (one,) in asked.requests), strict=True)
     items, unfinished = [], 0
-    for row, answer, written in zip(asked.row_of, answers, generate_batch(base, prompts, recipe.generate), strict=True):
+    for row, answer, written in zip(asked.row_of, answers, write(prompts), strict=True):
         name = sha256_fields(row.fields)
         wanted = accepted.get(name) or [tokenizer.decode(answer, skip_special_tokens=True)]
-        scores = answer_scores(recipe.score.metric, written.text, wanted)
-        items.append(Item(name, row.line, scores, {"text": written.text, "accepted": wanted, "reason": written.reason}))
+        answered = _answered(written.text, recipe.score.extract, row)
+        said = {"text": written.text, "accepted": wanted, "reason": written.reason}
+        if recipe.score.extract is not None:
+            said["answer"] = answered
+        items.append(Item(name, row.line, answer_scores(recipe.score.metric, answered, wanted), said))
         unfinished += written.reason == "length"
     return items, {"dropped": asked.dropped, "truncated": asked.truncated, "unfinished": unfinished}
+
+
+def _answered(text: str, pattern: str | None, row: Row) -> str:
+    """What counts as the answer of all that was written."""
+    if pattern is None:
+        return text
+    try:
+        return last_match(pattern, text) or ""
+    except TimeoutError as error:
+        raise DataError(
+            f"{row.where}: to find score.extract in what was written takes more than a second",
+            "write a simpler pattern",
+        ) from error
 
 
 def _last_answer(one: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -44,6 +44,12 @@ def grow(requests: Sequence[Encoded]) -> tuple[Encoded, list[list[int]]]:
     return tree, [[place[row] for row in some] for some in asked]
 
 
+def shared(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all texts begin with."""
+    first, last = min(texts), max(texts)  # what these share, all between them do
+    return first[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))]
+
+
 def depths_and_ends(one: Encoded) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of each token the number of tokens that it stands behind, and where those end that stand behind it, (T,) each.
 

@@ -11,13 +11,13 @@ branch from it.
 
 from __future__ import annotations
 
-from itertools import accumulate, takewhile
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
 from ctxtune.backend.feed import Feed, difference, is_exact, plain_hidden
-from ctxtune.data.branch import grow
+from ctxtune.data.branch import grow, shared
 from ctxtune.data.encode import Encoded
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ class Requests:
 def common_prefix(groups: Sequence[Sequence[Encoded]]) -> tuple[int, ...]:
     """The tokens that all requests begin with and nobody asks what follows them: each keeps at least a token to be read."""
     every = [request for group in groups for request in group]
-    first, last = min(one.ids for one in every), max(one.ids for one in every)  # what these share, all between them do
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
-    return first[: min(shared, min(one.rows[0] for one in every))]
+    return shared([one.ids for one in every])[: min(one.rows[0] for one in every)]
 
 
 def behind(prefix: Prefix | None, request: Encoded) -> Encoded:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ctxtune.recipe.layers import checked
+from ctxtune.recipe.pattern import compiled
 
 MOST_STEPS = 10_000_000
 
@@ -247,6 +248,9 @@ class Score(Section):
 
     metric: Literal["likelihood", "exact", "f1", "number"] = Field(
         "likelihood", description="likelihood of the answer, or exact, f1 or number of what the model writes"
+    )
+    extract: Annotated[Text, AfterValidator(compiled)] | None = Field(
+        None, description="regular expression: its last match in what is written, or that's first group, is the answer"
     )
     references: Template | None = Field(
         None, description="{{ a field }} that lists all accepted answers; null is the answer alone"

@@ -35,6 +35,7 @@ SURFACE = {
     | {
         "recipe",
         "--model",
+        "--metric",
         "--shots",
         "--select",
         "--order",

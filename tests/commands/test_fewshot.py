@@ -132,10 +132,49 @@ def test_chance_is_of_the_seed(ask: Callable[..., Any]) -> None:
     assert math.isfinite(draws[2]["scores"]["loss"])
 
 
+@pytest.mark.parametrize("kind", ["llama-tied", "gemma3_text-tied"])
+def test_written_answers_are_those_of_whole_texts(
+    kind: str, ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
+) -> None:
+    more = {"data__choices": None, "score__metric": "exact", "generate__max_tokens": 6, "method__select": "fixed"}
+    facts = ask(kind, save=tmp_path / "items.jsonl", **more)
+    base = open_base(kind)
+    items = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    front = "".join(f"{question(shot)} {shot['label']}\n" for shot in POOL[:3])
+    for item, row in zip(items, ASKED, strict=True):
+        ids = base.tokenizer(front + question(row), return_tensors="pt")["input_ids"]
+        told = base.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)[
+            0, ids.shape[1] :
+        ]
+        text = base.tokenizer.decode(told, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert item["said"]["text"] == text.partition("\n")[0]  # the separator ends an answer
+        assert item["said"]["accepted"] == [row["label"]]
+    assert facts["scores"]["exact"] == sum(item["scores"]["exact"] for item in items) / len(items)
+    assert 0 < facts["tokens"]["prefix"] < facts["tokens"]["read"] < facts["tokens"]["whole"] / 2
+
+
+def test_an_answer_is_extracted(ask: Callable[..., Any], tmp_path: Path) -> None:
+    more = {"data__choices": None, "score__metric": "exact", "generate__max_tokens": 6, "cache": "off"}
+    whole = ask(save=tmp_path / "a.jsonl", **more)
+    part = ask(save=tmp_path / "b.jsonl", score__extract="(.)$", **more)
+    texts, answers = (
+        [json.loads(line)["said"] for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("a.jsonl", "b.jsonl")
+    )
+    assert [one["text"] for one in texts] == [one["text"] for one in answers]
+    assert [one["answer"] for one in answers] == [one["text"][-1:] for one in texts]
+    assert whole["scores"]["rows"] == part["scores"]["rows"] == len(ASKED)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"data__choices": None}, RecipeError, "data.choices is missing"),
+        ({"data__choices": None}, RecipeError, "data.choices is missing, and score.metric is likelihood"),
+        (
+            {"data__choices": None, "score__metric": "exact", "score__extract": "("},
+            RecipeError,
+            "no regular expression",
+        ),
         ({"data__eval": None}, RecipeError, "data.eval is missing"),
         ({"data__train": None}, RecipeError, "data.train is missing"),
         ({"kind": "bert-tied"}, ModelError, "a bert model fills gaps"),

@@ -51,7 +51,7 @@ def by_ctxtune(folder: Path, path: Path) -> torch.Tensor:
     templates = prepare.compile_templates(data)
     base = load_base(folder, "cpu")
     spec = prepare.encoder(data, templates, base.tokenizer, base.anatomy, base.max_length)
-    rows = prepare.to_score(prepare.read_source(str(path), data, templates, None, "eval"), spec)
+    rows = prepare.to_score(prepare.read_source(str(path), data, templates, None, "eval").rows, spec)
     with Trunk(base) as trunk:
         found = Requests(trunk, rows.requests).loglikelihoods()
     return torch.tensor([ll for ll, _ in found]).view(-1, len(CHOICES))
