@@ -84,6 +84,8 @@ def attached(model: nn.Module, adapter: AdapterFile) -> Iterator[None]:
 
 
 def _place(model: nn.Module, adapter: AdapterFile, change: Change) -> tuple[nn.Module, nn.Parameter]:
+    from ctxtune.backend.words import reads_half
+
     try:
         module = model.get_submodule(change.module)
         old = module.get_parameter(change.parameter)
@@ -92,9 +94,10 @@ def _place(model: nn.Module, adapter: AdapterFile, change: Change) -> tuple[nn.M
             f"{adapter.path}: tensor {change.tensor!r} is for {change.name}, which the model does not have",
             "the adapter was made for another base",
         ) from error
-    if not old.is_floating_point():
+    if not old.is_floating_point() or reads_half(module):
+        kind = "kept in 16 bits" if old.is_floating_point() else "quantised"
         raise AdapterError(
-            f"{adapter.path}: tensor {change.tensor!r} is for {change.name}, which is quantised here",
+            f"{adapter.path}: tensor {change.tensor!r} is for {change.name}, which is {kind} here",
             "load the base with --quant none",
         )
     return module, old

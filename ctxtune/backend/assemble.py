@@ -20,6 +20,7 @@ from ctxtune.backend.folder import weight_files
 from ctxtune.backend.precision import kept_wide
 from ctxtune.backend.quantise import Quantised, quantisable
 from ctxtune.backend.skeleton import check_headers, skeleton, stored_names, tied_groups
+from ctxtune.backend.words import keep_words
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -48,6 +49,7 @@ def assemble(
     check_headers(model, anatomy, folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     chosen = set(quantisable(model, anatomy, moving)) if quant != "none" else set()
+    words = keep_words(model, folder, moving) if quant != "none" and dtype is torch.float32 else set()
     with ExitStack() as stack:
         stored, rounded = _opened(folder, stack), _opened(folder, stack)
         homes = stored_names(model, stored)
@@ -60,7 +62,8 @@ def assemble(
             elif last == "weight" and place in chosen:
                 _quantise(model, place, _values(names, homes, rounded)[names[0]], quant)
             else:
-                _fill(model, _values(names, homes, stored, torch.float32 if names[0] in wide else dtype))
+                kind = torch.float32 if names[0] in wide else dtype
+                _fill(model, _values(names, homes, stored, None if names[0] in words else kind))
         for name, buffer in model.named_buffers():
             if name in stored:
                 buffer.copy_(stored[name].get_tensor(name))
@@ -76,14 +79,15 @@ def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
 
 
 def _values(
-    names: list[str], homes: Mapping[str, str], stored: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    names: list[str], homes: Mapping[str, str], stored: Mapping[str, Any], dtype: torch.dtype | None = torch.float32
 ) -> dict[str, Tensor]:
     """The value of each name of one parameter: one tensor for all, unless the files hold different ones."""
     own: dict[str, Tensor] = {}
     for name in names:
         if (key := homes.get(name)) is not None:
             # What is stored in this type stays in the mapped file, as transformers leaves it: a write makes a copy of the page.
-            value = stored[key].get_tensor(key).to(dtype)
+            value = stored[key].get_tensor(key)
+            value = value if dtype is None else value.to(dtype)
             own[name] = next((other for other in own.values() if torch.equal(other, value)), value)
     first = next(iter(own.values()))
     return {name: own.get(name, first) for name in names}

@@ -27,6 +27,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     from ctxtune.backend.quantise import foreseen_bytes
     from ctxtune.backend.skeleton import check_headers, skeleton
     from ctxtune.backend.tokenizer import load_tokenizer
+    from ctxtune.backend.words import keep_words
     from ctxtune.methods.registry import open_method
 
     recipe = resolved.recipe
@@ -46,6 +47,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     method = open_method(settings, model, anatomy, course)
     if (device := choose_device(recipe.device, recipe.dtype)).narrow:
         narrow(model, device.dtype, method.params)
+    elif recipe.quant != "none":
+        keep_words(model, sources.model, method.params)
     tensors = method.tensors()
     kept = method.start > 0 and recipe.cache != "off"
     return {

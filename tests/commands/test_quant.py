@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ctxtune.adapter.attach import attach
 from ctxtune.adapter.read import open_adapter
+from ctxtune.backend import assemble
 from ctxtune.backend.load import load_base
 from ctxtune.backend.quantise import Quantised
 from ctxtune.commands.adapter import merge
+from ctxtune.commands.dry_run import dry_run
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.commands.generate import asks_of_prompts, generate
 from ctxtune.errors import AdapterError, RecipeError
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ctxtune.backend.load import Base
+    from ctxtune.recipe.load import Resolved
 
     Adapt = Callable[..., dict[str, Any]]
 
@@ -108,3 +113,23 @@ def test_merging_says_that_the_base_was_another(adapt: Adapt, tmp_path: Path) ->
 def test_an_unknown_way_of_storing(adapt: Adapt) -> None:
     with pytest.raises(RecipeError, match="quant"):
         adapt(more={"quant": "nf5"})
+
+
+@pytest.mark.parametrize("layers", ["last:2", "embeddings"])
+def test_words_in_16_bits_change_no_step_and_are_foreseen(
+    layers: str, adapt: Adapt, resolve: Callable[..., Resolved], reviews: Path, model_folders: dict[str, Path],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(model_folders["llama-untied"], tmp_path / "half")
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    more = {"model": str(folder), "quant": "nf4", "method.layers": layers, "train.lr": 1e-2}
+    foreseen = dry_run(resolve("llama-untied", reviews, "run", more))["weight_bytes"]
+    assert adapt("llama-untied", more=more)["weight_bytes"] == foreseen
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "keep_words", lambda *_: set())
+        assert adapt("llama-untied", "float", more=more)["weight_bytes"] > foreseen
+    assert same_tensors(adapter_tensors(tmp_path / "run"), adapter_tensors(tmp_path / "float"))
+    if layers == "embeddings":  # which a base that was told of no adapter keeps in 16 bits
+        with pytest.raises(AdapterError, match=r"embed_tokens\.weight, which is kept in 16 bits here"):
+            attach(load_base(folder, "cpu", "nf4").model, open_adapter(tmp_path / "run"))
