@@ -29,6 +29,9 @@ def fewshot(
         typer.Option("--select", help="Which rows are shown: fixed, random, balanced, bm25, knn, mmr or cluster."),
     ] = None,
     order: Annotated[str | None, typer.Option("--order", help="How they stand: as-is or near-last.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")
+    ] = None,
     calibrate: Annotated[
         str | None, typer.Option("--calibrate", help="What acc goes by: none, contextual, domain, batch or pmi.")
     ] = None,
@@ -54,7 +57,7 @@ def fewshot(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         score__metric=metric, method__name="fewshot", method__shots=shots, method__select=select, method__order=order,
         method__seed=seed, cache=cache,
-        method__calibrate=calibrate, method__prior=options.numbers(prior),
+        method__seeds=seeds, method__calibrate=calibrate, method__prior=options.numbers(prior),
         device=device, dtype=dtype, quant=quant,
     )  # fmt: skip
     console.Quiet.on = quiet
@@ -74,13 +77,14 @@ def start(resolved: "Resolved", save: Path | None, as_json: bool) -> None:
 def _table(facts: Mapping[str, Any]) -> Any:
     scores, tokens = facts["scores"], facts["tokens"]
     rows = [["rows", f"{scores['rows']:,}"]]
+    over = facts.get("spread", {})
     rows += [
-        [key, console.with_error(scores, key)] for key in ("acc", "acc_norm", "acc_bytes", "loss") if key in scores
+        [key, _told(scores, key, over.get(key))] for key in ("acc", "acc_norm", "acc_bytes", "loss") if key in scores
     ]
+    calibrations = facts["calibrations"] if len(facts["calibrations"]) > 1 else {}
     rows += [
-        [f"acc, {name} calibration" if name != "none" else "acc, as it is", console.with_error(found, "acc")]
-        for name, found in facts["calibrations"].items()
-        if len(facts["calibrations"]) > 1
+        [f"acc, {name} calibration" if name != "none" else "acc, as it is", _told(found, "acc", found.get("spread"))]
+        for name, found in calibrations.items()
     ]
     rows += [[f"rows {key} as too long", f"{scores[key]:,}"] for key in ("dropped", "truncated") if scores[key]]
     if scores.get("unfinished"):
@@ -93,4 +97,11 @@ def _table(facts: Mapping[str, Any]) -> Any:
     rows.append(["tokens read, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"])
     rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])
     shots = facts["method"]["shots"]
-    return console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}", ["", ""], rows)
+    draws = f", {facts['method']['seeds']} draws" * (facts["method"]["seeds"] > 1)
+    return console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}{draws}", ["", ""], rows)
+
+
+def _told(scores: Mapping[str, Any], key: str, spread: Mapping[str, float] | None) -> str:
+    """A score with its standard error over the rows, and how far draws of demonstrations lie apart."""
+    worst = f", worst of the draws {spread['worst']:.4f}, deviation {spread['deviation']:.4f}" if spread else ""
+    return console.with_error(scores, key) + worst

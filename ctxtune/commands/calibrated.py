@@ -12,7 +12,6 @@ from ctxtune.data.content_free import contextual_rows, domain_rows, premise
 from ctxtune.data.encode import encode_pairs
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, distance, estimated_prior
-from ctxtune.evals.items import Item, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.data.read import Row
     from ctxtune.evals.calibrate import Table
+    from ctxtune.evals.items import Item
     from ctxtune.methods.fewshot import Groups
     from ctxtune.recipe.schema import Fewshot
 
@@ -43,27 +43,19 @@ class Beside:
 
 @dataclass(frozen=True)
 class Answers:
-    """What every row gave, `acc_NAME` for each calibration among its scores, and the estimated shares of the labels."""
+    """What every row gave, None where it was dropped, `acc_NAME` for each calibration among its scores, and the estimated
+    shares of the labels."""
 
-    items: list[Item]
-    shares: dict[str, float] | None
-
-    def summary(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """The means over the rows: scores by name, and apart from them those of every calibration."""
-        scores = summarise(self.items)
-        names = self.items[0].said.get("calibrated", ())
-        calibrations = {
-            name: {key: scores.pop(f"acc_{name}{key[3:]}") for key in ("acc", "acc_stderr")} for name in names
-        }
-        return scores, calibrations
+    items: list[Item | None]
+    shares: dict[str, float] | None = None
 
 
 def check_calibration(settings: Fewshot, choices: list[str] | str | None) -> None:
-    """Refuse, before anything is loaded, what rows with choices or demonstrations of their own do not have.
+    """Refuse, before anything is loaded, what cannot be known of rows that differ in their choices or demonstrations.
 
     Raises:
-        RecipeError: a mean over the rows, or shares, where every row lists its own choices; as many shares as no choices;
-            content-free inputs, which would be asked again for every row.
+        RecipeError: any calibration of written answers; a mean over rows, or shares, where every row lists its own choices;
+            as many shares as no choices; content-free inputs, which would be asked again for every row.
     """
     if choices is None:
         if settings.calibrate != "none" or settings.prior is not None:
@@ -161,45 +153,46 @@ def answered(
     """Ask the rows behind the demonstrations, and what is asked beside them in the same pass; score the choices every way.
 
     Raises:
-        DataError: no row fits; no content-free input does, and it is what the calibration goes by.
+        DataError: no content-free input fits, and it is what the calibration goes by.
     """
     given = run.items(rows, groups, beside.rows)
-    pairs = [(row, item) for row, item in zip(rows, given, strict=False) if item is not None]
-    if not pairs:
-        raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+    asked = given[: len(rows)]
     if not isinstance(run.spec.choices, tuple):
-        return Answers(list(_own(pairs, run.spec, beside, settings)), None)
+        return Answers(
+            [item and _own(row, item, run.spec, beside, settings) for row, item in zip(rows, asked, strict=True)]
+        )
     rest = iter(given[len(rows) :])
     free = {name: _table([next(rest) for _ in some]) for name, some in beside.free.items()}
     known = Unasked({name: table for name, table in free.items() if len(table)}, _premise(run.spec.choices, beside))
     if _needed(settings) - known.free.keys():
         raise DataError("no content-free input fits behind the demonstrations", "fewer --shots, or --calibrate batch")
-    return _shared([item for _, item in pairs], run.spec.choices, known, settings, say)
+    return _shared(asked, run.spec.choices, known, settings, say)
 
 
 def _shared(
-    items: Sequence[Item], choices: Sequence[str], known: Unasked, settings: Fewshot, say: Callable[[str], None]
+    items: Sequence[Item | None], choices: Sequence[str], known: Unasked, settings: Fewshot, say: Callable[[str], None]
 ) -> Answers:
     """Rows with the same choices, all in one table."""
     lls = _table(items)
+    if not len(lls):
+        return Answers(list(items))
     estimate = estimated_prior(lls, known.free["domain"]) if "domain" in known.free else None
     prior = _shares(settings, len(choices)) if settings.prior != "auto" or estimate is None else estimate
     if settings.calibrate == "batch":
         _check_batch(len(lls), estimate, prior, choices, say)
     scores = calibrated(lls, known, prior)
-    done = [
-        _item(item, {name: table[at] for name, table in scores.items()}, settings.calibrate)
-        for at, item in enumerate(items)
-    ]
+    rows = iter([{name: table[at] for name, table in scores.items()} for at in range(len(lls))])
+    done = [item and _item(item, next(rows), settings.calibrate) for item in items]
     return Answers(done, dict(zip(choices, estimate.tolist(), strict=True)) if estimate is not None else None)
 
 
-def _own(pairs: Sequence[tuple[Row, Item]], spec: EncodeSpec, beside: Beside, settings: Fewshot) -> Iterator[Item]:
-    """Rows with choices of their own, each a table by itself."""
-    for row, item in pairs:
-        texts = spec.render(row).choices or ()
-        scores = calibrated(_table([item]), Unasked(premise=_premise(texts, beside)), shared=False)
-        yield _item(item, {name: table[0] for name, table in scores.items()}, settings.calibrate)
+def _own(row: Row, item: Item, spec: EncodeSpec, beside: Beside, settings: Fewshot) -> Item:
+    """A row with choices of its own, a table by itself; one without has nothing to calibrate."""
+    texts = spec.render(row).choices
+    if texts is None:
+        return item
+    scores = calibrated(_table([item]), Unasked(premise=_premise(texts, beside)), shared=False)
+    return _item(item, {name: table[0] for name, table in scores.items()}, settings.calibrate)
 
 
 def _table(items: Sequence[Item | None]) -> Table:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.asking import Asking
-from ctxtune.commands.calibrated import Answers, answered, check_calibration, unasked
+from ctxtune.commands.calibrated import check_calibration, unasked
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.clock import Clock
+from ctxtune.commands.draws import draw, facts_of, row_by_row
 from ctxtune.commands.written import accepted_answers
 from ctxtune.data.encode import EncodeSpec, content
 from ctxtune.data.finite import plain
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from ctxtune.methods.fewshot import Groups
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
-
-_COUNTS = ("dropped", "truncated", "unfinished")
 
 
 def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = None) -> dict[str, Any]:
@@ -49,26 +48,24 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
         assert isinstance(spec, EncodeSpec)
         run = Asking(base, mark, recipe, spec, clock, accepted_answers(recipe, asked))
         with clock.part("choose"):
-            groups = Chooser(pool, settings, recipe.data.separator, run).groups(asked.rows)
-        _check_room(groups, spec)
-        if run.accepted is None:
-            answers = answered(run, asked.rows, groups, unasked(run, asked.rows, settings), settings, say)
-        else:
-            answers = Answers([item for item in run.items(asked.rows, groups) if item is not None], None)
+            drawn = {
+                seed: Chooser(pool, settings.drawn(seed), recipe.data.separator, run).groups(asked.rows)
+                for seed in range(settings.seed, settings.seed + settings.seeds)
+            }
+        for groups in drawn.values():
+            _check_room(groups, spec)
+        beside = unasked(run, asked.rows, settings)
+        draws = [draw(run, asked.rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
+    items = row_by_row(draws)
     if save is not None:
-        write_items(save, answers.items)
-    scores, calibrations = answers.summary()
+        write_items(save, items)
     facts = {
         "model": recipe.model,
         "method": settings.model_dump(),
         "eval": recipe.data.eval,
-        "scores": {**scores, **{name: run.counts[name] for name in _COUNTS[: 2 if run.accepted is None else 3]}},
-        "calibrations": calibrations,
-        "label_shares": answers.shares,
-        "shots": list(dict.fromkeys(shot.where for shots in groups for shot in shots)),
-        "prefixes": len(groups),
+        **facts_of(draws, items),
         "tokens": {name: run.counts[name] for name in ("prefix", "read", "kept", "whole")},
-        "asked_behind_fewer": sum(len(rows) for shots, rows in groups.items() if len(shots) < settings.shots),
+        "asked_behind_fewer": sum(one.fewer(settings.shots) for one in draws),
         "seconds": clock.seconds,
     }
     result: dict[str, Any] = plain(facts)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Table = NDArray[np.float64]
 
+CALIBRATIONS = ("none", "contextual", "domain", "batch", "pmi")
 FREE = ("contextual", "domain")
 """the calibrations by content-free inputs"""
 LEAST = 16  # rows a choice from which their mean says something of the model

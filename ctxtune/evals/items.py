@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ctxtune.backend.atomic import write_text
@@ -41,6 +41,16 @@ def summarise(items: Sequence[Item]) -> dict[str, float]:
     for name in items[0].scores:
         numbers[name], numbers[f"{name}_stderr"] = mean_and_error([item.scores[name] for item in items])
     return numbers
+
+
+def averaged(items: Sequence[Item]) -> Item:
+    """One row that was scored several times: the mean of each score that all have; what was said stands in a list."""
+    first = items[0]
+    if len(items) == 1:
+        return first
+    names = [name for name in first.scores if all(name in item.scores for item in items)]
+    scores = {name: sum(item.scores[name] for item in items) / len(items) for name in names}
+    return replace(first, scores=scores, said={"draws": [item.said for item in items]})
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -145,6 +145,7 @@ class Fewshot(Section):
         description="mmr: the weight of being near the question; the rest is that of being unlike the others",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance in the selection")
+    seeds: int = Field(1, ge=1, le=1000, description="draws of demonstrations, by this many seeds from seed on")
     calibrate: Literal["none", "contextual", "domain", "batch", "pmi"] = Field(
         "none", description="how acc allows for what the model prefers unasked: none, contextual, domain, batch or pmi"
     )
@@ -163,6 +164,18 @@ class Fewshot(Section):
         if self.order == "near-last" and not self.by_question:
             raise ValueError(f"order near-last asks for what is near, select {self.select} does not")
         return self
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Fewshot":
+        if self.seeds > 1 and self.select not in ("random", "balanced", "cluster"):
+            raise ValueError(
+                f"seeds {self.seeds} asks for several draws, select {self.select} leaves nothing to chance"
+            )
+        return self
+
+    def drawn(self, seed: int) -> "Fewshot":
+        """The settings of one draw."""
+        return self.model_copy(update={"seed": seed, "seeds": 1})
 
     @property
     def by_question(self) -> bool:

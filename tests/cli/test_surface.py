@@ -39,6 +39,7 @@ SURFACE = {
         "--shots",
         "--select",
         "--order",
+        "--seeds",
         "--calibrate",
         "--prior",
         "--save",

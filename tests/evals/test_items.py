@@ -10,7 +10,7 @@ import pytest
 
 from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import DataError
-from ctxtune.evals.items import Item, mean_and_error, read_items, summarise, write_items
+from ctxtune.evals.items import Item, averaged, mean_and_error, read_items, summarise, write_items
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,3 +70,9 @@ def test_a_row_is_known_by_its_fields() -> None:
     assert (
         len({sha256_fields(row), sha256_fields({**row, "label": "1"}), sha256_fields({**row, "tags": ["b", "a"]})}) == 3
     )
+
+
+def test_a_row_that_was_scored_twice() -> None:
+    first, second = Item("a", 3, {"acc": 1.0, "only": 1.0}, {"ll": [1]}), Item("a", 3, {"acc": 0.0}, {"ll": [2]})
+    assert averaged([first, second]) == Item("a", 3, {"acc": 0.5}, {"draws": [{"ll": [1]}, {"ll": [2]}]})
+    assert averaged([first]) == first

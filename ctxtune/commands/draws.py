@@ -1,0 +1,119 @@
+"""Several draws of demonstrations, each asked the same rows: how much of a result is the luck of the draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.commands.calibrated import answered
+from ctxtune.errors import DataError
+from ctxtune.evals.calibrate import CALIBRATIONS
+from ctxtune.evals.items import Item, averaged, summarise
+from ctxtune.evals.spread import spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ctxtune.commands.calibrated import Answers, Beside
+    from ctxtune.commands.asking import Asking
+    from ctxtune.data.read import Row
+    from ctxtune.methods.fewshot import Groups
+    from ctxtune.recipe.schema import Fewshot
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One choice of demonstrations, and what the rows gave behind it; `cut` how many were dropped, cut or not ended."""
+
+    seed: int
+    groups: Groups
+    answers: Answers
+    cut: dict[str, int]
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of this draw alone."""
+        scores, calibrations = _means([item for item in self.answers.items if item is not None])
+        return {
+            "seed": self.seed,
+            "shots": list(dict.fromkeys(shot.where for shots in self.groups for shot in shots)),
+            "scores": {**scores, **self.cut},
+            "calibrations": calibrations,
+            "label_shares": self.answers.shares,
+        }
+
+    def fewer(self, shots: int) -> int:
+        """The rows that were asked behind fewer demonstrations than that."""
+        return sum(len(rows) for some, rows in self.groups.items() if len(some) < shots)
+
+
+def draw(
+    run: Asking,
+    rows: list[Row],
+    seed: int,
+    groups: Groups,
+    beside: Beside,
+    settings: Fewshot,
+    say: Callable[[str], None],
+) -> Draw:
+    """Ask the rows behind demonstrations that were drawn. What is said of the rows is said once, with the first draw."""
+    before = run.counts.copy()
+    answers = answered(run, rows, groups, beside, settings, say if seed == settings.seed else _unsaid)
+    names = ("dropped", "truncated") if run.accepted is None else ("dropped", "truncated", "unfinished")
+    return Draw(seed, groups, answers, {name: run.counts[name] - before[name] for name in names})
+
+
+def _unsaid(_: str) -> None:
+    """A note that was given before."""
+
+
+def row_by_row(draws: Sequence[Draw]) -> list[Item]:
+    """The rows that every draw has scored, each with the means of its scores over the draws.
+
+    Raises:
+        DataError: there is none.
+    """
+    rows = zip(*(draw.answers.items for draw in draws), strict=True)
+    items = [averaged(kept) for row in rows if len(kept := [item for item in row if item is not None]) == len(draws)]
+    if not items:
+        raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+    return items
+
+
+def facts_of(draws: Sequence[Draw], items: Sequence[Item]) -> dict[str, Any]:
+    """The result: scores are means over rows of what each gave on average; `spread` is that of the draws, if there are some."""
+    scores, calibrations = _means(items)
+    each = [draw.facts for draw in draws]
+    cut = {
+        "dropped": len(draws[0].answers.items) - len(items),
+        "truncated": max(draw.cut["truncated"] for draw in draws),
+    }
+    facts = {
+        "scores": {**scores, **cut},
+        "calibrations": calibrations,
+        "label_shares": each[0]["label_shares"],
+        "shots": list(dict.fromkeys(where for one in each for where in one["shots"])),
+        "prefixes": sum(len(draw.groups) for draw in draws),
+    }
+    if len(draws) == 1:
+        return facts
+    over = {name: _spread([one["calibrations"][name] for one in each], "acc") for name in calibrations}
+    facts["calibrations"] = {name: {**found, "spread": over[name]} for name, found in calibrations.items()}
+    names = [name for name in items[0].scores if name in scores and name != "loss"]
+    return {**facts, "spread": {name: _spread([one["scores"] for one in each], name) for name in names}, "draws": each}
+
+
+def _means(items: Sequence[Item]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Scores by name, and apart from them those of every calibration."""
+    scores = summarise(items)
+    calibrations = {
+        name: {"acc": scores.pop(f"acc_{name}"), "acc_stderr": scores.pop(f"acc_{name}_stderr")}
+        for name in CALIBRATIONS
+        if f"acc_{name}" in scores
+    }
+    return scores, calibrations
+
+
+def _spread(draws: Sequence[dict[str, float]], name: str) -> dict[str, float]:
+    return spread([one[name] for one in draws], [one[f"{name}_stderr"] for one in draws])
