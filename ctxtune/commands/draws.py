@@ -15,8 +15,8 @@ from ctxtune.evals.spread import spread
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ctxtune.commands.calibrated import Answers, Beside
     from ctxtune.commands.asking import Asking
+    from ctxtune.commands.calibrated import Answers, Beside
     from ctxtune.data.read import Row
     from ctxtune.methods.fewshot import Groups
     from ctxtune.recipe.schema import Fewshot
@@ -85,10 +85,8 @@ def facts_of(draws: Sequence[Draw], items: Sequence[Item]) -> dict[str, Any]:
     """The result: scores are means over rows of what each gave on average; `spread` is that of the draws, if there are some."""
     scores, calibrations = _means(items)
     each = [draw.facts for draw in draws]
-    cut = {
-        "dropped": len(draws[0].answers.items) - len(items),
-        "truncated": max(draw.cut["truncated"] for draw in draws),
-    }
+    cut = {name: max(draw.cut[name] for draw in draws) for name in draws[0].cut}
+    cut["dropped"] = len(draws[0].answers.items) - len(items)
     facts = {
         "scores": {**scores, **cut},
         "calibrations": calibrations,
