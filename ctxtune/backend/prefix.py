@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,12 +52,22 @@ class Prefix:
             cache.layers.append(layer)
         return cache
 
+    def shared_with(self, tokens: Sequence[int]) -> Prefix:
+        """As much of it as these tokens begin with."""
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, tokens, strict=False)))
+        layers = [(keys[:, :, :shared], values[:, :, :shared]) for keys, values in self.layers]
+        return Prefix(self.tokens[:shared], layers, self.place)
 
-def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str) -> Prefix:
+
+def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, before: Prefix | None = None) -> Prefix:
     """The prefix as the model reads it, or as an earlier run has kept it. The trunk is closed meanwhile.
 
-    `where` is auto, memory, disk or off; `mark` stands for the model's numbers.
+    `where` is auto, memory, disk or off; `mark` stands for the model's numbers. What is not kept may go on from what was
+    read `before`, which the tokens begin with.
     """
+    if where == "off":
+        with trunk.closed(), torch.no_grad():
+            return Prefix(tuple(tokens), _read(trunk, tokens, before), where)
     with trunk.closed(), torch.no_grad():
         # One token says how wide the rows are: layers may differ, and configurations spell it in many ways.
         shapes = [(keys.shape[1], keys.shape[3], values.shape[3]) for keys, values in _read(trunk, tokens[:1])]
@@ -66,17 +77,18 @@ def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str) -> P
         def fill(data: Tensor, _: Sequence[int]) -> None:
             data.copy_(as_rows(_read(trunk, tokens)))
 
-        kept = keep_states(key, [len(tokens)], width, where, fill) if where != "off" else None
+        kept = keep_states(key, [len(tokens)], width, where, fill)
         if kept is None:
             return Prefix(tuple(tokens), _read(trunk, tokens), "off")
     return Prefix(tuple(tokens), _from_rows(kept.data, shapes, trunk.base.device), kept.place)
 
 
-def _read(trunk: Trunk, tokens: Sequence[int]) -> Layers:
+def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> Layers:
     """Keys and values by the model's own forward, some hundred tokens at a time: attention to all pairs stays small."""
-    device, cache = trunk.base.device, DynamicCache()
+    device, cache = trunk.base.device, DynamicCache() if before is None else before.cache()
+    begun = 0 if before is None else len(before.tokens)
     takes = inspect.signature(trunk.backbone.forward).parameters
-    for first in range(0, len(tokens), device.stride):
+    for first in range(begun, len(tokens), device.stride):
         ids = torch.tensor([tokens[first : first + device.stride]], device=device.name)
         options: dict[str, Any] = {trunk.cache_name: cache, "use_cache": True}
         if "position_ids" in takes:

@@ -26,9 +26,9 @@ def fewshot(
     shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations before each question.")] = None,
     select: Annotated[
         str | None,
-        typer.Option("--select", help="Which rows are shown: fixed, random, balanced, bm25, knn, mmr or cluster."),
+        typer.Option("--select", help="fixed, random, balanced, influence, bm25, knn, mmr or cluster."),
     ] = None,
-    order: Annotated[str | None, typer.Option("--order", help="How they stand: as-is or near-last.")] = None,
+    order: Annotated[str | None, typer.Option("--order", help="as-is, near-last, global-e or best.")] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")
     ] = None,

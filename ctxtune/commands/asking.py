@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ctxtune.commands.prepare import to_score
 from ctxtune.commands.written import written_items
 from ctxtune.data.branch import shared
-from ctxtune.data.encode import encode_choices
 from ctxtune.data.hash import sha256_fields
 from ctxtune.methods.fewshot import behind
 
@@ -34,7 +34,7 @@ class Asking:
     """How rows are asked. `accepted` are the answers that are right, by row, where they are written and not chosen.
 
     `counts` adds up tokens: `whole` is what all texts hold, each in full; `read` what was run instead, the prefix included;
-    `kept` what an earlier run had read.
+    `kept` what an earlier run had read. What is not kept goes on from the `last` prefix where both begin alike.
     """
 
     base: Base
@@ -44,6 +44,7 @@ class Asking:
     clock: Clock
     accepted: dict[str, list[str]] | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    last: Prefix | None = None
 
     @property
     def where(self) -> str:
@@ -69,21 +70,21 @@ class Asking:
         return [found.get(id(row)) for row in (*rows, *beside)]
 
     def _chosen(self, trunk: Trunk, rows: list[Row], spec: EncodeSpec, beside: Sequence[Row]) -> dict[int, Item]:
-        """Rows with choices: how likely each choice is."""
+        """Rows with choices: how likely each choice is; with none, how likely the answer."""
         from ctxtune.commands.judge import Judge
         from ctxtune.evals.choice import Requests, common_prefix
 
         with self.clock.part("encode"):
-            choices = encode_choices(rows, spec)
+            choices = to_score(rows, spec)
             self.counts.update(dropped=choices.dropped, truncated=choices.truncated)
-            choices = choices.followed_by(encode_choices(beside, replace(spec, on_long="drop")))
+            choices = choices.followed_by(to_score(beside, replace(spec, on_long="drop")))
         if not choices.requests:
             return {}
         prefix = self._prefix(trunk, common_prefix(choices.requests), len(rows))
         with self.clock.part("score"):
             requests = Requests(trunk, choices.requests, prefix)
             self.counts.update(read=sum(requests.feed.lengths), whole=choices.tokens)
-            items = Judge(choices, requests, None).items()
+            items = Judge(choices, requests, None, int(spec.choices is None)).items()
         return {id(row): item for row, item in zip(choices.row_of, items, strict=True)}
 
     def _written(
@@ -120,7 +121,10 @@ class Asking:
             return None
         with self.clock.part("prefix"):
             # What one question asks for nobody asks again.
-            prefix = read_prefix(trunk, tokens, self.where if rows > 1 else "off", self.mark)
+            where = self.where if rows > 1 else "off"
+            before = self.last.shared_with(tokens) if self.last is not None and where == "off" else None
+            self.last = prefix = read_prefix(trunk, tokens, where, self.mark, before)
         self.counts["prefix"] += len(tokens)
-        self.counts["kept" if prefix.place == "kept" else "read"] += len(tokens)
+        fresh = len(tokens) - (len(before.tokens) if before is not None else 0)
+        self.counts["kept" if prefix.place == "kept" else "read"] += fresh
         return prefix

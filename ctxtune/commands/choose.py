@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ctxtune.commands.trial import Trial
 from ctxtune.data.bm25 import Bm25
 from ctxtune.data.clusters import clusters_of
 from ctxtune.data.shots import check_pool, choose, directions, nearest, unlike
+from ctxtune.errors import DataError
 from ctxtune.evals.answers import words
 from ctxtune.methods.fewshot import by_shots, shots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -33,6 +35,7 @@ class Chooser:
     settings: Fewshot
     separator: str
     asking: Asking
+    say: Callable[[str], None]
 
     def groups(self, rows: Sequence[Row]) -> Groups:
         """Rows to be asked, by their demonstrations; none is among its own."""
@@ -43,17 +46,50 @@ class Chooser:
 
     @cached_property
     def _for_all(self) -> Shots:
-        labels = [0] * len(self.pool)
-        if self.settings.select == "balanced":
-            labels = [self._bare.render(row).gold or 0 for row in self.pool]
-        places = choose(self.settings.select, labels, self.settings.shots, self.settings.seed)
-        return shots_of([self.pool[place] for place in places], self.asking.spec, self.separator)
+        settings = self.settings
+        if not settings.shots:
+            return ()
+        if settings.select == "influence":
+            trial, shots = self._influential()
+            return trial.ordered(shots) if settings.on_trial else shots
+        shots = shots_of(self._draw(settings.select, self.pool, settings.shots), self.asking.spec, self.separator)
+        return Trial(self.asking, self._held_out(shots), settings).ordered(shots) if settings.on_trial else shots
+
+    def _influential(self) -> tuple[Trial, Shots]:
+        """Demonstrations, and how they were tried: on at most half of the pool, on none of the candidates."""
+        settings = self.settings
+        held = self._draw("balanced", self.pool, min(settings.held_out, max(1, len(self.pool) // 2)))
+        rest = self._without({self._question(row) for row in held})
+        number = min(len(rest), max(settings.candidates, settings.shots))
+        candidates = shots_of(self._draw("random", rest, number), self.asking.spec, self.separator)
+        check_pool(len(candidates), settings.shots, f" beside {len(held)} that are held out")
+        self.say(f"demonstrations: {len(candidates)} candidates are tried on {len(held)} held-out rows")
+        trial = Trial(self.asking, held, settings)
+        return trial, trial.influential(candidates)
+
+    def _held_out(self, shots: Shots) -> list[Row]:
+        """Rows that are none of the demonstrations."""
+        rest = self._without({shot.question for shot in shots})
+        if not rest:
+            raise DataError("no training row is left on which an order could be tried", "name more rows with --train")
+        return self._draw("balanced", rest, min(self.settings.held_out, len(rest)))
+
+    def _without(self, known: set[str]) -> list[Row]:
+        """The rows of the pool that ask something else."""
+        return [row for row in self.pool if self._question(row) not in known]
+
+    def _question(self, row: Row) -> str:
+        return self._bare.render(row).prompt
+
+    def _draw(self, select: str, rows: Sequence[Row], number: int) -> list[Row]:
+        labels = [self._bare.render(row).gold or 0 if select == "balanced" else 0 for row in rows]
+        return [rows[place] for place in choose(select, labels, number, self.settings.seed)]
 
     def _nearest(self, rows: Sequence[Row]) -> Groups:
         """Demonstrations of each question's own. Where it is itself in the pool, the next best takes its place."""
         found: Groups = {}
         select, shots = self.settings.select, self.settings.shots
-        questions = [self._bare.render(row).prompt for row in rows]
+        questions = [self._question(row) for row in rows]
         for row, question, near in zip(rows, questions, self._near(questions), strict=True):
             same = self._places.get(question, [])
             if select == "mmr":

@@ -12,6 +12,7 @@ from ctxtune.commands.calibrated import check_calibration, unasked
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.draws import draw, facts_of, row_by_row
+from ctxtune.commands.trial import check_order
 from ctxtune.commands.written import accepted_answers
 from ctxtune.data.encode import EncodeSpec, content
 from ctxtune.data.finite import plain
@@ -49,7 +50,7 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
         run = Asking(base, mark, recipe, spec, clock, accepted_answers(recipe, asked))
         with clock.part("choose"):
             drawn = {
-                seed: Chooser(pool, settings.drawn(seed), recipe.data.separator, run).groups(asked.rows)
+                seed: Chooser(pool, settings.drawn(seed), recipe.data.separator, run, say).groups(asked.rows)
                 for seed in range(settings.seed, settings.seed + settings.seeds)
             }
         for groups in drawn.values():
@@ -84,6 +85,7 @@ def _sources(recipe: Recipe, settings: Fewshot) -> tuple[list[Row], prepare.Sour
             "list the choices: --choices a,b, or score what is written: --metric exact, f1 or number",
         )
     check_calibration(settings, data.choices)
+    check_order(settings, data.choices)
     if data.train is None and settings.shots:
         raise RecipeError(
             "data.train is missing: demonstrations come from there", "name a file: --train FILE, or --shots 0"

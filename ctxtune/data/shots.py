@@ -5,6 +5,7 @@ For all questions alike:
 fixed      the first of the pool, as they stand
 random     drawn by lot
 balanced   drawn by lot, one of each label in turn, the labels in the order in which they are listed
+influence  one after another, each that which helps most on rows that are held out
 
 For each question by itself (Liu et al. 2022, KATE), from how near the rows are to it:
 
@@ -18,6 +19,9 @@ Shapes: N rows of the pool, D numbers of a feature.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from itertools import permutations
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -26,7 +30,7 @@ import numpy as np
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,11 +49,11 @@ def choose(select: str, labels: Sequence[int], shots: int, seed: int) -> list[in
     return (order if select == "random" else _in_turn(order, labels))[:shots]
 
 
-def check_pool(rows: int, shots: int) -> None:
+def check_pool(rows: int, shots: int, beside: str = "") -> None:
     """Refuse to show more rows than there are."""
     if shots > rows:
         raise DataError(
-            f"{shots} demonstrations are asked for, the training rows are {rows}",
+            f"{shots} demonstrations are asked for, the training rows are {rows}{beside}",
             f"name more rows with --train, or --shots {rows}",
         )
 
@@ -78,6 +82,38 @@ def unlike(
         score[chosen[-1]] = -np.inf
         like = np.maximum(like, features @ features[chosen[-1]])
     return chosen
+
+
+def grow_by(losses: Callable[[list[list[int]]], list[float]], size: int, shots: int, most: int) -> list[int]:
+    """The places of demonstrations, each of the least loss behind those before; `losses` tells it of several sets at once.
+
+    Of all `size`, only the `most` that are best alone are tried behind others.
+    """
+    alone = losses([[place] for place in range(size)]) if shots else []
+    left = sorted(range(size), key=lambda place: alone[place])[:most] if shots else []
+    chosen = left[:1]
+    while len(chosen) < shots:
+        left.remove(chosen[-1])
+        behind = losses([[*chosen, place] for place in left])
+        chosen.append(left[behind.index(min(behind))])
+    return chosen
+
+
+def permutations_of(size: int, most: int, seed: int) -> list[tuple[int, ...]]:
+    """The orders of so many things, the given one first; where there are more than `most`, so many drawn by lot."""
+    first = tuple(range(size))
+    if math.perm(size) <= most:
+        return list(permutations(first))
+    chance, found = Random(f"orders {seed}"), {first: None}
+    while len(found) < most:
+        found[tuple(chance.sample(first, size))] = None
+    return list(found)
+
+
+def entropy(answers: Sequence[int]) -> float:
+    """Of how often each is given, in nats: the largest where all are given equally often."""
+    shares = [count / len(answers) for count in Counter(answers).values()]
+    return -sum(share * math.log(share) for share in shares)
 
 
 def directions(features: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:

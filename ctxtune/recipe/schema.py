@@ -127,17 +127,19 @@ class Fewshot(Section):
 
     name: Literal["fewshot"] = Field(description="the name of the method")
     shots: int = Field(8, ge=0, le=65_536, description="demonstrations before each question")
-    select: Literal["fixed", "random", "balanced", "bm25", "knn", "mmr", "cluster"] = Field(
+    select: Literal["fixed", "random", "balanced", "bm25", "knn", "mmr", "cluster", "influence"] = Field(
         "balanced",
-        description="fixed (first rows), random, balanced (labels); by question: bm25, knn, mmr; cluster (of questions)",
+        description="fixed (the first), random, balanced, influence; by question: bm25, knn, mmr; cluster (of them)",
     )
-    order: Literal["auto", "as-is", "near-last"] = Field(
+    order: Literal["auto", "as-is", "near-last", "global-e", "best"] = Field(
         "auto",
-        description="as-is (as chosen), near-last (the nearest before the question); auto: near-last by question",
+        description="as-is, near-last (auto where rows are near), global-e (most even answers), best (least loss)",
     )
     clusters: Annotated[int, Field(ge=1, le=65_536)] = Field(
         8, description="cluster: how many, at most; each has demonstrations of its own"
     )
+    candidates: Rows = Field(64, description="influence: training rows that are tried, drawn by lot")
+    held_out: Rows = Field(32, description="training rows on which influence, and orders global-e and best, are tried")
     mmr_lambda: float = Field(
         0.6,
         ge=0,
@@ -163,11 +165,14 @@ class Fewshot(Section):
     def _order_fits(self) -> "Fewshot":
         if self.order == "near-last" and not self.by_question:
             raise ValueError(f"order near-last asks for what is near, select {self.select} does not")
+        if self.on_trial and self.by_question:
+            raise ValueError(f"order {self.order} is tried for all questions, select {self.select} chooses for each")
         return self
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "Fewshot":
-        if self.seeds > 1 and self.select not in ("random", "balanced", "cluster"):
+        by_lot = self.on_trial or self.select in ("random", "balanced", "cluster", "influence")
+        if self.seeds > 1 and not by_lot:
             raise ValueError(
                 f"seeds {self.seeds} asks for several draws, select {self.select} leaves nothing to chance"
             )
@@ -181,6 +186,11 @@ class Fewshot(Section):
     def by_question(self) -> bool:
         """Whether each question has demonstrations of its own."""
         return self.select in ("bm25", "knn", "mmr", "cluster")
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the order is that which does best on held-out rows."""
+        return self.order in ("global-e", "best")
 
     @property
     def near_last(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,6 +79,31 @@ def test_a_prefix_is_read_in_parts(
         monkeypatch.setattr(type(base.device), "stride", 7)
         parts = read_prefix(trunk, tokens, "off", "mark")
     torch.testing.assert_close(as_rows(parts.layers), as_rows(whole.layers), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "gpt2-tied", "opt-tied", "gemma3_text-tied", "qwen3-sliding-tied"])
+def test_a_prefix_goes_on_from_another(
+    kind: str, open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What both begin with is not read again, and the other stays as it is."""
+    base = open_base(kind)
+    tokens = common_prefix(groups(base))
+    other = (*tokens[:-4], tokens[0], tokens[1])
+    with Trunk(base) as trunk:
+        whole, before = (read_prefix(trunk, ids, "off", "mark") for ids in (tokens, other))
+        kept = as_rows(before.layers).clone()
+        fed = []
+        forward = trunk.backbone.forward
+        monkeypatch.setattr(
+            trunk.backbone,
+            "forward",
+            wraps(forward)(lambda **given: (fed.append(given["input_ids"]), forward(**given))[1]),
+        )
+        found = read_prefix(trunk, tokens, "off", "mark", before.shared_with(tokens))
+    assert [ids.tolist() for ids in fed] == [[list(tokens[-4:])]]
+    assert found.tokens == tokens
+    torch.testing.assert_close(as_rows(found.layers), as_rows(whole.layers), rtol=0, atol=1e-5)
+    assert torch.equal(as_rows(before.layers), kept)
 
 
 def test_a_kept_prefix_is_not_read_again(open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:

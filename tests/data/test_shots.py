@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ctxtune.data.shots import choose, directions, nearest, unlike
+from ctxtune.data.shots import choose, directions, entropy, grow_by, nearest, permutations_of, unlike
 from ctxtune.errors import DataError
 
 LABELS = [0, 0, 0, 0, 1, 0, 2, 0, 1, 0]
@@ -71,3 +71,32 @@ def test_rows_unlike_those_before_by_trying_all() -> None:
 def test_directions_are_seen_from_the_centre() -> None:
     seen = directions(np.array([[3, 5], [1, 1], [4, 1]], np.float32), np.array([1, 1], np.float32))
     assert seen == pytest.approx(np.array([[2 / 20**0.5, 4 / 20**0.5], [0, 0], [1, 0]]))
+
+
+def test_demonstrations_are_added_one_after_another() -> None:
+    """Of the three that are best alone, the best behind those before; alone, 4 is the best but one, behind 2 the worst."""
+    alone = {0: 5.0, 1: 9.0, 2: 1.0, 3: 4.0, 4: 3.0}
+    asked = []
+
+    def losses(sets: list[list[int]]) -> list[float]:
+        asked.append(sets)
+        return [alone[places[-1]] + 10.0 * (4 in places and 2 in places) for places in sets]
+
+    assert grow_by(losses, 5, 3, 3) == [2, 3, 4]
+    assert asked == [[[0], [1], [2], [3], [4]], [[2, 4], [2, 3]], [[2, 3, 4]]]
+
+
+def test_orders_are_all_or_drawn_by_lot() -> None:
+    assert permutations_of(3, 24, 0) == [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    assert len(permutations_of(4, 24, 0)) == 24
+    drawn = permutations_of(8, 24, 0)
+    assert drawn[0] == tuple(range(8))
+    assert len(set(drawn)) == 24
+    assert all(sorted(order) == list(range(8)) for order in drawn)
+    assert drawn == permutations_of(8, 24, 0) != permutations_of(8, 24, 1)
+
+
+def test_entropy_is_largest_where_answers_are_even() -> None:
+    assert entropy([0, 1, 0, 1]) == pytest.approx(np.log(2))
+    assert entropy([1, 1, 1]) == 0.0
+    assert entropy([0, 0, 0, 2]) == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
