@@ -8,7 +8,8 @@ import typer
 
 from ctxtune.cli import console, options
 
-METRICS = ("exact", "f1", "number")
+SCORES = ("acc", "acc_norm", "acc_bytes", "exact", "f1", "number", "loss")
+MOST_LABELS = 10  # of a confusion matrix that is printed
 
 if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
@@ -78,13 +79,14 @@ def _table(facts: Mapping[str, Any]) -> Any:
     scores, tokens = facts["scores"], facts["tokens"]
     rows = [["rows", f"{scores['rows']:,}"]]
     over = facts.get("spread", {})
-    rows += [
-        [key, _told(scores, key, over.get(key))] for key in ("acc", "acc_norm", "acc_bytes", "loss") if key in scores
-    ]
-    calibrations = facts["calibrations"] if len(facts["calibrations"]) > 1 else {}
+    rows += [[key, _told(scores, key, over.get(key))] for key in SCORES if key in scores]
+    calibrations, chosen = facts["calibrations"], facts["method"]["calibrate"]
+    if chosen in calibrations:
+        rows.append(["expected calibration error", f"{calibrations[chosen]['ece']:.4f}"])
     rows += [
         [f"acc, {name} calibration" if name != "none" else "acc, as it is", _told(found, "acc", found.get("spread"))]
         for name, found in calibrations.items()
+        if len(calibrations) > 1
     ]
     rows += [[f"rows {key} as too long", f"{scores[key]:,}"] for key in ("dropped", "truncated") if scores[key]]
     if scores.get("unfinished"):
@@ -98,7 +100,18 @@ def _table(facts: Mapping[str, Any]) -> Any:
     rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])
     shots = facts["method"]["shots"]
     draws = f", {facts['method']['seeds']} draws" * (facts["method"]["seeds"] > 1)
-    return console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}{draws}", ["", ""], rows)
+    table = console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}{draws}", ["", ""], rows)
+    confused = facts["confusion"]
+    return _with_confusion(table, **confused) if confused and len(confused["labels"]) <= MOST_LABELS else table
+
+
+def _with_confusion(table: Any, labels: list[str], counts: list[list[int]]) -> Any:
+    from rich.console import Group
+    from rich.markup import escape
+
+    labels = [escape(label) for label in labels]
+    rows = [[label, *(f"{count:,}" for count in row)] for label, row in zip(labels, counts, strict=True)]
+    return Group(table, console.grid("Rows by their label (down) and what was answered (across)", ["", *labels], rows))
 
 
 def _told(scores: Mapping[str, Any], key: str, spread: Mapping[str, float] | None) -> str:

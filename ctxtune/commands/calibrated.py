@@ -214,7 +214,9 @@ def _item(item: Item, scores: dict[str, Table], chosen: str) -> Item:
     hits = {name: float(int(row.argmax()) == item.said["gold"]) for name, row in scores.items()}
     hits["none"] = item.scores["acc"]
     known = {**item.scores, "acc": hits[chosen], **{f"acc_{name}": hit for name, hit in hits.items()}}
-    return replace(item, scores=known, said={**item.said, "calibrated": {n: row.tolist() for n, row in scores.items()}})
+    answer = int(np.argmax(item.said["ll"] if chosen == "none" else scores[chosen]))
+    told = {"answer": answer, "calibrated": {name: row.tolist() for name, row in scores.items()}}
+    return replace(item, scores=known, said={**item.said, **told})
 
 
 def _check_batch(

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ctxtune.commands.calibrated import answered
 from ctxtune.errors import DataError
-from ctxtune.evals.calibrate import CALIBRATIONS
+from ctxtune.evals.calibrate import CALIBRATIONS, log_shares
 from ctxtune.evals.items import Item, averaged, summarise
+from ctxtune.evals.reliability import calibration_error, confusion
 from ctxtune.evals.spread import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from ctxtune.commands.asking import Asking
     from ctxtune.commands.calibrated import Answers, Beside
@@ -34,14 +39,20 @@ class Draw:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What there is to say of this draw alone."""
-        scores, calibrations = _means([item for item in self.answers.items if item is not None])
+        items = [item for item in self.answers.items if item is not None]
+        scores, calibrations = _means(items)
         return {
             "seed": self.seed,
             "shots": list(dict.fromkeys(shot.where for shots in self.groups for shot in shots)),
             "scores": {**scores, **self.cut},
-            "calibrations": calibrations,
+            "calibrations": {name: {**found, "ece": _error(items, name)} for name, found in calibrations.items()},
             "label_shares": self.answers.shares,
         }
+
+    def confused(self, labels: int) -> NDArray[np.int64]:
+        """How often each label was taken for which, (k, k)."""
+        said = [item.said for item in self.answers.items if item is not None]
+        return confusion([one["gold"] for one in said], [one["answer"] for one in said], labels)
 
     def fewer(self, shots: int) -> int:
         """The rows that were asked behind fewer demonstrations than that."""
@@ -81,25 +92,46 @@ def row_by_row(draws: Sequence[Draw]) -> list[Item]:
     return items
 
 
-def facts_of(draws: Sequence[Draw], items: Sequence[Item]) -> dict[str, Any]:
-    """The result: scores are means over rows of what each gave on average; `spread` is that of the draws, if there are some."""
+def facts_of(draws: Sequence[Draw], items: Sequence[Item], labels: Sequence[str] | None) -> dict[str, Any]:
+    """The result: scores are means over rows of what each gave on average; `spread` is that of the draws, if there are some.
+
+    `labels` are the choices, where all rows have the same.
+    """
     scores, calibrations = _means(items)
     each = [draw.facts for draw in draws]
     cut = {name: max(draw.cut[name] for draw in draws) for name in draws[0].cut}
     cut["dropped"] = len(draws[0].answers.items) - len(items)
     facts = {
         "scores": {**scores, **cut},
-        "calibrations": calibrations,
+        "calibrations": {name: {**calibrations[name], **_over_draws(each, name)} for name in calibrations},
+        "confusion": _confusion(draws, labels) if labels else None,
         "label_shares": each[0]["label_shares"],
         "shots": list(dict.fromkeys(where for one in each for where in one["shots"])),
         "prefixes": sum(len(draw.groups) for draw in draws),
     }
     if len(draws) == 1:
         return facts
-    over = {name: _spread([one["calibrations"][name] for one in each], "acc") for name in calibrations}
-    facts["calibrations"] = {name: {**found, "spread": over[name]} for name, found in calibrations.items()}
     names = [name for name in items[0].scores if name in scores and name != "loss"]
     return {**facts, "spread": {name: _spread([one["scores"] for one in each], name) for name in names}, "draws": each}
+
+
+def _over_draws(draws: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Of a calibration: the mean of its error over the draws, and how far apart they lie, if there are some."""
+    found = [one["calibrations"][name] for one in draws]
+    error = {"ece": sum(one["ece"] for one in found) / len(found)}
+    return {**error, "spread": _spread(found, "acc")} if len(found) > 1 else error
+
+
+def _confusion(draws: Sequence[Draw], labels: Sequence[str]) -> dict[str, Any]:
+    """All draws together: a row for each right label, a column for each answer."""
+    counts = sum((draw.confused(len(labels)) for draw in draws), np.zeros((len(labels), len(labels)), np.int64))
+    return {"labels": list(labels), "counts": counts.tolist()}
+
+
+def _error(items: Sequence[Item], name: str) -> float:
+    """The calibration error of what a calibration says of the choices."""
+    sure = [float(np.exp(log_shares(np.array(item.said["calibrated"][name]))).max()) for item in items]
+    return calibration_error(sure, [item.scores[f"acc_{name}"] for item in items])
 
 
 def _means(items: Sequence[Item]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

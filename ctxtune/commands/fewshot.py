@@ -64,7 +64,7 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
         "model": recipe.model,
         "method": settings.model_dump(),
         "eval": recipe.data.eval,
-        **facts_of(draws, items),
+        **facts_of(draws, items, prepare.classes(recipe.data)),
         "tokens": {name: run.counts[name] for name in ("prefix", "read", "kept", "whole")},
         "asked_behind_fewer": sum(one.fewer(settings.shots) for one in draws),
         "seconds": clock.seconds,

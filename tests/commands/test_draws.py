@@ -103,6 +103,14 @@ def test_the_table_says_how_far_draws_lie_apart(ask: Callable[..., Any], capsys:
     assert f"worst of the draws {facts['spread']['acc']['worst']:.4f}, deviation" in said
     assert "acc, batch calibration" in said
     assert "balanced, 2 draws" in said
+    assert f"{facts['calibrations']['none']['ece']:.4f}" in said
+    assert "what was answered (across)" in said
+    odd = {**facts, "confusion": {"labels": ["[b]", "c"], "counts": [[7, 0], [0, 5]]}}
+    console.emit(odd, False, lambda: _table(odd))
+    assert "[b]" in capsys.readouterr().out  # no markup
+    many = {**facts, "confusion": {"labels": ["a"] * 11, "counts": [[0] * 11] * 11}}
+    console.emit(many, False, lambda: _table(many))
+    assert "what was answered" not in capsys.readouterr().out
 
 
 def test_written_answers_have_draws_too(ask: Callable[..., Any]) -> None:
@@ -112,3 +120,39 @@ def test_written_answers_have_draws_too(ask: Callable[..., Any]) -> None:
     assert facts["spread"]["f1"]["worst"] == min(one["scores"]["f1"] for one in single)
     assert facts["scores"]["unfinished"] == max(one["scores"]["unfinished"] for one in single)
     assert facts["calibrations"] == {}
+    assert facts["confusion"] is None
+
+
+def test_confusion_and_error_are_those_of_the_rows(ask: Callable[..., Any], tmp_path: Path) -> None:
+    facts = ask(asked=MANY, save=tmp_path / "items.jsonl", method__calibrate="pmi")
+    counts, items = [[0, 0], [0, 0]], items_of(tmp_path / "items.jsonl")
+    for item in items:
+        scores = item["said"]["calibrated"]["pmi"]
+        counts[item["said"]["gold"]][scores.index(max(scores))] += 1
+    assert facts["confusion"] == {"labels": ["negative", "positive"], "counts": counts}
+    assert facts["scores"]["acc"] == pytest.approx((counts[0][0] + counts[1][1]) / 48)
+    for name, found in facts["calibrations"].items():
+        rows = [[math.exp(score) for score in item["said"]["calibrated"][name]] for item in items]
+        sure = [max(row) / sum(row) for row in rows]
+        gaps = [0.0] * 15
+        for one, item in zip(sure, items, strict=True):
+            gaps[math.ceil(one * 15) - 1] += item["scores"][f"acc_{name}"] - one
+        assert found["ece"] == pytest.approx(sum(map(abs, gaps)) / 48)
+
+
+def test_draws_are_counted_together(ask: Callable[..., Any]) -> None:
+    single = [ask(asked=MANY, method__seed=seed) for seed in (0, 1)]
+    facts = ask(asked=MANY, method__seeds=2)
+    both = [one["confusion"]["counts"] for one in single]
+    assert facts["confusion"]["counts"] == [
+        [a + b for a, b in zip(*rows, strict=True)] for rows in zip(*both, strict=True)
+    ]
+    errors = [one["calibrations"]["none"]["ece"] for one in single]
+    assert facts["calibrations"]["none"]["ece"] == pytest.approx(sum(errors) / 2)
+
+
+def test_choices_of_the_row_s_own_have_an_error_and_no_matrix(ask: Callable[..., Any]) -> None:
+    own = [{"text": row["text"], "label": 0, "own": [row["label"], "x"]} for row in MANY]
+    facts = ask(asked=own, pool=own, data__choices="{{ own }}")
+    assert facts["confusion"] is None
+    assert 0 < facts["calibrations"]["none"]["ece"] < 1
