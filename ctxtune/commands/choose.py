@@ -61,7 +61,8 @@ class Chooser:
         held = self._draw("balanced", self.pool, min(settings.held_out, max(1, len(self.pool) // 2)))
         rest = self._without({self._question(row) for row in held})
         number = min(len(rest), max(settings.candidates, settings.shots))
-        candidates = shots_of(self._draw("random", rest, number), self.asking.spec, self.separator)
+        drawn = shots_of(self._draw("random", rest, number), self.asking.spec, self.separator)
+        candidates = tuple(dict.fromkeys(drawn))
         check_pool(len(candidates), settings.shots, f" beside {len(held)} that are held out")
         self.say(f"demonstrations: {len(candidates)} candidates are tried on {len(held)} held-out rows")
         trial = Trial(self.asking, held, settings)
@@ -121,6 +122,7 @@ class Chooser:
 
     @cached_property
     def _pool_states(self) -> NDArray[np.float32]:
+        self.say(f"demonstrations: the model reads {len(self._shots):,} training rows, if an earlier run has not")
         return self._states([shot.question for shot in self._shots], self.asking.where)
 
     @cached_property
@@ -134,8 +136,8 @@ class Chooser:
 
     @cached_property
     def _shots(self) -> Shots:
-        """The whole pool."""
-        return shots_of(self.pool, self.asking.spec, self.separator)
+        """The whole pool, each once."""
+        return tuple(dict.fromkeys(shots_of(self.pool, self.asking.spec, self.separator)))
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:

@@ -82,6 +82,14 @@ def test_mmr_without_weight_of_the_others_is_knn(ask: Callable[..., Any], tmp_pa
     assert found[0] == found[1] != found[2]
 
 
+def test_a_row_that_stands_twice_is_shown_once(ask: Callable[..., Any], tmp_path: Path) -> None:
+    found = []
+    for pool in (POOL, [*POOL[:6], POOL[0], *POOL, {**POOL[3], "id": 1}]):
+        ask(pool=pool, save=tmp_path / "items.jsonl", method__select="knn")
+        found.append(lls(tmp_path / "items.jsonl"))
+    assert found[0] == found[1]
+
+
 def test_a_cluster_shares_what_is_nearest_to_all_of_it(
     ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
 ) -> None:
