@@ -207,19 +207,20 @@ class _Search:
         passes = self.course.steps / self.course.per_epoch
         as_long = max(1, round(passes * math.ceil(len(self.rows) / options.batch)))
         rates: Sequence[float] = LADDER if options.lr == "auto" else (options.lr,)
+        below: Sequence[float] = ()
         for k in ks:
             with self._opened(k, depths) as (method, labels):
                 tests[k] = find_rate(
                     method.params, labels, labels.feed.lengths, as_long, method.shares, options,
-                    trials=Trials(rates, steps, held),
+                    trials=Trials(rates, steps, held, below),
                 )  # fmt: skip
             gap, stderr = paired_gap(tests[k].losses, min(tests.values(), key=lambda test: test.loss).losses)
             if gap > (stderr if k <= enough else 0.0):
                 break
             if options.lr == "auto":
-                # More layers want the same rate or the next lower one.
+                # More layers want the same rate or a lower one.
                 at = LADDER.index(min(tests[k].tried, key=lambda pair: pair[1])[0])
-                rates = LADDER[max(0, at - 1) : at + 1]
+                rates, below = LADDER[max(0, at - 1) : at + 1], LADDER[: max(0, at - 1)][::-1]
         return tests
 
 

@@ -36,11 +36,15 @@ _HELD_OUT = 128  # rows, at most an eighth of all
 
 @dataclass(frozen=True)
 class Trials:
-    """The rates to try, upwards, the steps of each trial, and the rows that are held out of all of them."""
+    """The rates to try, upwards, the steps of each trial, and the rows that are held out of all of them.
+
+    Rates `below` those are tried as well, downwards, as long as the lowest one so far is the best.
+    """
 
     rates: Sequence[float]
     steps: int
     held: int
+    below: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,26 @@ def find_rate(
     per_epoch = math.ceil(len(lengths) / options.batch)
     moves = [shares(min(step, steps - 1), step * steps // (trials.steps * per_epoch)) for step in range(trials.steps)]
     results: list[tuple[float, list[float]]] = []
-    for lr in trials.rates:
+
+    def trial(lr: float) -> tuple[float, list[float]]:
         _try(params, objective, batches, moves, lr, options)
         losses = _losses(objective, held)
         _restore(params, start)
-        results.append((lr, losses))
         on_trial(lr, _mean(losses))
+        return lr, losses
+
+    for lr in trials.rates:
+        results.append(trial(lr))
         if _hopeless(results):
             break
+    for lr in trials.below:
+        if min(results, key=_loss) is not results[0]:
+            break
+        results.insert(0, trial(lr))
     return RateTest(
         choose_rate(results),
         tuple((lr, _mean(losses)) for lr, losses in results),
-        tuple(min(results, key=lambda result: _mean(result[1]))[1]),
+        tuple(min(results, key=_loss)[1]),
         trials.steps * len(results),
         time.perf_counter() - begun,
     )
@@ -113,7 +125,7 @@ def _about_a_run(rows: int, steps: int) -> Trials:
 
 def choose_rate(results: Sequence[tuple[float, Sequence[float]]]) -> float:
     """The lowest rate whose loss is within one standard error, paired by example, of the lowest loss."""
-    _, best = min(results, key=lambda result: _mean(result[1]))
+    _, best = min(results, key=_loss)
     for lr, losses in results:
         gap, stderr = paired_gap(losses, best)
         if gap <= stderr:
@@ -165,6 +177,10 @@ def _restore(params: Mapping[str, nn.Parameter], start: Mapping[str, torch.Tenso
 def _hopeless(results: Sequence[tuple[float, list[float]]]) -> bool:
     means = [_mean(losses) for _, losses in results]
     return len(means) >= 3 and means[-1] > 1.5 * min(means) and means[-1] > means[-2]
+
+
+def _loss(result: tuple[float, Sequence[float]]) -> float:
+    return _mean(result[1])
 
 
 def _mean(values: Sequence[float]) -> float:
