@@ -113,6 +113,20 @@ def test_judged_are_rows_that_were_not_trained_on() -> None:
     assert len(task.trained) > 50
 
 
+def test_lower_rates_are_tried_while_the_lowest_is_the_best() -> None:
+    """A near target is overshot by every rate that was asked for; a far one wants the highest, and none below."""
+
+    def rates(target: float) -> list[float]:
+        task = Valley(64, target)
+        with torch.no_grad():
+            task.params["w"].zero_()
+        trials = Trials((1e-3, 3e-3), 20, 8, below=(3e-4, 1e-4, 3e-5))
+        return [lr for lr, _ in find_rate(task.params, task, [5] * 64, 200, task.shares, OPTIONS, trials=trials).tried]
+
+    assert rates(1.0) == [1e-3, 3e-3]
+    assert rates(2e-5) == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_very_few_examples(count: int) -> None:
     task = Valley(count, 0.01)
