@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 LONGEST = 800  # letters of an error's line
@@ -39,8 +41,22 @@ def emit_json(facts: Mapping[str, Any]) -> None:
 def emit_text(text: str) -> None:
     """Text to standard output as it is; on a terminal, control characters are spelled out."""
     text = _for_reader(text)
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    sys.stdout.flush()
+    with reader():
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def reader() -> Iterator[None]:
+    """The reader of standard output may go away: that is how a pipeline ends.
+
+    click would leave with 1, and Python complain again while it closes the stream.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def emit_pieces(pieces: Iterable[str]) -> None:
@@ -81,6 +97,14 @@ def note(text: str) -> None:
     """One line to standard error."""
     if not Quiet.on:
         print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """One line to standard error, as `note`; what is wrong is told even where notes are not."""
+    if text.startswith("error: "):
+        fail(text.removeprefix("error: "), None)
+    else:
+        note(text)
 
 
 def fail(message: str, hint: str | None) -> None:

@@ -1,5 +1,6 @@
 """`ctxtune fewshot`: ask a model behind demonstrations, and print how well it answers."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from ctxtune.cli import console, options
 
+AT_A_TIME = 64  # questions that are asked together, where so many wait
 SCORES = ("acc", "acc_norm", "acc_bytes", "exact", "f1", "number", "loss")
 MOST_LABELS = 10  # of a confusion matrix that is printed
 
@@ -40,6 +42,10 @@ def fewshot(
         str | None, typer.Option("--prior", help="Shares of the choices among the rows, split at commas, or auto.")
     ] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
+    on_error: Annotated[
+        str,
+        typer.Option("--on-error", metavar="stop|mark", help="With --eval -, when a row is wrong: stop, or mark it."),
+    ] = "stop",
     cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
     set_: options.Set = None,
     seed: options.Seed = None,
@@ -52,7 +58,8 @@ def fewshot(
     """Ask a model behind examples; no weight moves.
 
     The examples are read once, and kept: all questions go on from there, the choices of a question branch from it. The
-    numbers are those of reading every text as a whole.
+    numbers are those of reading every text as a whole. With --eval - questions come through a pipe, one JSON object a line,
+    and each is answered as it comes: one JSON object with its prediction and the scores of all choices.
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
@@ -64,7 +71,25 @@ def fewshot(
     console.Quiet.on = quiet
     from ctxtune.recipe.load import load
 
-    start(load(recipe, given, set_ or []), save, json)
+    resolved = load(recipe, given, set_ or [])
+    if resolved.recipe.data.eval == "-":
+        _stream(resolved, on_error, save)
+        return
+    start(resolved, save, json)
+
+
+def _stream(resolved: "Resolved", on_error: str, save: Path | None) -> None:
+    """Answer questions as they come."""
+    from ctxtune.commands.stream import fewshot_stream
+    from ctxtune.data.stream import line_batches
+    from ctxtune.errors import RecipeError
+
+    if on_error not in ("stop", "mark"):
+        raise RecipeError(f"--on-error is {on_error!r}, allowed: stop or mark")
+    if save is not None:
+        raise RecipeError("--save: the answers to --eval - go to standard output", "write > FILE")
+    for facts in fewshot_stream(resolved, line_batches(sys.stdin.fileno(), AT_A_TIME), on_error, console.warn):
+        console.emit_json(facts)
 
 
 def start(resolved: "Resolved", save: Path | None, as_json: bool) -> None:

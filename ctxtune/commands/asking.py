@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ctxtune.data.read import Row
     from ctxtune.evals.items import Item
     from ctxtune.methods.fewshot import Groups
-    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.schema import Generation, Recipe
 
 _LEAST = 16  # tokens from which a prefix is worth a pass of its own
 
@@ -80,7 +80,7 @@ class Asking:
             choices = choices.followed_by(to_score(beside, replace(spec, on_long="drop")))
         if not choices.requests:
             return {}
-        prefix = self._prefix(trunk, common_prefix(choices.requests), len(rows))
+        prefix = self.prefix(trunk, common_prefix(choices.requests), len(rows))
         with self.clock.part("score"):
             requests = Requests(trunk, choices.requests, prefix)
             self.counts.update(read=sum(requests.feed.lengths), whole=choices.tokens)
@@ -93,17 +93,15 @@ class Asking:
         """Rows whose answer the model writes, up to where the next demonstration would begin."""
         from ctxtune.backend.decode import generate_batch
 
-        settings, separator = self.recipe.generate, self.recipe.data.separator
-        if separator and not settings.stop:
-            settings = settings.model_copy(update={"stop": [separator]})
-
         def write(prompts: Sequence[Sequence[int]]) -> list[Written]:
             least = min(map(len, prompts)) - 1  # the last token says what comes next
             tokens = shared([tuple(prompt) for prompt in prompts])[:least]
             with trunk.closed():
-                prefix = self._prefix(trunk, tokens, len(prompts))
+                prefix = self.prefix(trunk, tokens, len(prompts))
                 with self.clock.part("write"):
-                    written = generate_batch(self.base, prompts, settings, behind=(trunk, prefix) if prefix else None)
+                    written = generate_batch(
+                        self.base, prompts, answers_end(self.recipe), behind=(trunk, prefix) if prefix else None
+                    )
             whole = sum(len(prompt) + len(one.tokens) for prompt, one in zip(prompts, written, strict=True))
             self.counts.update(whole=whole, read=whole - len(prompts) * len(tokens) * (prefix is not None))
             return written
@@ -113,7 +111,7 @@ class Asking:
         places = {(item.row, item.line): item for item in items}
         return {id(row): item for row in rows if (item := places.get((sha256_fields(row.fields), row.line)))}
 
-    def _prefix(self, trunk: Trunk, tokens: Sequence[int], rows: int) -> Prefix | None:
+    def prefix(self, trunk: Trunk, tokens: Sequence[int], rows: int) -> Prefix | None:
         """What all texts begin with, read once; None where that is too little, or this model cannot go on from it."""
         from ctxtune.backend.prefix import read_prefix
 
@@ -128,3 +126,9 @@ class Asking:
         fresh = len(tokens) - (len(before.tokens) if before is not None else 0)
         self.counts["kept" if prefix.place == "kept" else "read"] += fresh
         return prefix
+
+
+def answers_end(recipe: Recipe) -> Generation:
+    """How answers are written: up to where the next demonstration would begin, if nothing else ends them."""
+    settings, separator = recipe.generate, recipe.data.separator
+    return settings.model_copy(update={"stop": [separator]}) if separator and not settings.stop else settings

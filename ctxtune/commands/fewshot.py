@@ -37,24 +37,18 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
     Raises:
         CtxtuneError: a wrong recipe, row or model; more demonstrations than the model can read.
     """
-    recipe = resolved.recipe
-    settings = recipe.method
-    assert isinstance(settings, Fewshot)
-    clock = Clock()
+    recipe, clock = resolved.recipe, Clock()
     with clock.part("total"):
-        pool, asked, templates = _sources(recipe, settings)
-        with clock.part("load"):
-            base, mark = _load(recipe, say)
-        spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
-        assert isinstance(spec, EncodeSpec)
-        run = Asking(base, mark, recipe, spec, clock, accepted_answers(recipe, asked))
+        asked = _asked(recipe)
+        pool, run, settings = opened(resolved, say, clock)
+        run.accepted = accepted_answers(recipe, asked)
         with clock.part("choose"):
             drawn = {
                 seed: Chooser(pool, settings.drawn(seed), recipe.data.separator, run, say).groups(asked.rows)
                 for seed in range(settings.seed, settings.seed + settings.seeds)
             }
         for groups in drawn.values():
-            _check_room(groups, spec)
+            _check_room(groups, run.spec)
         beside = unasked(run, asked.rows, settings)
         draws = [draw(run, asked.rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
     items = row_by_row(draws)
@@ -73,26 +67,46 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
     return result
 
 
-def _sources(recipe: Recipe, settings: Fewshot) -> tuple[list[Row], prepare.Source, prepare.Templates]:
-    data, known = recipe.data, recipe.inputs or {}
+def _asked(recipe: Recipe) -> prepare.Source:
+    """The rows to score."""
+    data = recipe.data
     if data.eval is None:
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
-    if data.messages is not None:
-        raise RecipeError("data.messages: demonstrations are prompts with answers", "write --prompt and --answer")
     if data.choices is None and recipe.score.metric == "likelihood":
         raise RecipeError(
             "data.choices is missing, and score.metric is likelihood: nothing says what is right",
             "list the choices: --choices a,b, or score what is written: --metric exact, f1 or number",
         )
+    templates = prepare.compile_templates(data)
+    return prepare.read_source(data.eval, data, templates, (recipe.inputs or {}).get("eval"), "eval")
+
+
+def opened(
+    resolved: Resolved, say: Callable[[str], None], clock: Clock | None = None
+) -> tuple[list[Row], Asking, Fewshot]:
+    """The pool of demonstrations, the model, ready to be asked, and the method's settings.
+
+    Raises:
+        CtxtuneError: as in `fewshot`.
+    """
+    recipe, clock = resolved.recipe, clock or Clock()
+    data, settings = recipe.data, recipe.method
+    assert isinstance(settings, Fewshot)
+    if data.messages is not None:
+        raise RecipeError("data.messages: demonstrations are prompts with answers", "write --prompt and --answer")
     check_calibration(settings, data.choices)
     check_order(settings, data.choices)
     if data.train is None and settings.shots:
         raise RecipeError(
             "data.train is missing: demonstrations come from there", "name a file: --train FILE, or --shots 0"
         )
-    templates = prepare.compile_templates(data)
+    templates, known = prepare.compile_templates(data), recipe.inputs or {}
     pool = prepare.read_source(data.train, data, templates, known.get("train"), "train").rows if data.train else []
-    return pool, prepare.read_source(data.eval, data, templates, known.get("eval"), "eval"), templates
+    with clock.part("load"):
+        base, mark = _load(recipe, say)
+    spec = prepare.encoder(data, templates, base.tokenizer, base.anatomy, base.max_length)
+    assert isinstance(spec, EncodeSpec)
+    return pool, Asking(base, mark, recipe, spec, clock), settings
 
 
 def _load(recipe: Recipe, say: Callable[[str], None]) -> tuple[Base, str]:

@@ -60,12 +60,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodeSpec:
-    """How rows become tokens: the recipe's data section, the model's kind and its tokenizer."""
+    """How rows become tokens: the recipe's data section, the model's kind and its tokenizer. Questions have no answer."""
 
     tokenizer: Tokenizer
     kind: Kind
     prompt: Template
-    answer: Template
+    answer: Template | None
     choices: tuple[str, ...] | Template | None
     max_length: int
     delimiter: str = " "
@@ -102,7 +102,7 @@ class EncodedSet:
 
 @dataclass
 class ChoiceSet:
-    """One request a choice for every row: `requests[i][j]` is row i with choice j, `gold[i]` is the right j.
+    """One request a choice for every row: `requests[i][j]` is row i with choice j, `gold[i]` is the right j, or -1.
 
     `choices[i][j]` is the choice's text without the delimiter: acc_norm and acc_bytes divide by its length. There are no
     texts where the answers are free: a row's requests are then its answer, mostly one."""
@@ -171,8 +171,7 @@ def encode_choices(rows: Sequence[Row], spec: EncodeSpec) -> ChoiceSet:
         asked = [(one, place) for one in rendered for place in range(len(one.choices or ()))]
         whole = iter(_encode_rendered(spec, asked))
         for row, one in zip(chunk, rendered, strict=True):
-            assert one.choices is not None  # the spec has an answer and choices
-            assert one.gold is not None
+            assert one.choices is not None  # the spec has choices
             requests = list(islice(whole, len(one.choices)))
             kept = _fit_row(row, requests, spec)
             if kept is None:
@@ -180,7 +179,7 @@ def encode_choices(rows: Sequence[Row], spec: EncodeSpec) -> ChoiceSet:
                 continue
             done.truncated += kept != requests
             done.requests.append(kept)
-            done.gold.append(one.gold)
+            done.gold.append(-1 if one.gold is None else one.gold)
             done.choices.append(one.choices)
             done.row_of.append(row)
     return done

@@ -51,7 +51,7 @@ def behind(shots: Shots, spec: EncodeSpec) -> EncodeSpec:
 
 def by_shots(rows: Sequence[Row], shots: Shots, spec: EncodeSpec) -> Groups:
     """The rows by the demonstrations, of these, that each of them is asked behind."""
-    known, bare = {shot.question for shot in shots}, replace(spec, instruction="")
+    known, bare = {shot.question for shot in shots}, replace(spec, instruction="", answer=None)
     found: Groups = {}
     for row in rows:
         question = bare.render(row).prompt

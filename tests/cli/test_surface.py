@@ -36,6 +36,7 @@ SURFACE = {
         "recipe",
         "--model",
         "--metric",
+        "--on-error",
         "--shots",
         "--select",
         "--order",
