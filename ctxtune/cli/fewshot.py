@@ -36,7 +36,8 @@ def fewshot(
         int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")
     ] = None,
     calibrate: Annotated[
-        str | None, typer.Option("--calibrate", help="What acc goes by: none, contextual, domain, batch or pmi.")
+        str | None,
+        typer.Option("--calibrate", help="What acc goes by: none, contextual, domain, batch, pmi or channel."),
     ] = None,
     prior: Annotated[
         str | None, typer.Option("--prior", help="Shares of the choices among the rows, split at commas, or auto.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctxtune.commands.channel import question_likelihoods
 from ctxtune.data.content_free import contextual_rows, domain_rows, premise
 from ctxtune.data.encode import encode_pairs
 from ctxtune.errors import DataError, RecipeError
@@ -163,7 +164,11 @@ def answered(
         )
     rest = iter(given[len(rows) :])
     free = {name: _table([next(rest) for _ in some]) for name, some in beside.free.items()}
-    known = Unasked({name: table for name, table in free.items() if len(table)}, _premise(run.spec.choices, beside))
+    known = Unasked(
+        {name: table for name, table in free.items() if len(table)},
+        _premise(run.spec.choices, beside),
+        _channel(run, rows, asked, groups) if settings.calibrate == "channel" else None,
+    )
     if _needed(settings) - known.free.keys():
         raise DataError("no content-free input fits behind the demonstrations", "fewer --shots, or --calibrate batch")
     return _shared(asked, run.spec.choices, known, settings, say)
@@ -201,6 +206,15 @@ def _table(items: Sequence[Item | None]) -> Table:
 
 def _premise(texts: Sequence[str], beside: Beside) -> Table | None:
     return np.array([beside.premise[text] for text in texts]) if beside.premise else None
+
+
+def _channel(run: Asking, rows: Sequence[Row], items: Sequence[Item | None], groups: Groups) -> Table:
+    """How likely the questions are behind the choices, of the rows that were not dropped."""
+    kept = {id(row) for row, item in zip(rows, items, strict=True) if item is not None}
+    asked = {shots: [row for row in some if id(row) in kept] for shots, some in groups.items()}
+    assert isinstance(run.spec.choices, tuple)
+    found = question_likelihoods(run, asked, run.spec.choices)
+    return np.array([found[id(row)] for row in rows if id(row) in kept], dtype=np.float64)
 
 
 def _shares(settings: Fewshot, choices: int) -> Table:

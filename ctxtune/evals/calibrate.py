@@ -7,6 +7,7 @@ With log-likelihoods ll (n, k) of k choices in n rows, p(y|x) = softmax of a row
     domain       the same, c being random words of the rows (Fei 2023)
     batch        log p(y|x) - g [log q(y) - log pi(y)]        q = mean of p(y|x) over the rows (Zhou 2024)
     pmi          ll(y|x) - ll(y|premise) + log pi(y)          the choice behind nothing but a premise (Holtzman 2021)
+    channel      log p(x|y) + log pi(y)                       the question behind the choice (Min 2022)
 
 pi is even, unless it is given or estimated. Batch takes q for the model's preference, which is right where the labels of the
 rows have the shares pi: that is checked against an estimate. g = n / (n + k): q is off by the chance of the rows, which moves
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     Table = NDArray[np.float64]
 
-CALIBRATIONS = ("none", "contextual", "domain", "batch", "pmi")
+CALIBRATIONS = ("none", "contextual", "domain", "batch", "pmi", "channel")
 FREE = ("contextual", "domain")
 """the calibrations by content-free inputs"""
 LEAST = 16  # rows a choice from which their mean says something of the model
@@ -39,10 +40,11 @@ SKEWED = 0.25  # of all labels that far from the shares that are taken for grant
 @dataclass(frozen=True)
 class Unasked:
     """What a model says before it is asked: log-likelihoods (m, k) behind content-free inputs, by the name of the calibration,
-    and behind the premise, (k,) or (n, k) where the rows have choices of their own."""
+    and behind the premise, (k,) or (n, k) where the rows have choices of their own; `channel` (n, k) of the questions."""
 
     free: Mapping[str, Table] = field(default_factory=dict)
     premise: Table | None = None
+    channel: Table | None = None
 
 
 def log_shares(lls: Table) -> Table:
@@ -79,6 +81,8 @@ def calibrated(lls: Table, unasked: Unasked, prior: Table | None = None, *, shar
         scores["batch"] = said - shrinkage(len(lls), count) * (log_mean(lls) - lean)
     if unasked.premise is not None:
         scores["pmi"] = said - log_shares(unasked.premise) + lean
+    if unasked.channel is not None:
+        scores["channel"] = log_shares(unasked.channel) + lean
     return scores
 
 

@@ -148,8 +148,8 @@ class Fewshot(Section):
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="the start of all chance in the selection")
     seeds: int = Field(1, ge=1, le=1000, description="draws of demonstrations, by this many seeds from seed on")
-    calibrate: Literal["none", "contextual", "domain", "batch", "pmi"] = Field(
-        "none", description="how acc allows for what the model prefers unasked: none, contextual, domain, batch or pmi"
+    calibrate: Literal["none", "contextual", "domain", "batch", "pmi", "channel"] = Field(
+        "none", description="what acc goes by, against what the model prefers: contextual, domain, batch, pmi, channel"
     )
     prior: Annotated[list[Share], Field(min_length=2)] | Literal["auto"] | None = Field(
         None, description="shares of the choices among the rows, in their order; auto estimates them, null is even"

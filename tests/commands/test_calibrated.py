@@ -170,6 +170,39 @@ def test_a_prompt_without_texts_has_no_content_free_input(ask: Callable[..., Any
         ask(**numbers, data__prompt="{{ n }} =", method__calibrate="contextual")
 
 
+def test_the_channel_against_whole_texts(
+    ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
+) -> None:
+    """Demonstrations and rows with the label before the question; every token of the question counts."""
+    import torch
+
+    facts = ask(save=tmp_path / "items.jsonl", method__select="fixed", method__calibrate="channel", method__shots=2)
+    base, items = open_base("llama-tied"), items_of(tmp_path / "items.jsonl")
+    front = "".join(f"= {shot['label']}\n{shot['text']}\n" for shot in POOL[:2])
+    for row, item in zip(ASKED, items, strict=True):
+        lls = []
+        for choice in CHOICES:
+            start = len(base.tokenizer(f"{front}= {choice}")["input_ids"])
+            whole = base.tokenizer(f"{front}= {choice}\n{row['text']}")["input_ids"]
+            with torch.no_grad():
+                logits = base.model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+            lls.append(sum(float(logits[at - 1, whole[at]]) for at in range(start, len(whole))))
+        assert item["said"]["calibrated"]["channel"] == pytest.approx([math.log(p / 2) for p in shares(lls)], abs=1e-4)
+        assert item["scores"]["acc"] == float(CHOICES[lls.index(max(lls))] == row["label"])
+    assert "channel" in facts["calibrations"]
+    assert "channel" not in ask()["calibrations"]
+
+
+def test_a_channel_of_rows_that_are_demonstrations_or_dropped(ask: Callable[..., Any]) -> None:
+    long = {"text": "good " * 40, "label": "positive"}
+    facts = ask(
+        asked=[POOL[0], long, *ASKED], method__calibrate="channel", method__select="fixed", data__on_long="drop"
+    )
+    assert (facts["asked_behind_fewer"], facts["scores"]["rows"], facts["scores"]["dropped"]) == (1, 10, 1)
+    with pytest.raises(RecipeError, match="no text to stand behind a label"):
+        ask(data__prompt="{{ text | length }} =", method__calibrate="channel")
+
+
 def test_no_row_that_fits_is_an_error(ask: Callable[..., Any]) -> None:
     with pytest.raises(DataError, match="all eval rows were too long"):
         ask(data__max_length=4, data__on_long="drop", method__shots=1)

@@ -73,6 +73,11 @@ def test_pmi_is_what_the_row_adds_to_the_premise() -> None:
     assert own["pmi"].argmax() == 1
 
 
+def test_the_channel_goes_by_the_questions_alone() -> None:
+    found = calibrated(TOLD, Unasked(channel=np.array([[-9.0, -7.0]] * 3)), np.array([0.9, 0.1]))["channel"]
+    assert (found[:, 0] - found[:, 1]).tolist() == pytest.approx([math.log(9) - 2] * 3)
+
+
 def test_shares_are_added_as_logarithms() -> None:
     unasked = Unasked({"domain": FREE}, premise=np.array([-1.0, -2.0]))
     even, given = calibrated(TOLD, unasked), calibrated(TOLD, unasked, np.array([0.9, 0.1]))
