@@ -41,7 +41,7 @@ class Chooser:
         """Rows to be asked, by their demonstrations; none is among its own."""
         if self.settings.by_question:
             check_pool(len(self.pool), self.settings.shots)
-            return self._nearest(rows)
+            return self._nearest(rows) if rows else {}
         return by_shots(rows, self._for_all, self.asking.spec)
 
     @cached_property
@@ -80,7 +80,7 @@ class Chooser:
         return [row for row in self.pool if self._question(row) not in known]
 
     def _question(self, row: Row) -> str:
-        return self._bare.render(row).prompt
+        return replace(self._bare, answer=None).render(row).prompt
 
     def _draw(self, select: str, rows: Sequence[Row], number: int) -> list[Row]:
         labels = [self._bare.render(row).gold or 0 if select == "balanced" else 0 for row in rows]

@@ -45,6 +45,10 @@ def fewshot_stream(
         raise RecipeError(
             "--eval -: calibration looks at all rows, and a stream has no end", "--calibrate none, or a file"
         )
+    if settings.select == "cluster":
+        raise RecipeError(
+            "--eval -: select cluster looks at all questions, and a stream has no end", "--select knn, or a file"
+        )
     if settings.seeds > 1:
         raise RecipeError(
             f"--eval -: {settings.seeds} draws would give {settings.seeds} answers to each question", "--seeds 1"
@@ -83,8 +87,9 @@ class _Teller:
                 rows[number] = row
             except CtxtuneError as error:
                 found[number] = error
+        groups = self.chooser.groups(list(rows.values()))  # the model may be asked which: before it is opened
         with Trunk(self.run.base) as trunk:
-            for shots, some in self.chooser.groups(list(rows.values())).items():
+            for shots, some in groups.items():
                 answer = self._chosen if asked.choices is not None else self._written
                 found |= answer(trunk, shots, some, behind(shots, asked))
         yield from ((number, found[number]) for number, _ in batch)

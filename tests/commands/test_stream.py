@@ -41,12 +41,24 @@ def told(given: dict[str, object], rows: list[Any], on_error: str = "stop", **mo
     return list(fewshot_stream(recipe, lines(rows), on_error, [].append))
 
 
-def test_the_answers_are_those_of_a_file(given: dict[str, object], ask: Callable[..., Any], tmp_path: Path) -> None:  # noqa: F811
-    ask(save=tmp_path / "items.jsonl", method__select="fixed")
+@pytest.mark.parametrize(
+    ("select", "order"), [("fixed", "auto"), ("bm25", "auto"), ("knn", "as-is"), ("influence", "best")]
+)
+def test_the_answers_are_those_of_a_file(
+    select: str,
+    order: str,
+    given: dict[str, object],
+    ask: Callable[..., Any],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    more = {"method__select": select, "method__order": order}
+    ask(save=tmp_path / "items.jsonl", method__held_out=4, **more)
     items = [
         json.loads(line)["said"]["ll"] for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    found = told(given, [{"text": row["text"]} for row in ASKED])  # no row says what is right
+    found = told(
+        given, [{"text": row["text"]} for row in ASKED], method__held_out=4, **more
+    )  # no row says what is right
     assert [one["line"] for one in found] == list(range(1, len(ASKED) + 1))
     assert [one["input"]["text"] for one in found] == [row["text"] for row in ASKED]
     for one, lls in zip(found, items, strict=True):
@@ -62,6 +74,16 @@ def test_what_is_written_is_that_of_a_file(given: dict[str, object], ask: Callab
         json.loads(line)["said"]["text"] for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert [one["prediction"] for one in told(given, ASKED, **more)] == texts
+
+
+def test_a_batch_of_broken_rows_asks_for_nothing(given: dict[str, object]) -> None:
+    found = told(given, [b"{"] * 5, "mark", method__select="knn")
+    assert ["error" in one for one in found] == [True] * 5
+
+
+def test_what_looks_at_all_questions_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match="select cluster looks at all questions"):
+        told(given, ASKED, method__select="cluster")
 
 
 BROKEN = [ASKED[0], b"{", {"no": "text"}, b"\xff", {"text": "fun " * 60}, b"[1]", ASKED[1]]
