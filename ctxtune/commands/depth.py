@@ -198,7 +198,7 @@ class _Search:
         return squares
 
     def _climb(self, ks: Sequence[int], enough: int, depths: Depths) -> dict[int, RateTest]:
-        """Short runs with more and more layers, until more of them do harm: beyond one standard error up to `enough`."""
+        """Short runs with more and more layers, up to `enough` and on until more of them do harm."""
         from ctxtune.engine.rate import LADDER, Trials, find_rate, paired_gap
 
         options, tests = self.recipe.train, dict[int, "RateTest"]()
@@ -214,13 +214,13 @@ class _Search:
                     method.params, labels, labels.feed.lengths, as_long, method.shares, options,
                     trials=Trials(rates, steps, held, below),
                 )  # fmt: skip
-            gap, stderr = paired_gap(tests[k].losses, min(tests.values(), key=lambda test: test.loss).losses)
-            if gap > (stderr if k <= enough else 0.0):
+            gap, _ = paired_gap(tests[k].losses, min(tests.values(), key=lambda test: test.loss).losses)
+            if k >= enough and gap > 0:
                 break
             if options.lr == "auto":
                 # More layers want the same rate or a lower one.
                 at = LADDER.index(min(tests[k].tried, key=lambda pair: pair[1])[0])
-                rates, below = LADDER[max(0, at - 1) : at + 1], LADDER[: max(0, at - 1)][::-1]
+                rates, below = LADDER[at : at + 1], LADDER[:at][::-1]
         return tests
 
 
