@@ -28,7 +28,13 @@ def good(model_folders: dict[str, Path], adapted: Path) -> Good:
     return Good(model_folders["llama-tied"], adapted)
 
 
-@pytest.mark.parametrize("number", range(CASES), ids=lambda n: f"{n}-{kind_of(n)}")
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=[pytest.mark.slow] * (number % 7 != 0), id=f"{number}-{kind_of(number)}")
+        for number in range(CASES)
+    ],
+)
 def test_a_spoilt_input_is_named_or_works(
     number: int, good: Good, said: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
