@@ -11,6 +11,7 @@ _ctxtune() {
     local -a commands=(
         'quickstart:Adapt a real model to real data, with no other input.'
         'freeze:Train some layers, keep the rest as they are.'
+        'fewshot:Ask a model behind examples; no weight moves.'
         'run:Do what a recipe says, whatever its method.'
         'eval:Score a model on rows: accuracy by choices, or perplexity.'
         'generate:Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.'
@@ -33,6 +34,7 @@ _ctxtune() {
         case $line[1] in
         quickstart) _ctxtune_quickstart ;;
         freeze) _ctxtune_freeze ;;
+        fewshot) _ctxtune_fewshot ;;
         run) _ctxtune_run ;;
         eval) _ctxtune_eval ;;
         generate) _ctxtune_generate ;;
@@ -73,7 +75,7 @@ _ctxtune_freeze() {
         '--lr=[The learning rate, or auto.]:lr:(auto)' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
@@ -85,13 +87,44 @@ _ctxtune_freeze() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
+}
+
+_ctxtune_fewshot() {
+    _arguments -s -S \
+        '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
+        '*--train=[Rows to learn from\: a file, a folder of texts, - for stdin. Several may be named.]:train:_files' \
+        '--eval=[Rows to score.]:eval:_files' \
+        '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
+        '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
+        '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
+        '--metric=[What free answers are scored by\: likelihood, exact, f1 or number.]:metric:(likelihood exact f1 number)' \
+        '--shots=[Demonstrations before each question.]:shots: ' \
+        '--select=[fixed, random, balanced, influence, bm25, knn, mmr or cluster.]:select:(fixed random balanced bm25 knn mmr cluster influence)' \
+        '--order=[as-is, near-last, global-e or best.]:order:(auto as-is near-last global-e best)' \
+        '--seeds=[Draws of demonstrations\: mean, worst and spread.]:seeds: ' \
+        '--calibrate=[What acc goes by\: none, contextual, domain, batch, pmi or channel.]:calibrate:(none contextual domain batch pmi channel)' \
+        '--prior=[Shares of the choices among the rows, split at commas, or auto.]:prior:(auto)' \
+        '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
+        '--on-error=[With --eval -, when a row is wrong\: stop, or mark it.]:on-error:(stop mark)' \
+        '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= cache= out= inputs=}' \
+        '--seed=[The seed of every random choice.]:seed: ' \
+        '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
+        '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
+        '--json[Print one JSON object.]' \
+        '(--quiet -q)--quiet[No progress, no notes.]' \
+        '(--quiet -q)-q[No progress, no notes.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
 }
 
 _ctxtune_run() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= cache= out= inputs=}' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -99,7 +132,7 @@ _ctxtune_run() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
 }
 
 _ctxtune_eval() {
@@ -114,7 +147,7 @@ _ctxtune_eval() {
         '--metric=[What free answers are scored by\: likelihood, exact, f1 or number.]:metric:(likelihood exact f1 number)' \
         '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
         '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= cache= out= inputs=}' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
@@ -124,7 +157,7 @@ _ctxtune_eval() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
 }
 
 _ctxtune_generate() {
@@ -316,11 +349,11 @@ _ctxtune_data_show() {
         '--row=[The first row to show, counted from 1.]:row: ' \
         '--rows=[How many to show.]:rows: ' \
         '--tokens[Cut at every token.]' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
 }
 
 _ctxtune_data_stats() {
@@ -332,11 +365,11 @@ _ctxtune_data_stats() {
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
 }
 
 _ctxtune_cache() {
@@ -415,7 +448,7 @@ _ctxtune_recipe_show() {
     _arguments -s -S \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
 }
 
 _ctxtune_recipe_new() {
@@ -423,16 +456,16 @@ _ctxtune_recipe_new() {
         '--out=[The file to write; NAME.yaml if not given.]:out:_files' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:name:(freeze quickstart)'
+        '1:name:(fewshot freeze quickstart)'
 }
 
 _ctxtune_recipe_check() {
     _arguments -s -S \
-        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.references= cache= out= inputs=}' \
+        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file freeze quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze quickstart}'
 }
 
 _ctxtune_recipe_schema() {

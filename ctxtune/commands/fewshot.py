@@ -39,6 +39,7 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
     """
     recipe, clock = resolved.recipe, Clock()
     with clock.part("total"):
+        _checked(recipe)
         asked = _asked(recipe)
         pool, run, settings = opened(resolved, say, clock)
         run.accepted = accepted_answers(recipe, asked)
@@ -67,6 +68,21 @@ def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = 
     return result
 
 
+def _checked(recipe: Recipe) -> Fewshot:
+    """The method's settings, which fit each other and the data."""
+    data, settings = recipe.data, recipe.method
+    assert isinstance(settings, Fewshot)
+    if data.messages is not None:
+        raise RecipeError("data.messages: demonstrations are prompts with answers", "write --prompt and --answer")
+    check_calibration(settings, data.choices)
+    check_order(settings, data.choices)
+    if data.train is None and settings.shots:
+        raise RecipeError(
+            "data.train is missing: demonstrations come from there", "name a file: --train FILE, or --shots 0"
+        )
+    return settings
+
+
 def _asked(recipe: Recipe) -> prepare.Source:
     """The rows to score."""
     data = recipe.data
@@ -90,16 +106,7 @@ def opened(
         CtxtuneError: as in `fewshot`.
     """
     recipe, clock = resolved.recipe, clock or Clock()
-    data, settings = recipe.data, recipe.method
-    assert isinstance(settings, Fewshot)
-    if data.messages is not None:
-        raise RecipeError("data.messages: demonstrations are prompts with answers", "write --prompt and --answer")
-    check_calibration(settings, data.choices)
-    check_order(settings, data.choices)
-    if data.train is None and settings.shots:
-        raise RecipeError(
-            "data.train is missing: demonstrations come from there", "name a file: --train FILE, or --shots 0"
-        )
+    data, settings = recipe.data, _checked(recipe)
     templates, known = prepare.compile_templates(data), recipe.inputs or {}
     pool = prepare.read_source(data.train, data, templates, known.get("train"), "train").rows if data.train else []
     with clock.part("load"):
