@@ -154,8 +154,32 @@ def names_pattern(layers: str, anatomy: Anatomy) -> str:
     }[layers]
 
 
+def cover(items: list[pytest.Item]) -> None:
+    """Of what is tried with every kind of model in several ways, a third runs by default: each kind, and each way.
+
+    The laws choose their cells themselves.
+    """
+    cells: dict[tuple[str, str], list[pytest.Item]] = {}
+    kinds: dict[str, list[str]] = {}
+    for item in items:
+        spec = getattr(item, "callspec", None)
+        kind = spec.params.get("kind") if spec is not None else None
+        if isinstance(kind, str) and item.path.name != "test_laws.py":
+            test = item.nodeid.partition("[")[0]
+            cells.setdefault((test, kind), []).append(item)
+            if kind not in kinds.setdefault(test, []):
+                kinds[test].append(kind)
+    for (test, kind), ways in cells.items():
+        first = kinds[test].index(kind) % min(3, len(ways))
+        for place, item in enumerate(ways):
+            if place % 3 != first and len(ways) > 1:
+                item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The full matrix runs when it is asked for: `pytest -m slow`."""
+    cover(items)
     if "slow" in config.option.markexpr:
         return
     later = [item for item in items if item.get_closest_marker("slow")]

@@ -99,7 +99,7 @@ def test_without_torch_the_tokens_are_the_same(model_folders: dict[str, Path], r
     task = {
         "data.train": str(reviews), "data.prompt": "{{ text }}:", "data.answer": "{{ label }}", "method.name": "freeze",
     }  # fmt: skip
-    kinds = ("gemma3_text-tied", "gpt_neox-untied", "roberta-tied", "bert-tied", "phi3-untied", "llama-tied")
+    kinds = ("gemma3_text-tied", "roberta-tied", "phi3-untied", "llama-tied")
     headless = {"data.choices": CHOICES, "model": str(model_folders["bert-headless"])}
     given = [{**task, **headless}, *({**task, "model": str(model_folders[kind])} for kind in kinds)]
     turns = [{"role": "user", "content": "good?"}, {"role": "assistant", "content": "a fine film"}]

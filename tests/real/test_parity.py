@@ -63,7 +63,7 @@ def same_choices(name: str, task: Task, score: Callable[[Task], Any]) -> None:
         assert scores[f"{metric}_stderr"] == pytest.approx(wanted["scores"][f"{metric}_stderr"], rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mr", "mr_bos", "arc_easy", "arc_challenge"])
+@pytest.mark.parametrize("name", ["mr", "mr_bos", "arc_easy", pytest.param("arc_challenge", marks=pytest.mark.slow)])
 def test_choices(name: str, score: Callable[[Task], Any]) -> None:
     same_choices(name, TASKS[name], score)
 

@@ -35,7 +35,7 @@ def test_the_quickstart_is_what_the_readme_says():
     assert recipe.data.train == str(gallery.template_folder() / "data/mr_train.jsonl")
     assert recipe.data.prompt == "Review: {{ text }}\nSentiment:"
     assert recipe.data.choices == ["negative", "positive"]
-    assert (recipe.method.layers, recipe.train.epochs, recipe.train.batch) == ("last:4", 2.0, 16)
+    assert (recipe.method.layers, recipe.train.epochs, recipe.train.batch) == ("last:4", 1.0, 16)
 
 
 def explained(text: str) -> dict[str, str]:
