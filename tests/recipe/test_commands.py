@@ -58,7 +58,7 @@ def test_check_prints_a_recipe_that_loads(tmp_path):
 def test_check_as_json():
     facts = json.loads(call("check", "quickstart", "--json"))
     assert facts["ok"] is True
-    assert facts["recipe"]["train"]["epochs"] == 2.0
+    assert facts["recipe"]["train"]["epochs"] == 1.0
     assert facts["origin"]["train.epochs"] == "recipe"
     assert facts["origin"]["train.lr"] == "default"
 
