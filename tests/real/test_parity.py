@@ -63,12 +63,7 @@ def same_choices(name: str, task: Task, score: Callable[[Task], Any]) -> None:
         assert scores[f"{metric}_stderr"] == pytest.approx(wanted["scores"][f"{metric}_stderr"], rel=1e-9)
 
 
-def some(first: str, *others: str) -> list[Any]:
-    """The first runs by default, the others with `-m slow`: together they take minutes."""
-    return [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
-
-
-@pytest.mark.parametrize("name", some("mr", "mr_bos", "arc_easy", "arc_challenge"))
+@pytest.mark.parametrize("name", ["mr", "mr_bos", "arc_easy", pytest.param("arc_challenge", marks=pytest.mark.slow)])
 def test_choices(name: str, score: Callable[[Task], Any]) -> None:
     same_choices(name, TASKS[name], score)
 
@@ -84,7 +79,7 @@ def test_sst2(score: Callable[[Task], Any], tmp_path: Path) -> None:
     same_choices("sst2", replace(TASKS["sst2"], rows=str(tmp_path / "sst2.jsonl")), score)
 
 
-@pytest.mark.parametrize("name", some("lambada", "lambada_cut", "lambada_bos_cut"))
+@pytest.mark.parametrize("name", ["lambada", "lambada_cut", "lambada_bos_cut"])
 def test_answers(name: str, score: Callable[[Task], Any]) -> None:
     """LAMBADA: the last word; cut at the left, too, with and without a BOS token before every text."""
     task = TASKS[name]
@@ -97,7 +92,6 @@ def test_answers(name: str, score: Callable[[Task], Any]) -> None:
     assert scores["greedy_acc_stderr"] == pytest.approx(wanted["scores"]["acc_stderr"], rel=1e-9)
 
 
-@pytest.mark.slow
 def test_running_text(score: Callable[[Task], Any]) -> None:
     """WikiText-2 in rolling windows of 512 tokens."""
     scores, lls = score(TASKS["wikitext"])
