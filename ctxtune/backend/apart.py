@@ -3,8 +3,9 @@
 A token attends to the tokens that it stands behind, and its position is its number among them. Most causal models of
 transformers need to be told the positions of examples only: where these start anew they make block-diagonal masks, one for
 each type of layer, a sliding window's bound included (`masking_utils.find_packed_sequence_indices`). Branches, and the
-other models, take the mask itself. Shapes: B rows, T tokens, P tokens
-that were read before.
+other models, take the mask itself.
+
+Shapes: B rows, T tokens, P tokens that were read before.
 """
 
 from __future__ import annotations

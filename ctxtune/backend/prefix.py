@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from ctxtune.backend.cache import keep_states, store_key
+from ctxtune.backend.room import cache_of
+from ctxtune.data.branch import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,21 +41,11 @@ class Prefix:
     layers: Layers
     place: str
 
-    def cache(self) -> DynamicCache:
-        """A cache of transformers' that begins with the prefix; what is added to it leaves the prefix as it is."""
-        cache = DynamicCache()
-        for keys, values in self.layers:
-            layer = DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values
-            cache.layers.append(layer)
-        return cache
-
     def shared_with(self, tokens: Sequence[int]) -> Prefix:
         """As much of it as these tokens begin with."""
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, tokens, strict=False)))
-        layers = [(keys[:, :, :shared], values[:, :, :shared]) for keys, values in self.layers]
-        return Prefix(self.tokens[:shared], layers, self.place)
+        both = shared([self.tokens, tuple(tokens)])
+        layers = [(keys[:, :, : len(both)], values[:, :, : len(both)]) for keys, values in self.layers]
+        return Prefix(both, layers, self.place)
 
 
 def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, before: Prefix | None = None) -> Prefix:
@@ -85,7 +74,7 @@ def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, befo
 
 def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> Layers:
     """Keys and values by the model's own forward, some hundred tokens at a time: attention to all pairs stays small."""
-    device, cache = trunk.base.device, DynamicCache() if before is None else before.cache()
+    device, cache = trunk.base.device, cache_of(before.layers if before is not None else ())
     begun = 0 if before is None else len(before.tokens)
     takes = inspect.signature(trunk.backbone.forward).parameters
     for first in range(begun, len(tokens), device.stride):

@@ -51,10 +51,16 @@ def _wider(known: Tensor, new: Tensor, length: int) -> Tensor:
 
 def growing_cache(layers: Iterable[tuple[Tensor, Tensor]] = ()) -> DynamicCache:
     """A cache of transformers' with room, which begins with these keys and values; they stay as they are."""
-    cache = DynamicCache()
+    cache = cache_of(layers, Growing)
     cache.layer_class_to_replicate = Growing
+    return cache
+
+
+def cache_of(layers: Iterable[tuple[Tensor, Tensor]], kind: type[DynamicLayer] = DynamicLayer) -> DynamicCache:
+    """A cache of transformers' that begins with these keys and values; what is added to it leaves them as they are."""
+    cache = DynamicCache()
     for keys, values in layers:
-        layer = Growing()
+        layer = kind()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)

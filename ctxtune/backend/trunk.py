@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from ctxtune.backend.classifier import FirstToken
+from ctxtune.backend.room import cache_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
@@ -347,7 +348,7 @@ class Trunk:
         if positions is not None:
             options["position_ids"] = positions
         if prefix is not None:
-            options[self.cache_name] = prefix.cache()
+            options[self.cache_name] = cache_of(prefix.layers)
         with self._set(wanted, states):
             try:
                 self.backbone(input_ids=ids, attention_mask=mask, **options)

@@ -99,14 +99,6 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def warn(text: str) -> None:
-    """One line to standard error, as `note`; what is wrong is told even where notes are not."""
-    if text.startswith("error: "):
-        fail(text.removeprefix("error: "), None)
-    else:
-        note(text)
-
-
 def fail(message: str, hint: str | None) -> None:
     """An error: one line, and what to do. Names from outside may hold what would draw on the terminal: it is spelled out."""
     print(f"error: {_spelled(message).rstrip('.')}", file=sys.stderr)

@@ -89,7 +89,9 @@ def _stream(resolved: "Resolved", on_error: str, save: Path | None) -> None:
         raise RecipeError(f"--on-error is {on_error!r}, allowed: stop or mark")
     if save is not None:
         raise RecipeError("--save: the answers to --eval - go to standard output", "write > FILE")
-    for facts in fewshot_stream(resolved, line_batches(sys.stdin.fileno(), AT_A_TIME), on_error, console.warn):
+    for facts in fewshot_stream(resolved, line_batches(sys.stdin.fileno(), AT_A_TIME), on_error, console.note):
+        if "error" in facts:
+            console.fail(facts["error"], None)
         console.emit_json(facts)
 
 

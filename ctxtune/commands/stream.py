@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ctxtune.commands.asking import Asking
     from ctxtune.data.encode import Encoded, EncodeSpec
     from ctxtune.data.stream import Line
-    from ctxtune.methods.fewshot import Shots
     from ctxtune.recipe.load import Resolved
 
 _PREFIXES = 4  # that are held at once
@@ -35,7 +34,7 @@ def fewshot_stream(
 ) -> Iterator[dict[str, Any]]:
     """For each line, in order, {line, input, prediction, scores}; what the model writes has a `reason` in place of scores.
 
-    A row that is wrong is told with its line, and has {line, error}; `on_error` is `mark`, to go on, or `stop`.
+    A row that is wrong has {line, error}; `on_error` is `mark`, to go on, or `stop`.
 
     Raises:
         CtxtuneError: as `fewshot`; a row is wrong, and `on_error` is `stop`: what stood before it has its answer.
@@ -61,7 +60,6 @@ def fewshot_stream(
                 continue
             if on_error == "stop":
                 raise told
-            say(f"error: {told}")
             yield {"line": line, "error": str(told)}
 
 
@@ -91,12 +89,10 @@ class _Teller:
         with Trunk(self.run.base) as trunk:
             for shots, some in groups.items():
                 answer = self._chosen if asked.choices is not None else self._written
-                found |= answer(trunk, shots, some, behind(shots, asked))
+                found |= answer(trunk, some, behind(shots, asked))
         yield from ((number, found[number]) for number, _ in batch)
 
-    def _chosen(
-        self, trunk: Trunk, shots: Shots, rows: list[Row], spec: EncodeSpec
-    ) -> dict[int, dict[str, Any] | CtxtuneError]:
+    def _chosen(self, trunk: Trunk, rows: list[Row], spec: EncodeSpec) -> dict[int, dict[str, Any] | CtxtuneError]:
         from ctxtune.evals.choice import Requests, argmax, common_prefix
 
         found: dict[int, dict[str, Any] | CtxtuneError] = {}
@@ -119,9 +115,7 @@ class _Teller:
             found[row.line] = {"input": row.fields, **said}
         return found
 
-    def _written(
-        self, trunk: Trunk, shots: Shots, rows: list[Row], spec: EncodeSpec
-    ) -> dict[int, dict[str, Any] | CtxtuneError]:
+    def _written(self, trunk: Trunk, rows: list[Row], spec: EncodeSpec) -> dict[int, dict[str, Any] | CtxtuneError]:
         from ctxtune.backend.decode import check_prompt, generate_batch
 
         found: dict[int, dict[str, Any] | CtxtuneError] = {}
