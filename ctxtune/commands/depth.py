@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ROWS = 512
 _GRADIENT_ROWS = 64
+_LEAST_STEPS = 8  # of a trial
 
 
 def undecided(recipe: Recipe) -> bool:
@@ -198,17 +199,20 @@ class _Search:
         return squares
 
     def _climb(self, ks: Sequence[int], enough: int, depths: Depths) -> dict[int, RateTest]:
-        """Short runs with more and more layers, up to `enough` and on until more of them do harm."""
+        """Short runs with more and more layers, up to `enough` and on until more of them do harm.
+
+        The fewest layers find their rate cheaply; from there to half of what is `enough` nothing is tried.
+        """
         from ctxtune.engine.rate import LADDER, Trials, find_rate, paired_gap
 
         options, tests = self.recipe.train, dict[int, "RateTest"]()
         held = max(1, len(self.rows) // 4)
-        steps = max(8, math.ceil((len(self.rows) - held) / options.batch))
+        steps = max(_LEAST_STEPS, math.ceil((len(self.rows) - held) / options.batch / 1.5))
         passes = self.course.steps / self.course.per_epoch
         as_long = max(1, round(passes * math.ceil(len(self.rows) / options.batch)))
         rates: Sequence[float] = LADDER if options.lr == "auto" else (options.lr,)
         below: Sequence[float] = ()
-        for k in ks:
+        for k in (k for k in ks if k == ks[0] or 2 * k >= enough):
             with self._opened(k, depths) as (method, labels):
                 tests[k] = find_rate(
                     method.params, labels, labels.feed.lengths, as_long, method.shares, options,

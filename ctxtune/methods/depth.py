@@ -9,9 +9,9 @@ Three kinds of evidence, from cheap to dear:
     gradient   share_k = sum over the last k layers of |g_l|^2, over that of all candidates, at the start (AutoFreeze,
                Liu et al. 2021, looks at gradient norms as well). It is shown against cost_k, not decided on:
                large gradients in low layers say that they would move, not that it would help.
-    trial      the held-out loss after a short run from kept states at its best rate. The candidates are climbed upwards, as
-               far as the probe says that layers have to train, and behind that until a deeper cut does harm. The lowest
-               loss is taken.
+    trial      the held-out loss after a short run from kept states at its best rate. The fewest layers come first, to
+               find a rate; the others from half as many as the probe says have to train, and behind that until a deeper
+               cut does harm. The lowest loss is taken.
 
     cost_k     L - k  +  passes x 3k      forward once through the frozen blocks, then 3 for forward and backward
 """

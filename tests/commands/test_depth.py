@@ -182,6 +182,7 @@ def test_a_search_needs_no_more_than_one_row(model_folders: dict[str, Path], tmp
         ([0.6, 0.61, 0.2], 1, [1, 2]),  # they do not: left at once
         ([0.6, 0.9, 0.2], 4, [1, 2, 4]),  # where layers above have to train, what does harm on the way is borne
         ([0.6, 0.5, 0.51], 2, [1, 2, 4]),
+        ([0.6, 0.5], 8, [1, 4]),  # far more layers have to train than two
     ],
 )
 def test_how_far_the_climb_goes(
