@@ -92,8 +92,10 @@ def _decode(codes: Tensor, scales: Tensor, shape: tuple[int, int], quant: str) -
     if quant == "int8":
         weight: Tensor = library.int8_vectorwise_dequant(codes, scales)
         return weight
-    state = library.QuantState(scales, shape=shape, blocksize=BLOCK, quant_type=quant, dtype=torch.float32)
-    weight = library.dequantize_4bit(codes, state)
+    # Where a row ends within a block, bitsandbytes' code for AVX-512 begins a new block at each row: it gets one long row.
+    rows = shape if shape[1] % BLOCK == 0 else (1, shape[0] * shape[1])
+    state = library.QuantState(scales, shape=rows, blocksize=BLOCK, quant_type=quant, dtype=torch.float32)
+    weight = library.dequantize_4bit(codes, state).view(shape)
     return weight
 
 
