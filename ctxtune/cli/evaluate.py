@@ -60,6 +60,8 @@ def _table(facts: Mapping[str, Any]) -> Any:
         if key.endswith("_stderr"):
             continue
         rows.append([key, f"{value:,}" if isinstance(value, int) else console.with_error(scores, key)])
+    if "signature" in facts:
+        rows.append(["signature", facts["signature"]])
     who = f"{facts['model']} with {facts['adapter']}" if facts["adapter"] else str(facts["model"])
     table = console.grid(f"{who} on {facts['eval']}", ["", ""], rows)
     return Group(table, _differences(facts["against"])) if "against" in facts else table

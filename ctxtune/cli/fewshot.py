@@ -10,7 +10,10 @@ import typer
 from ctxtune.cli import console, options
 
 AT_A_TIME = 64  # questions that are asked together, where so many wait
-SCORES = ("acc", "acc_norm", "acc_bytes", "exact", "f1", "number", "loss")
+SCORES = (
+    "acc", "acc_norm", "acc_bytes", "exact", "f1", "number", "bleu", "chrf", "sentence_bleu", "sentence_chrf", "rouge1",
+    "rouge2", "rougeL", "loss",
+)  # fmt: skip
 MOST_LABELS = 10  # of a confusion matrix that is printed
 
 if TYPE_CHECKING:
@@ -116,6 +119,8 @@ def _table(facts: Mapping[str, Any]) -> Any:
         for name, found in calibrations.items()
         if len(calibrations) > 1
     ]
+    if "signature" in facts:
+        rows.append(["signature", facts["signature"]])
     rows += [[f"rows {key} as too long", f"{scores[key]:,}"] for key in ("dropped", "truncated") if scores[key]]
     if scores.get("unfinished"):
         rows.append(["answers that had not ended", f"{scores['unfinished']:,}"])

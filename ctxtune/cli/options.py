@@ -22,7 +22,8 @@ Choices = Annotated[
     typer.Option("--choices", help="The possible answers, split at commas, or a template that lists a row's own."),
 ]
 Metric = Annotated[
-    str | None, typer.Option("--metric", help="What free answers are scored by: likelihood, exact, f1 or number.")
+    str | None,
+    typer.Option("--metric", help="Free answers are scored by: likelihood, exact, f1, number, bleu, chrf or rouge."),
 ]
 Messages = Annotated[
     str | None,

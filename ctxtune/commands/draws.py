@@ -12,6 +12,7 @@ from ctxtune.commands.calibrated import answered
 from ctxtune.errors import DataError
 from ctxtune.evals.calibrate import CALIBRATIONS, log_shares
 from ctxtune.evals.items import Item, averaged, summarise
+from ctxtune.evals.overlap import total_scores
 from ctxtune.evals.reliability import calibration_error, confusion
 from ctxtune.evals.spread import spread
 
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draw:
-    """One choice of demonstrations, and what the rows gave behind it; `cut` how many were dropped, cut or not ended."""
+    """One choice of demonstrations, and what the rows gave behind it: `total` is what belongs to all of them together, with its
+    signature, `cut` how many were dropped, cut or not ended."""
 
     seed: int
     groups: Groups
     answers: Answers
     cut: dict[str, int]
+    total: tuple[dict[str, float], str | None]
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -44,7 +47,7 @@ class Draw:
         return {
             "seed": self.seed,
             "shots": list(dict.fromkeys(shot.where for shots in self.groups for shot in shots)),
-            "scores": {**scores, **self.cut},
+            "scores": {**self.total[0], **scores, **self.cut},
             "calibrations": {name: {**found, "ece": _error(items, name)} for name, found in calibrations.items()},
             "label_shares": self.answers.shares,
         }
@@ -72,7 +75,8 @@ def draw(
     before = run.counts.copy()
     answers = answered(run, rows, groups, beside, settings, say if seed == settings.seed else _unsaid)
     names = ("dropped", "truncated") if run.accepted is None else ("dropped", "truncated", "unfinished")
-    return Draw(seed, groups, answers, {name: run.counts[name] - before[name] for name in names})
+    total = total_scores([item for item in answers.items if item is not None], run.recipe.score)
+    return Draw(seed, groups, answers, {name: run.counts[name] - before[name] for name in names}, total)
 
 
 def _unsaid(_: str) -> None:
@@ -98,11 +102,13 @@ def facts_of(draws: Sequence[Draw], items: Sequence[Item], labels: Sequence[str]
     `labels` are the choices, where all rows have the same.
     """
     scores, calibrations = _means(items)
-    each = [draw.facts for draw in draws]
+    each, (total, signature) = [draw.facts for draw in draws], draws[0].total
+    total = {name: sum(one["scores"][name] for one in each) / len(each) for name in total}
     cut = {name: max(draw.cut[name] for draw in draws) for name in draws[0].cut}
     cut["dropped"] = len(draws[0].answers.items) - len(items)
     facts = {
-        "scores": {**scores, **cut},
+        "scores": {**total, **scores, **cut},
+        **({"signature": signature} if signature else {}),
         "calibrations": {name: {**calibrations[name], **_over_draws(each, name)} for name in calibrations},
         "confusion": _confusion(draws, labels) if labels else None,
         "label_shares": each[0]["label_shares"],
@@ -111,7 +117,7 @@ def facts_of(draws: Sequence[Draw], items: Sequence[Item], labels: Sequence[str]
     }
     if len(draws) == 1:
         return facts
-    names = [name for name in items[0].scores if name in scores and name != "loss"]
+    names = [name for name in (*total, *items[0].scores) if f"{name}_stderr" in total | scores and name != "loss"]
     return {**facts, "spread": {name: _spread([one["scores"] for one in each], name) for name in names}, "draws": each}
 
 

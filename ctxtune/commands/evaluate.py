@@ -16,6 +16,7 @@ from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import AdapterError, RecipeError
 from ctxtune.evals.items import Item, summarise, write_items
+from ctxtune.evals.overlap import total_scores
 from ctxtune.evals.paired import check_same_rows
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.read import parse
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """A result: its scores, and the rows that they are means of."""
+    """A result: its scores, and the rows that they are of; `signature` is what else they depend on."""
 
     scores: dict[str, float]
     items: list[Item]
+    signature: str | None = None
 
 
 def evaluate(
@@ -66,6 +68,7 @@ def evaluate(
         "adapter": str(adapter) if adapter else None,
         "eval": recipe.data.eval,
         "scores": plain(ours.scores),
+        **({"signature": ours.signature} if ours.signature else {}),
     }
     if rival is None:
         return facts
@@ -102,7 +105,8 @@ def _scorer(
 
                 write = partial(generate_batch, base, settings=recipe.generate)
                 items, counts = written_items(base, rows.rows, spec, recipe, accepted, write)
-                return Scored({**summarise(items), **counts}, items)
+                total, signature = total_scores(items, recipe.score)
+                return Scored({**total, **summarise(items), **counts}, items, signature)
             return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
 
     return score

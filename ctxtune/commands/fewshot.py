@@ -91,7 +91,7 @@ def _asked(recipe: Recipe) -> prepare.Source:
     if data.choices is None and recipe.score.metric == "likelihood":
         raise RecipeError(
             "data.choices is missing, and score.metric is likelihood: nothing says what is right",
-            "list the choices: --choices a,b, or score what is written: --metric exact, f1 or number",
+            "list the choices: --choices a,b, or score what is written: --metric exact, f1, bleu ...",
         )
     templates = prepare.compile_templates(data)
     return prepare.read_source(data.eval, data, templates, (recipe.inputs or {}).get("eval"), "eval")

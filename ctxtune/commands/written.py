@@ -9,8 +9,8 @@ from ctxtune.commands import prepare
 from ctxtune.data.hash import sha256_fields
 from ctxtune.data.render import compile_template
 from ctxtune.errors import DataError, RecipeError
-from ctxtune.evals.answers import answer_scores
 from ctxtune.evals.items import Item
+from ctxtune.evals.overlap import row_scores
 from ctxtune.recipe.pattern import last_match
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
     from ctxtune.data.encode import Encoded
     from ctxtune.data.read import Row
-    from ctxtune.recipe.schema import Recipe
+    from ctxtune.evals.overlap import RowScores
+    from ctxtune.recipe.schema import Recipe, Score
 
 MOST_ANSWERS = 1_000
 
@@ -31,12 +32,13 @@ def accepted_answers(recipe: Recipe, rows: prepare.Source | None) -> dict[str, l
     Of a chat that is its last reply, which only the chat template tells from its frame: it is not listed here.
 
     Raises:
-        RecipeError: `score` asks for what choices and running text do not have.
+        RecipeError: `score` asks for what choices and running text do not have, or for a library that is not installed.
         DataError: a row lists no answers.
     """
     score, data = recipe.score, recipe.data
     if score.metric == "likelihood":
         return None
+    row_scores(score)
     if rows is None or data.choices is not None:
         what = "a running text" if rows is None else "a row with choices"
         raise RecipeError(
@@ -73,7 +75,7 @@ def written_items(
     `write` continues prompts, given as tokens.
 
     Raises:
-        DataError: every row was dropped.
+        DataError: every row was dropped; nothing could be right in the eyes of the metric.
         ModelError: the model cannot continue a text.
     """
     from ctxtune.backend.decode import require_causal
@@ -83,17 +85,31 @@ def written_items(
     if not asked.requests:
         raise DataError("all eval rows were too long and dropped", "raise data.max_length")
     tokenizer, (prompts, answers) = base.tokenizer, zip(*(_last_answer(one) for (one,) in asked.requests), strict=True)
+    names, scores = [sha256_fields(row.fields) for row in asked.row_of], row_scores(recipe.score)
+    right = [
+        accepted.get(name) or [tokenizer.decode(answer, skip_special_tokens=True)]
+        for name, answer in zip(names, answers, strict=True)
+    ]
+    _check_reachable(asked.row_of, right, scores, recipe.score)
     items, unfinished = [], 0
-    for row, answer, written in zip(asked.row_of, answers, write(prompts), strict=True):
-        name = sha256_fields(row.fields)
-        wanted = accepted.get(name) or [tokenizer.decode(answer, skip_special_tokens=True)]
+    for row, name, wanted, written in zip(asked.row_of, names, right, write(prompts), strict=True):
         answered = _answered(written.text, recipe.score.extract, row)
         said = {"text": written.text, "accepted": wanted, "reason": written.reason}
         if recipe.score.extract is not None:
             said["answer"] = answered
-        items.append(Item(name, row.line, answer_scores(recipe.score.metric, answered, wanted), said))
+        items.append(Item(name, row.line, scores(answered, wanted), said))
         unfinished += written.reason == "length"
     return items, {"dropped": asked.dropped, "truncated": asked.truncated, "unfinished": unfinished}
+
+
+def _check_reachable(rows: Sequence[Row], right: Sequence[Sequence[str]], scores: RowScores, score: Score) -> None:
+    """Refuse rows that get nothing even for an accepted answer: rouge-score reads no Chinese, a text may hold no number."""
+    for row, wanted in zip(rows, right, strict=True):
+        if not any(found for one in wanted for found in scores(one, wanted).values()):
+            hint = (
+                "other words: --set score.tokenize=zh, char or intl" if score.metric == "rouge" else "another --metric"
+            )
+            raise DataError(f"{row.where}: score.metric {score.metric} finds nothing in the answer {wanted[0]!r}", hint)
 
 
 def _answered(text: str, pattern: str | None, row: Row) -> str:

@@ -269,8 +269,9 @@ class Generation(Section):
 class Score(Section):
     """What free answers are scored by."""
 
-    metric: Literal["likelihood", "exact", "f1", "number"] = Field(
-        "likelihood", description="likelihood of the answer, or exact, f1 or number of what the model writes"
+    metric: Literal["likelihood", "exact", "f1", "number", "bleu", "chrf", "rouge"] = Field(
+        "likelihood",
+        description="likelihood of the answer, or of what the model writes: exact, f1, number, bleu, chrf, rouge",
     )
     extract: Annotated[Text, AfterValidator(compiled)] | None = Field(
         None, description="regular expression: its last match in what is written, or that's first group, is the answer"
@@ -278,6 +279,17 @@ class Score(Section):
     references: Template | None = Field(
         None, description="{{ a field }} that lists all accepted answers; null is the answer alone"
     )
+    tokenize: Literal["auto", "13a", "intl", "zh", "char", "none"] = Field(
+        "auto",
+        description="words of bleu and rouge: sacrebleu's 13a, intl, zh, char, none; auto: 13a, rouge-score's own",
+    )
+    stem: bool = Field(False, description="rouge: whether English words are cut to their stems (Porter)")
+
+    @model_validator(mode="after")
+    def _stems_of_words(self) -> "Score":
+        if self.stem and self.tokenize != "auto":
+            raise ValueError(f"stem cuts the words of tokenize auto, not those of {self.tokenize}")
+        return self
 
 
 class Recipe(Section):

@@ -123,6 +123,27 @@ def test_written_answers_have_draws_too(ask: Callable[..., Any]) -> None:
     assert facts["confusion"] is None
 
 
+def test_a_corpus_score_is_the_mean_over_the_draws(
+    ask: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """BLEU belongs to the rows of a draw together, not to each of them."""
+    from ctxtune.cli import console
+    from ctxtune.cli.fewshot import _table
+
+    written = {"data__choices": None, "score__metric": "chrf", "method__select": "random"}
+    facts = ask(**written, method__seeds=2)
+    single = [ask(**written, method__seed=seed) for seed in (0, 1)]
+    each = [one["scores"]["chrf"] for one in single]
+    assert facts["scores"]["chrf"] == facts["spread"]["chrf"]["mean"] == pytest.approx(sum(each) / 2)
+    assert facts["spread"]["chrf"]["worst"] == min(each)
+    assert facts["spread"].keys() == {"chrf", "sentence_chrf"}
+    assert facts["signature"] == single[0]["signature"]
+    console.emit(facts, False, lambda: _table(facts))
+    said = capsys.readouterr().out
+    assert f"{facts['scores']['chrf']:.4f} ± " in said
+    assert facts["signature"] in said
+
+
 def test_confusion_and_error_are_those_of_the_rows(ask: Callable[..., Any], tmp_path: Path) -> None:
     facts = ask(asked=MANY, save=tmp_path / "items.jsonl", method__calibrate="pmi")
     counts, items = [[0, 0], [0, 0]], items_of(tmp_path / "items.jsonl")

@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sacrebleu
 
 from ctxtune.backend.load import load_base
 from ctxtune.commands.evaluate import evaluate
@@ -59,6 +60,45 @@ def test_every_answer_is_what_one_by_one_gives(
     assert facts["scores"]["rows"] == 8
     ended = sum(line["said"]["reason"] == "length" for line in lines)
     assert (facts["scores"]["unfinished"], facts["scores"]["dropped"]) == (ended, 0)
+
+
+@pytest.mark.parametrize(("metric", "row"), [
+    ("bleu", ["sentence_bleu"]), ("chrf", ["sentence_chrf"]), ("rouge", ["rouge1", "rouge2", "rougeL"]),
+])  # fmt: skip
+def test_translations_and_summaries(
+    metric: str, row: list[str], model_folders: dict[str, Path], dev: Path, tmp_path: Path
+) -> None:
+    """The corpus' own figure beside the rows' scores, by which a result is compared with an earlier one."""
+    common: dict[str, Any] = {"model": model_folders["llama-tied"], "rows": dev, "score__metric": metric}
+    facts, lines = run(**common)
+    assert all(list(line["scores"]) == row for line in lines)
+    texts, right = [line["said"]["text"] for line in lines], [line["said"]["accepted"][0] for line in lines]
+    if metric != "rouge":
+        by_hand = {"bleu": sacrebleu.corpus_bleu, "chrf": sacrebleu.corpus_chrf}[metric](texts, [right])
+        assert facts["scores"][metric] == pytest.approx(by_hand.score)
+        assert facts["scores"][f"{metric}_stderr"] >= 0
+        assert "nrefs:1|case:mixed" in facts["signature"]
+    assert next(iter(facts["scores"])) == (metric if metric != "rouge" else "rows")
+    (tmp_path / "earlier.jsonl").write_bytes(dev.with_suffix(".items.jsonl").read_bytes())
+    again, _ = run(**common, against=str(tmp_path / "earlier.jsonl"))
+    assert {name: found["difference"] for name, found in again["against"]["differences"].items()} == dict.fromkeys(
+        row, 0
+    )
+
+
+def test_what_nothing_could_match_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """rouge-score's own words are of a to z: a Chinese answer would get 0 whatever is written."""
+    rows = [{"text": "fun", "label": "good"}, {"text": "好", "label": "好看"}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    common: dict[str, Any] = {"model": model_folders["llama-tied"], "rows": path}
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl line 2: score\.metric rouge finds nothing in the answer '好看'"
+    ) as told:
+        run(**common, score__metric="rouge")
+    assert "score.tokenize=zh" in str(told.value.hint)
+    run(**common, score__metric="rouge", score__tokenize="zh")
+    with pytest.raises(DataError, match=r"rows\.jsonl line 1: score\.metric number finds nothing"):
+        run(**common, score__metric="number")
 
 
 def test_a_learned_answer_is_right_where_the_base_is_wrong(
@@ -132,7 +172,7 @@ def test_where_nothing_is_written(model_folders: dict[str, Path], dev: Path, tmp
     with pytest.raises(ModelError, match="fills gaps"):
         run(model_folders["bert-tied"], dev)
     with pytest.raises(RecipeError, match=r"score\.metric"):
-        run(model_folders["llama-tied"], dev, score__metric="bleu")
+        run(model_folders["llama-tied"], dev, score__metric="meteor")
     (tmp_path / "text.txt").write_text("it was good", encoding="utf-8")
     flags = {"model": str(tmp_path / "no model"), "data.eval": str(tmp_path / "text.txt"), "score.metric": "f1"}
     with pytest.raises(RecipeError, match="but a running text has no answer"):
