@@ -12,7 +12,7 @@ Shapes: B texts, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,20 +34,26 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Generation
 
 
+REMEMBERED = 16_384  # prompts, about 3 MiB
 COLD = 1e-5  # at temperatures below, the likeliest token has all of the probability that float32 can tell
 
 
 class Seeds:
-    """The seed of each prompt's generator: seeds(prompt) -> a whole number below 2**63."""
+    """The seed of each prompt's generator: seeds(prompt) -> a whole number below 2**63.
+
+    A stream has no end, so that a prompt is forgotten when `REMEMBERED` others have come since; it then gets what it first got.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._seen: Counter[bytes] = Counter()
+        self._seen: OrderedDict[bytes, int] = OrderedDict()
 
     def __call__(self, prompt: Sequence[int]) -> int:
         name = hashlib.sha256(f"{self._seed} {' '.join(map(str, prompt))}".encode()).digest()[:16]
-        turn = self._seen[name]
-        self._seen[name] += 1
+        turn = self._seen.pop(name, 0)
+        self._seen[name] = turn + 1
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
         return int.from_bytes(hashlib.sha256(name + str(turn).encode()).digest()[:8], "little") >> 1
 
 

@@ -86,8 +86,10 @@ def _stream(resolved: "Resolved", on_error: str, save: Path | None) -> None:
     """Answer questions as they come."""
     from ctxtune.commands.stream import fewshot_stream
     from ctxtune.data.stream import line_batches
-    from ctxtune.errors import RecipeError
+    from ctxtune.errors import DataError, RecipeError
 
+    if sys.stdin is None:
+        raise DataError("--eval -: standard input is closed", "pipe JSON lines into the command, or name a file")
     if on_error not in ("stop", "mark"):
         raise RecipeError(f"--on-error is {on_error!r}, allowed: stop or mark")
     if save is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ctxtune.backend.prefix import Prefix
+    from ctxtune.backend.sample import Seeds
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.asking import Asking
     from ctxtune.data.encode import Encoded, EncodeSpec
@@ -52,7 +53,11 @@ def fewshot_stream(
         raise RecipeError(
             f"--eval -: {settings.seeds} draws would give {settings.seeds} answers to each question", "--seeds 1"
         )
-    teller = _Teller(run, Chooser(pool, settings, resolved.recipe.data.separator, run, say))
+    from ctxtune.backend.sample import Seeds
+
+    recipe = resolved.recipe
+    chooser = Chooser(pool, settings, recipe.data.separator, run, say)
+    teller = _Teller(run, chooser, Seeds(recipe.generate.seed))
     for batch in batches:
         for line, told in teller.told(batch):
             if isinstance(told, dict):
@@ -69,6 +74,7 @@ class _Teller:
 
     run: Asking
     chooser: Chooser
+    seeds: Seeds
     held: OrderedDict[tuple[int, ...], Prefix] = field(default_factory=OrderedDict)
 
     def told(self, batch: Sequence[Line]) -> Iterator[tuple[int, dict[str, Any] | CtxtuneError]]:
@@ -134,7 +140,7 @@ class _Teller:
             prefix = self._prefix(trunk, shared([tuple(prompt) for prompt in prompts.values()])[:least], spec)
             settings = answers_end(self.run.recipe)
             both = (trunk, prefix) if prefix is not None else None
-            written = generate_batch(self.run.base, list(prompts.values()), settings, behind=both)
+            written = generate_batch(self.run.base, list(prompts.values()), settings, self.seeds, both)
         inputs = {row.line: row.fields for row in rows}
         for line, one in zip(prompts, written, strict=True):
             found[line] = {"input": inputs[line], "prediction": one.text, "reason": one.reason}
@@ -159,6 +165,8 @@ def _row(number: int, raw: bytes | None) -> Row:
     where = f"stdin line {number}"
     if raw is None:
         raise DataError(f"{where} is longer than any row")
+    if not raw.strip():
+        raise DataError(f"{where}: a blank line between rows", "remove it")
     try:
         return Row(read_json_object(raw.decode("utf-8"), where), "stdin", number)
     except UnicodeDecodeError as error:

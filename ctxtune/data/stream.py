@@ -10,6 +10,8 @@ import os
 import select
 from typing import TYPE_CHECKING
 
+from ctxtune.data.open import BOM
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,13 +22,22 @@ Line = tuple[int, bytes | None]  # its number, and its bytes without the line br
 
 
 def line_batches(source: int, most: int) -> Iterator[list[Line]]:
-    """Lines from a file descriptor, at most so many at a time, each with its number."""
-    number, ready = 0, list[Line]()
+    """Lines from a file descriptor, about so many at a time, each with its number.
+
+    Blank lines are harmless at the end alone: of those that something follows, the first is handed out.
+    """
+    number, blank, ready = 0, 0, list[Line]()
     for line in _lines(source):
         if line is not None:
             number += 1
+            line = line.removeprefix(BOM) if number == 1 else line
+            if not line.strip():
+                blank = blank or number
+                continue
+            ready += [(blank, b"")] if blank else []
             ready.append((number, line if len(line) <= LONGEST else None))
-        if ready and (line is None or len(ready) == most):
+            blank = 0
+        if ready and (line is None or len(ready) >= most):
             yield ready
             ready = []
     if ready:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from ctxtune.backend import sample
 from ctxtune.backend.sample import Sampler, Seeds, draw, filters, seen
 from ctxtune.recipe.schema import Generation
 
@@ -103,3 +104,12 @@ def test_seeds() -> None:
     assert [again([12]), again([1, 2]), again([1, 2]), again([1, 2])] == [numbers[2], *numbers[:2], numbers[3]]
     assert other([1, 2]) not in numbers
     assert all(0 <= number < 2**63 for number in numbers)
+
+
+def test_what_came_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three prompts; one that comes again stays."""
+    monkeypatch.setattr(sample, "REMEMBERED", 3)
+    seeds, fresh = Seeds(0), Seeds(0)
+    drawn = [seeds([prompt]) for prompt in (1, 2, 3, 1, 4, 1, 2)]
+    assert len({drawn[0], drawn[3], drawn[5]}) == 3
+    assert drawn[1] == drawn[6] == fresh([2])

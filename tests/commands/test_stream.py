@@ -36,9 +36,11 @@ def lines(rows: list[Any], most: int = 4) -> Iterator[list[tuple[int, bytes | No
     yield from (raw[at : at + most] for at in range(0, len(raw), most))
 
 
-def told(given: dict[str, object], rows: list[Any], on_error: str = "stop", **more: object) -> list[dict[str, Any]]:
+def told(
+    given: dict[str, object], rows: list[Any], on_error: str = "stop", most: int = 4, **more: object
+) -> list[dict[str, Any]]:
     recipe = load(None, {**given, **{name.replace("__", "."): value for name, value in more.items()}}, [])
-    return list(fewshot_stream(recipe, lines(rows), on_error, [].append))
+    return list(fewshot_stream(recipe, lines(rows, most), on_error, [].append))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,14 @@ def test_what_is_written_is_that_of_a_file(given: dict[str, object], ask: Callab
         json.loads(line)["said"]["text"] for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert [one["prediction"] for one in told(given, ASKED, **more)] == texts
+
+
+def test_what_is_drawn_is_no_matter_of_what_came_together(given: dict[str, object]) -> None:
+    """The same question again gets another draw, whether it came in one batch with the first or not."""
+    more = {"data__choices": None, "generate__max_tokens": 5, "generate__temperature": 2.0}
+    together, apart = ([one["prediction"] for one in told(given, [ASKED[0]] * 4, most=most, **more)] for most in (4, 1))
+    assert together == apart
+    assert len(set(together)) > 1
 
 
 def test_a_batch_of_broken_rows_asks_for_nothing(given: dict[str, object]) -> None:
