@@ -1,5 +1,8 @@
 """`ctxtune quickstart`: from nothing to an adapted model."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ctxtune.cli import console, freeze, options
 
 
@@ -7,7 +10,7 @@ def quickstart(out: options.Out = None, json: options.Json = False, quiet: optio
     """Adapt a real model to real data, with no other input.
 
     Fetches SmolLM2-135M-Instruct once (93 MB), trains its last layers on 1,024 film reviews, prints what it learned and what
-    it forgot, and leaves an adapter.
+    it forgot, beside what it answers behind 16 of the reviews with no training at all, and leaves an adapter.
     """
     console.Quiet.on = quiet
     from ctxtune.commands.quickstart import quickstart as command
@@ -17,7 +20,26 @@ def quickstart(out: options.Out = None, json: options.Json = False, quiet: optio
         facts = command(out, voice)
     finally:
         voice.progress.close()
-    console.emit(facts, json, lambda: freeze.result_table(facts))
+    console.emit(facts, json, lambda: _tables(facts))
+    console.note("other examples give other answers; how far apart they lie: ctxtune fewshot fewshot --seeds 5")
     console.note(f"the adapter lies in {facts['adapter']['folder']}; use it with:")
     review = r"Review: a quiet, moving and very funny film\nSentiment:"
     console.note(f"  echo '{review}' | ctxtune generate --adapter {facts['out']} --max-tokens 1")
+
+
+def _tables(facts: Mapping[str, Any]) -> Any:
+    from rich.console import Group
+
+    return Group(freeze.result_table(facts), _ways(facts, facts["fewshot"]))
+
+
+def _ways(tuned: Mapping[str, Any], few: Mapping[str, Any]) -> Any:
+    """The same rows asked in every way, and what each took from loading the model on."""
+    asked = f"behind {few['method']['shots']} examples"
+    rows = [
+        ["as it came", console.with_error(tuned["scores"]["before"], "acc"), ""],
+        [asked, console.with_error(few["calibrations"]["none"], "acc"), f"{few['seconds']['total']:.0f}"],
+        [f"{asked}, batch calibration", console.with_error(few["calibrations"]["batch"], "acc"), "the same pass"],
+        ["tuned", console.with_error(tuned["scores"]["after"], "acc"), f"{tuned['seconds']['total']:.0f}"],
+    ]
+    return console.grid(f"Accuracy on the same {few['scores']['rows']:,} rows", ["", "acc", "seconds"], rows)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.adapt import adapt
+from ctxtune.commands.fewshot import fewshot
 from ctxtune.commands.pull import pull
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.load import load
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
-    """Pull the small model, adapt it to the bundled film reviews, return the facts of the run.
+    """Pull the small model, adapt it to the bundled film reviews, ask it behind 16 of them.
+
+    Returns the facts of the run; `fewshot` among them is what the same rows gave behind examples.
 
     Raises:
         CtxtuneError: the model cannot be fetched, or the run fails.
@@ -23,7 +26,9 @@ def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
     place = out or free_folder()
     resolved = load("quickstart", {"out": str(place)})
     pull(resolved.recipe.model, say=tell.note)
-    return adapt(resolved, False, tell)
+    facts = adapt(resolved, False, tell)
+    tell.note("few-shot: the model as it came, asked behind 16 of the training rows")
+    return {**facts, "fewshot": fewshot(load("fewshot", {}), tell.note)}
 
 
 def free_folder() -> Path:

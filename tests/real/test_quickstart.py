@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,21 @@ def test_it_prints_a_table_of_its_numbers(quickstart: Quickstart) -> None:
     assert f"{facts['adapter']['bytes'] / 1e6:.1f} MB" in cells["adapter"]
     assert f"{facts['steps']} at rate {facts['lr']['value']:.1e}" in cells["steps"]
     assert f"{facts['seconds']['total']:.0f} " in cells["seconds"]
+
+
+def test_the_same_rows_are_asked_behind_examples(quickstart: Quickstart) -> None:
+    """What it prints of that; tests/real/test_fewshot.py compares such numbers with a second source."""
+    _, _, ways = quickstart.out.partition(f"Accuracy on the same {len(ROWS.read_text('utf-8').splitlines())} rows")
+    cells = {line.split("  ")[1].strip(): line for line in ways.splitlines() if line.startswith("  ")}
+    scores = quickstart.facts["scores"]
+    for name, one in (("as it came", scores["before"]), ("tuned", scores["after"])):
+        assert f"{one['acc']:.4f} ± {one['acc_stderr']:.4f}" in cells[name]
+    few, calibrated = (cells[f"behind 16 examples{more}"] for more in ("", ", batch calibration"))
+    for line in (few, calibrated):
+        found = re.search(r"(\d\.\d{4}) ± 0\.\d{4}", line)
+        assert found is not None
+        assert 0.5 <= float(found[1]) <= 1
+    assert float(few.split()[-1]) < quickstart.facts["seconds"]["total"] / 2
 
 
 def test_the_model_learns_and_the_forgetting_is_measured(quickstart: Quickstart) -> None:
