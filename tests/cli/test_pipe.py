@@ -70,7 +70,8 @@ BROKEN = {
     "binary": (bytes(range(128, 200)), "is not UTF-8: byte 1"),
     "NUL": (b"\0\0\0", "broken JSON"),
     "a list": (b"[1]", "a list, not a JSON object"),
-    "a megabyte": (b'{"text": "' + b"film " * 200_000 + b'"}', "tokens"),
+    "long": (b'{"text": "' + b"film " * 20_000 + b'"}', "tokens"),
+    "a megabyte": (b'{"text": "' + b"film " * 210_000 + b'"}', "more than 1,000,000 characters"),
 }
 
 
