@@ -105,7 +105,8 @@ _ctxtune_fewshot() {
         '--seeds=[Draws of demonstrations\: mean, worst and spread.]:seeds: ' \
         '--calibrate=[What acc goes by\: none, contextual, domain, batch, pmi or channel.]:calibrate:(none contextual domain batch pmi channel)' \
         '--prior=[Shares of the choices among the rows, split at commas, or auto.]:prior:(auto)' \
-        '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
+        '--scores=[Write what every row gave\: a .jsonl file.]:scores:_files' \
+        '--save=[Write the examples, read already, as an adapter\: a folder.]:save:_files' \
         '--on-error=[With --eval -, when a row is wrong\: stop, or mark it.]:on-error:(stop mark)' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.shots= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \

@@ -85,7 +85,7 @@ def known_values() -> dict[str, Takes]:
         **{name: literals(f"method.{name}") for name in ("select", "order", "calibrate")},
         "on-error": Takes(("stop", "mark")),
         "prior": Takes(("auto",)),
-        **dict.fromkeys(("adapter", "train", "eval", "out", "from", "save"), files),
+        **dict.fromkeys(("adapter", "train", "eval", "out", "from", "save", "scores"), files),
         **dict.fromkeys(
             (
                 "answer",

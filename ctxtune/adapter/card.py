@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ctxtune.adapter.manifest import Change, Manifest
+    from ctxtune.adapter.manifest import Change, Manifest, Shown
 
 
 def model_card(manifest: Manifest) -> str:
@@ -15,7 +15,7 @@ def model_card(manifest: Manifest) -> str:
     kind, task, given = "AutoModelForCausalLM" if base.causal else "AutoModelForMaskedLM", "generate", ""
     if manifest.classes:
         kind, task, given = "AutoModelForSequenceClassification", "eval", f", num_labels={len(manifest.classes)}"
-    asked = {"generate": "--prompt 'text'", "eval": "--eval rows.jsonl"}[task]
+    asked = {"generate": "'text'", "eval": "--eval rows.jsonl"}[task]
     parts = [
         f"---\nbase_model: {json.dumps(base.name, ensure_ascii=False)}\n"
         f"library_name: peft\ntags: [ctxtune, {manifest.method}]\n---",
@@ -25,10 +25,10 @@ def model_card(manifest: Manifest) -> str:
         "## Numbers",
         _table(manifest.scores, manifest.forgetting),
         *_about_classes(manifest),
+        *(_about_shown(manifest.shown) if manifest.shown is not None else []),
         "## Use",
         f"```sh\nctxtune adapter verify . --model BASE\nctxtune {task} --model BASE --adapter . {asked}\n```",
-        f"```python\nfrom peft import PeftModel\nfrom transformers import {kind}\n\n"
-        f'model = PeftModel.from_pretrained({kind}.from_pretrained("BASE"{given}), ".")\n```',
+        _python(manifest.shown, kind, given),
         f"`BASE` is the folder of {base.name}, fingerprint `{base.fingerprint}`. "
         "On another base the numbers above do not hold.",
         "## Recipe",
@@ -49,6 +49,43 @@ def _about_classes(manifest: Manifest) -> list[str]:
         "files hold none, it begins at zero: before training all choices are equally likely, and the first is taken. "
         "Forgetting is not measured: an encoder without the head that fills a mask predicts nothing to compare."
     ]
+
+
+def _about_shown(shown: Shown) -> list[str]:
+    """The demonstrations, one fence each."""
+    told = "".join(
+        f"\n\n{_fence(text)}\n{text.strip()}\n{_fence(text)}" for text in (shown.instruction, *shown.texts) if text
+    )
+    parts = [
+        "## Demonstrations",
+        f"Nothing was trained: the adapter holds the keys and values that the model makes of these {len(shown.tokens):,} "
+        f"tokens. A question goes on behind them, as if they stood in its prompt.{told}",
+    ]
+    if shown.bias:
+        nats = ", ".join(f"{json.dumps(choice, ensure_ascii=False)} {bias:+.4f}" for choice, bias in shown.bias.items())
+        parts.append(
+            f"Calibration {shown.calibrate}, which ctxtune alone applies, adds to log p of the choices: {nats}."
+        )
+    return parts
+
+
+def _python(shown: Shown | None, kind: str, given: str) -> str:
+    """How plain PEFT loads the adapter, and is asked behind demonstrations: none of the tokens that it holds comes again."""
+    lines = ["from peft import PeftModel", f"from transformers import {kind}", ""]
+    lines.append(f'model = PeftModel.from_pretrained({kind}.from_pretrained("BASE"{given}), ".")')
+    if shown is not None:
+        lines[1] += ", AutoTokenizer"
+        lines.append('tokenizer = AutoTokenizer.from_pretrained("BASE")')
+        if shown.alone:
+            lines.append('ids = tokenizer("QUESTION", add_special_tokens=False, return_tensors="pt").input_ids')
+        else:
+            size = len(shown.tokens)
+            lines.append(
+                f"# A question alone would be other tokens: these follow the first {size}, which the adapter holds."
+            )
+            lines.append(f'ids = tokenizer("DEMONSTRATIONS" + "QUESTION", return_tensors="pt").input_ids[:, {size}:]')
+        lines.append("logits = model(input_ids=ids).logits")
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _table(scores: Change, forgetting: Change) -> str:

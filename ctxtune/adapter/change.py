@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
+from ctxtune.adapter.prefix import shown
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ class Change:
 
 
 def changes(adapter: AdapterFile) -> list[Change]:
-    """The changes an adapter makes, whole values first.
+    """The changes an adapter makes, whole values first; demonstrations that were read change nothing.
 
     Raises:
         AdapterError: a type of adapter, or a tensor, that is not supported.
     """
+    if shown(adapter) is not None:
+        return []
     file = safe_open(str(adapter.path), framework="pt", device="cpu")
     if adapter.container == "LN_TUNING":
         names = layer_names(adapter.header.tensors)
@@ -58,7 +61,8 @@ def changes(adapter: AdapterFile) -> list[Change]:
             *(_low_rank(adapter, file, pair) for pair in pairs),
         ]
     raise AdapterError(
-        f"{adapter.path}: adapters of type {adapter.container} are not supported", "types that work: LN_TUNING and LORA"
+        f"{adapter.path}: adapters of type {adapter.container} are not supported",
+        "types that work: LN_TUNING, LORA, and PREFIX_TUNING from examples",
     )
 
 

@@ -33,6 +33,7 @@ def manifest(header: Header) -> dict[str, Any] | None:
         return None
     try:
         fields = json.loads(text)
+        json.dumps(fields, ensure_ascii=False).encode()  # a lone surrogate, which JSON can spell, is no text
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"the ctxtune manifest in the adapter's header is not valid JSON: {error}") from error
     if not isinstance(fields, dict):

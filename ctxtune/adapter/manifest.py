@@ -39,6 +39,33 @@ class Change:
     after: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Demonstrations whose keys and values are the adapter's tensors, in their order."""
+
+    instruction: str
+    """stands before them"""
+    texts: list[str]
+    where: list[str]
+    """the file and the line of each"""
+    tokens: list[int]
+    """what was read: `instruction` and `texts`, but for what the tokenizer joins to a question"""
+    alone: bool
+    """whether a question, made into tokens by itself, goes on behind them as in the whole text"""
+    heads: int
+    """of keys and values, in each layer"""
+    layers: int
+    calibrate: str
+    """the name of the calibration, or none"""
+    bias: dict[str, float]
+    """what it comes to: nats that are added to log p of each choice"""
+
+    @property
+    def front(self) -> str:
+        """All that stands before a question."""
+        return self.instruction + "".join(self.texts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything about an adapter that its tensors do not tell."""
@@ -58,6 +85,8 @@ class Manifest:
     """how many numbers were free to move"""
     classes: list[str] = field(default_factory=list)
     """what the adapter's own classifier tells apart, in the order of its logits; empty where the base has its own head"""
+    shown: Shown | None = None
+    """of an adapter from examples"""
     scores: Change = field(default_factory=Change)
     forgetting: Change = field(default_factory=Change)
     created: str = field(default_factory=_now)
@@ -88,13 +117,17 @@ class Manifest:
                 f"the adapter's manifest has format {fields.get('format')!r}, and this ctxtune reads format {FORMAT}",
                 "install the ctxtune that wrote it, or a newer one",
             )
-        fields = {"classes": [], **fields}  # written before there were any
+        fields = {"classes": [], "shown": None, **fields}  # written before there were any
         _check("", fields, cls)
         for key in ("scores", "forgetting"):
             _check(f"{key}.", fields[key], Change)
         _check("base.", fields["base"], BaseModel)
+        shown = fields["shown"]
+        if shown is not None:
+            _check("shown.", shown, Shown)
         parts = {
             "base": BaseModel(**fields["base"]),
+            "shown": None if shown is None else Shown(**shown),
             "scores": Change(**fields["scores"]),
             "forgetting": Change(**fields["forgetting"]),
         }
@@ -103,6 +136,7 @@ class Manifest:
 
 TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool}
 """annotation -> type, as texts: this module's annotations are not evaluated"""
+LISTS: dict[str, type] = {"list[str]": str, "list[int]": int}
 
 
 def _check(prefix: str, fields: Any, kind: type) -> None:
@@ -121,10 +155,10 @@ def _check(prefix: str, fields: Any, kind: type) -> None:
 def _fits(value: Any, annotation: str) -> bool:
     if annotation in TYPES:
         return type(value) is TYPES[annotation]
-    if annotation == "list[str]":
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if annotation in LISTS:
+        return isinstance(value, list) and all(type(item) is LISTS[annotation] for item in value)
     if not isinstance(value, dict):
-        return False
+        return value is None and annotation.endswith(" | None")
     if annotation == "dict[str, str]":
         return all(isinstance(item, str) for item in value.values())
     if annotation == "dict[str, float]":

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from ctxtune.adapter.change import by_parameter, changes
+from ctxtune.adapter.prefix import shown
 from ctxtune.adapter.write import DTYPES, raw
 from ctxtune.backend.atomic import new_folder, storing, write_text
 from ctxtune.backend.classes import class_names
@@ -102,11 +103,17 @@ def merge(
     `kl(base, adapter, merged)` compares the base with the adapter attached and the merged folder.
 
     Raises:
-        AdapterError: the adapter does not fit the base, or merging loses more than MAX_KL and `force` does not insist.
+        AdapterError: the adapter does not fit the base, or changes nothing in it, or merging loses more than MAX_KL and
+            `force` does not insist.
         StorageError: `out` exists, or there is no room.
     """
     if dtype is not None and dtype not in TYPES:
         raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
+    if shown(adapter) is not None:
+        raise AdapterError(
+            f"{adapter.path} holds demonstrations that were read, and no number of the base changes: nothing can be merged",
+            "use it with --adapter, or in PEFT",
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StorageError(f"{out} exists already", "name a new folder")
     config = read_json(base / "config.json")

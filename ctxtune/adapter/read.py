@@ -10,6 +10,7 @@ from ctxtune.adapter.folder import CONFIG, PICKLE, TENSORS
 from ctxtune.adapter.header import manifest as read_manifest
 from ctxtune.adapter.header import read_header
 from ctxtune.adapter.manifest import Manifest
+from ctxtune.adapter.prefix import CONTAINER, is_prefix
 from ctxtune.backend.folder import read_json
 from ctxtune.errors import AdapterError
 
@@ -28,7 +29,7 @@ RUN = "adapter"
 class AdapterFile:
     """An adapter on disk whose structure has been checked.
 
-    `kind` is the method (freeze, lora, ...), `container` PEFT's type of the tensors' names (LN_TUNING, LORA, ...).
+    `kind` is the method (freeze, fewshot, lora, ...), `container` PEFT's type of the tensors' names (LN_TUNING, LORA, ...).
     """
 
     path: Path
@@ -97,6 +98,8 @@ def _container(path: Path, header: Header, config: dict[str, Any] | None) -> str
         return str(config["peft_type"])
     if len(layer_names(header.tensors)) == len(header.tensors):
         return "LN_TUNING"
+    if is_prefix(header.tensors):
+        return CONTAINER
     raise AdapterError(
         f"{path}: {CONFIG} is not beside it, and the names of its tensors do not tell what they are",
         f"keep the file in its folder, together with {CONFIG}",

@@ -10,6 +10,7 @@ import numpy as np
 
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
+from ctxtune.adapter.prefix import CONTAINER, layout_of
 from ctxtune.adapter.read import check_base
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -69,10 +70,16 @@ def _manifest(adapter: AdapterFile) -> str:
     stored = sum(info.numel for info in adapter.header.tensors.values())
     if stored < manifest.trainable:
         raise AdapterError(f"{manifest.trainable:,} numbers were trained and only {stored:,} are stored")
-    return f"format {manifest.format}, {manifest.method}, {manifest.trainable:,} trained numbers"
+    told = f"format {manifest.format}, {manifest.method}, "
+    if manifest.shown is not None:
+        return told + f"{len(manifest.shown.texts):,} demonstrations, {len(manifest.shown.tokens):,} tokens"
+    return told + f"{manifest.trainable:,} trained numbers"
 
 
 def _configuration(adapter: AdapterFile) -> str:
+    if adapter.container == CONTAINER:
+        layout = layout_of(adapter)
+        return f"{CONTAINER}, {layout.tokens:,} tokens x {layout.layers} layers x {layout.heads} heads x {layout.dim}"
     if adapter.config is None:
         return "none beside the file"
     if adapter.container == "LORA":
@@ -84,7 +91,9 @@ def _configuration(adapter: AdapterFile) -> str:
             raise AdapterError(f"tensor {strange!r} is not the weight or the bias of a module")
         modules = {module for module, _ in names.values()}
     else:
-        raise AdapterError(f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, LN_TUNING")
+        raise AdapterError(
+            f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, LN_TUNING, {CONTAINER}"
+        )
     targets = adapter.config.get("target_modules")
     if isinstance(targets, str):
         return _pattern(targets, modules)

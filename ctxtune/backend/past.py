@@ -22,23 +22,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctxtune.backend.load import Base
+    from ctxtune.backend.prefix import Prefix
 
 
 class Past:
-    """What a model has read so far of some texts, which grow together."""
+    """What a model has read so far of some texts, which grow together; one alone may begin with a prefix that was read."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, prefix: Prefix | None = None) -> None:
         self.base = base
+        self._prefix = prefix
         self.read_tokens: list[list[int]] = []
         self._takes = set(inspect.signature(base.model.forward).parameters)
         self._cache_name = cache_argument(self._takes) or "past_key_values"
         self._forget()
 
     def _forget(self) -> None:
-        self.read_tokens = []
-        self._cache = growing_cache()
+        self.read_tokens = [list(self._prefix.tokens)] if self._prefix is not None else []
+        self._cache = growing_cache(self._prefix.layers if self._prefix is not None else ())
         self._mask: Tensor | None = None  # (B, T) of what was read; None where nothing is padded
-        self._columns = 0
+        self._columns = len(self._prefix.tokens) if self._prefix is not None else 0
 
     def unread(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """What is still to be read of whole texts: one alone may begin like what was read before."""
@@ -48,13 +50,9 @@ class Past:
         """Go back to where one text parts from `tokens`; returns what is still to be read of them, at least the last."""
         if len(self.read_tokens) != 1 or self._mask is not None:
             self._forget()
-            return list(tokens)
-        known = self.read_tokens[0]
+        known = self.read_tokens[0] if self.read_tokens else []
         most = min(len(known), len(tokens) - 1)
         shared = next((at for at in range(most) if known[at] != tokens[at]), most)
-        if shared == 0:
-            self._forget()
-            return list(tokens)
         # Cut layer by layer, by length: a reading that was interrupted has left its tokens in some layers only.
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[..., :shared, :], layer.values[..., :shared, :]

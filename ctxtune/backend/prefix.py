@@ -21,6 +21,7 @@ import torch
 from ctxtune.backend.cache import keep_states, store_key
 from ctxtune.backend.room import cache_of
 from ctxtune.data.branch import shared
+from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,20 @@ class Prefix:
         return Prefix(both, layers, self.place)
 
 
+def require_going_on(trunk: Trunk) -> None:
+    """Refuse a model of which it is not known that it goes on from a prefix as from the text.
+
+    Raises:
+        ModelError: it is such a one.
+    """
+    if not trunk.goes_on:
+        raise ModelError(
+            f"that a {trunk.base.anatomy.family} model goes on from kept keys and values as from their text is not known: "
+            "no adapter can hold its demonstrations",
+            "take a model of another family",
+        )
+
+
 def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, before: Prefix | None = None) -> Prefix:
     """The prefix as the model reads it, or as an earlier run has kept it. The trunk is closed meanwhile.
 
@@ -58,8 +73,7 @@ def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, befo
         with trunk.closed(), torch.no_grad():
             return Prefix(tuple(tokens), _read(trunk, tokens, before), where)
     with trunk.closed(), torch.no_grad():
-        # One token says how wide the rows are: layers may differ, and configurations spell it in many ways.
-        shapes = [(keys.shape[1], keys.shape[3], values.shape[3]) for keys, values in _read(trunk, tokens[:1])]
+        shapes = _shapes(trunk)
         width = sum(heads * (k + v) for heads, k, v in shapes)
         key = store_key(model=mark, prefix=list(tokens), **trunk.base.computes())
 
@@ -70,6 +84,28 @@ def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, befo
         if kept is None:
             return Prefix(tuple(tokens), _read(trunk, tokens), "off")
     return Prefix(tuple(tokens), _from_rows(kept.data, shapes, trunk.base.device), kept.place)
+
+
+def kept_prefix(trunk: Trunk, tokens: Sequence[int], rows: Tensor) -> Prefix:
+    """The prefix of these tokens from rows (P, sum of H d) that were kept of it.
+
+    Raises:
+        ValueError: this model's rows are of another width; it says how many numbers they have.
+    """
+    with trunk.closed(), torch.no_grad():
+        shapes = _shapes(trunk)
+    width = sum(heads * (k + v) for heads, k, v in shapes)
+    if rows.shape != (len(tokens), width):
+        raise ValueError(f"{width:,}")
+    return Prefix(tuple(tokens), _from_rows(rows, shapes, trunk.base.device), "kept")
+
+
+def _shapes(trunk: Trunk) -> list[tuple[int, int, int]]:
+    """Of every layer the key heads, and the numbers of a key and a value: any token says them.
+
+    Layers may differ, and configurations spell it in many ways.
+    """
+    return [(keys.shape[1], keys.shape[3], values.shape[3]) for keys, values in _read(trunk, [0])]
 
 
 def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> Layers:
@@ -89,7 +125,7 @@ def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> 
 def as_rows(layers: Layers) -> Tensor:
     """Keys and values (1, H, P, d) of every layer as one row a token, (P, sum of H d)."""
     both = [part[0].transpose(0, 1).flatten(1) for keys, values in layers for part in (keys, values)]
-    return torch.cat(both, dim=1).float().cpu()
+    return torch.cat(both, dim=1).cpu()
 
 
 def _from_rows(rows: Tensor, shapes: Sequence[tuple[int, int, int]], device: Device) -> Layers:

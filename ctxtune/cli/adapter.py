@@ -37,7 +37,9 @@ def show(adapter: Place, as_json: AsJson = False) -> None:
         from rich.markup import escape
 
         rows = [[key, escape(value)] for key, value in _rows(facts)]
-        return console.grid(escape(facts["file"]), ["fact", "value"], rows)
+        found = console.grid(escape(facts["file"]), ["fact", "value"], rows)
+        shown = facts["manifest"] and facts["manifest"]["shown"]
+        return _with_demonstrations(found, shown) if shown else found
 
     console.emit(facts, as_json, table)
 
@@ -141,7 +143,29 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         before, after = manifest[title]["before"], manifest[title]["after"]
         for name in dict.fromkeys([*before, *after]):
             rows.append((f"{title}: {name}", f"{_number(before.get(name))} -> {_number(after.get(name))}"))
-    return rows
+    return rows + _shown(manifest["shown"]) if manifest["shown"] else rows
+
+
+def _shown(shown: dict[str, Any]) -> list[tuple[str, str]]:
+    """Demonstrations in numbers."""
+    rows = [("demonstrations", f"{len(shown['texts']):,}"), ("tokens held", f"{len(shown['tokens']):,}")]
+    nats = ", ".join(f"{choice} {bias:+.4f}" for choice, bias in shown["bias"].items())
+    return rows + ([(f"{shown['calibrate']} calibration, nats", nats)] if nats else [])
+
+
+def _with_demonstrations(table: Any, shown: dict[str, Any]) -> Any:
+    """What stands before every question, in its order."""
+    from rich.console import Group as Stack
+    from rich.markup import escape
+
+    from ctxtune.cli import console
+
+    told = [
+        *([(shown["instruction"], "")] if shown["instruction"] else []),
+        *zip(shown["texts"], shown["where"], strict=False),
+    ]
+    rows = [[escape(text.strip()), escape(where)] for text, where in told]
+    return Stack(table, console.grid("What stands before every question", ["text", "from"], rows))
 
 
 def _number(value: float | None) -> str:

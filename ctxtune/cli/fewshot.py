@@ -16,6 +16,12 @@ SCORES = (
 )  # fmt: skip
 MOST_LABELS = 10  # of a confusion matrix that is printed
 
+Scores = Annotated[Path | None, typer.Option("--scores", help="Write what every row gave: a .jsonl file.")]
+OnError = Annotated[
+    str, typer.Option("--on-error", metavar="stop|mark", help="With --eval -, when a row is wrong: stop, or mark it.")
+]
+Save = Annotated[Path | None, typer.Option("--save", help="Write the examples, read already, as an adapter: a folder.")]
+
 if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
 
@@ -45,11 +51,9 @@ def fewshot(
     prior: Annotated[
         str | None, typer.Option("--prior", help="Shares of the choices among the rows, split at commas, or auto.")
     ] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="Write what every row gave: a .jsonl file.")] = None,
-    on_error: Annotated[
-        str,
-        typer.Option("--on-error", metavar="stop|mark", help="With --eval -, when a row is wrong: stop, or mark it."),
-    ] = "stop",
+    scores: Scores = None,
+    save: Save = None,
+    on_error: OnError = "stop",
     cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
     set_: options.Set = None,
     seed: options.Seed = None,
@@ -62,8 +66,9 @@ def fewshot(
     """Ask a model behind examples; no weight moves.
 
     The examples are read once, and kept: all questions go on from there, the choices of a question branch from it. The
-    numbers are those of reading every text as a whole. With --eval - questions come through a pipe, one JSON object a line,
-    and each is answered as it comes: one JSON object with its prediction and the scores of all choices.
+    numbers are those of reading every text as a whole. --save makes an adapter of them, for eval, generate and PEFT. With
+    --eval - questions come through a pipe, one JSON object a line, and each is answered as it comes: one JSON object with
+    its prediction and the scores of all choices.
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
@@ -77,13 +82,13 @@ def fewshot(
 
     resolved = load(recipe, given, set_ or [])
     if resolved.recipe.data.eval == "-":
-        _stream(resolved, on_error, save)
+        _stream(resolved, on_error, "--scores" if scores else "--save" if save else None)
         return
-    start(resolved, save, json)
+    start(resolved, json, scores, save)
 
 
-def _stream(resolved: "Resolved", on_error: str, save: Path | None) -> None:
-    """Answer questions as they come."""
+def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
+    """Answer questions as they come; `kept` is an option that asks to keep something, and is refused."""
     from ctxtune.commands.stream import fewshot_stream
     from ctxtune.data.stream import line_batches
     from ctxtune.errors import DataError, RecipeError
@@ -92,20 +97,31 @@ def _stream(resolved: "Resolved", on_error: str, save: Path | None) -> None:
         raise DataError("--eval -: standard input is closed", "pipe JSON lines into the command, or name a file")
     if on_error not in ("stop", "mark"):
         raise RecipeError(f"--on-error is {on_error!r}, allowed: stop or mark")
-    if save is not None:
-        raise RecipeError("--save: the answers to --eval - go to standard output", "write > FILE")
+    if kept is not None:
+        raise RecipeError(
+            f"{kept}: the answers to --eval - go to standard output", "write > FILE, or name a file to score"
+        )
     for facts in fewshot_stream(resolved, line_batches(sys.stdin.fileno(), AT_A_TIME), on_error, console.note):
         if "error" in facts:
             console.fail(facts["error"], None)
         console.emit_json(facts)
 
 
-def start(resolved: "Resolved", save: Path | None, as_json: bool) -> None:
-    """Ask, and print the result."""
-    from ctxtune.commands.fewshot import fewshot as ask
+def start(
+    resolved: "Resolved", as_json: bool, scores: Path | None = None, save: Path | None = None, resume: bool = False
+) -> None:
+    """Ask, and print the result; a recipe that names a folder for its run gets one."""
+    if resolved.recipe.out is not None:
+        from ctxtune.commands.fewshot_run import fewshot_run
 
-    facts = ask(resolved, console.note, save)
+        facts = fewshot_run(resolved, resume, console.note, scores, save)
+    else:
+        from ctxtune.commands.fewshot import fewshot as ask
+
+        facts = ask(resolved, console.note, scores, save)
     console.emit(facts, as_json, lambda: _table(facts))
+    if "adapter" in facts:
+        console.note("adapter: {folder}: {demonstrations} demonstrations, {tokens:,} tokens".format(**facts["adapter"]))
 
 
 def _table(facts: Mapping[str, Any]) -> Any:

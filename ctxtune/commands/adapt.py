@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from ctxtune.commands.clock import Clock
 from ctxtune.commands.resume import same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
-from ctxtune.data.finite import plain
+from ctxtune.data.finite import finite, plain
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
@@ -95,7 +94,7 @@ class _Run:
         with self.clock.part("load"):
             base = self._load()
             mark = fingerprint(self.sources.model)
-            self._check_model(mark)
+            prepare.check_model(self.recipe, mark)
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
         self.sources.inputs.update(prepare.chat_inputs(self.recipe.data, base.tokenizer, self.recipe.inputs or {}))
         examples = prepare.to_learn(self.sources.train, spec)
@@ -202,14 +201,6 @@ class _Run:
             )
         self.tell.note(NOT_MEASURED)
         return None
-
-    def _check_model(self, mark: str) -> None:
-        expected = (self.recipe.inputs or {}).get("model")
-        if expected is not None and expected != mark:
-            raise RecipeError(
-                f"model {self.recipe.model}: the recipe was made with another base, inputs.model differs",
-                "name the base it was made with, or remove inputs.model from the recipe",
-            )
 
     def _note_losses(self, examples: EncodedSet) -> None:
         for count, verb in ((examples.dropped, "dropped"), (examples.truncated, "cut at their start")):
@@ -352,19 +343,14 @@ class _Run:
             seed=self.recipe.train.seed,
             trainable=facts["trainable"],
             classes=class_names(base.model.config) if base.anatomy.kind == "classifier" else [],
-            scores=Change(_finite(facts["scores"]["before"]), _finite(facts["scores"]["after"])),
-            forgetting=Change(_finite(facts["forgetting"]["before"]), _finite(facts["forgetting"]["after"])),
+            scores=Change(finite(facts["scores"]["before"]), finite(facts["scores"]["after"])),
+            forgetting=Change(finite(facts["forgetting"]["before"]), finite(facts["forgetting"]["after"])),
         )
         tensors = method.tensors()
         num_bytes = write_adapter(
             self.run.adapter, tensors, manifest, method.config(self.recipe.model), model_card(manifest)
         )
         return {"folder": str(self.run.adapter), "bytes": num_bytes, "tensors": len(tensors)}
-
-
-def _finite(numbers: dict[str, float]) -> dict[str, float]:
-    """The numbers that JSON can hold."""
-    return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
 
 def _set_facts(examples: EncodedSet) -> dict[str, object]:

@@ -11,9 +11,11 @@ from ctxtune.commands.written import written_items
 from ctxtune.data.branch import shared
 from ctxtune.data.hash import sha256_fields
 from ctxtune.methods.fewshot import behind
+from ctxtune.recipe.dump import dump
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ctxtune.backend.decode import Written
     from ctxtune.backend.load import Base
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.data.read import Row
     from ctxtune.evals.items import Item
     from ctxtune.methods.fewshot import Groups
+    from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Generation, Recipe
 
 _LEAST = 16  # tokens from which a prefix is worth a pass of its own
@@ -33,8 +36,9 @@ _LEAST = 16  # tokens from which a prefix is worth a pass of its own
 class Asking:
     """How rows are asked. `accepted` are the answers that are right, by row, where they are written and not chosen.
 
-    `counts` adds up tokens: `whole` is what all texts hold, each in full; `read` what was run instead, the prefix included;
-    `kept` what an earlier run had read. What is not kept goes on from the `last` prefix where both begin alike.
+    `inputs` are the hashes of what was read. `counts` adds up tokens: `whole` is what all texts hold, each in full; `read`
+    what was run instead, the prefix included; `kept` what an earlier run had read. What is not kept goes on from the `last`
+    prefix where both begin alike.
     """
 
     base: Base
@@ -45,11 +49,16 @@ class Asking:
     accepted: dict[str, list[str]] | None = None
     counts: Counter[str] = field(default_factory=Counter)
     last: Prefix | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
         """Where what was read is kept."""
         return self.recipe.cache
+
+    def recipe_text(self, resolved: Resolved, relative_to: Path) -> str:
+        """The resolved recipe, with the hashes of what was read."""
+        return dump(resolved, relative_to=relative_to, inputs={**self.inputs, "model": self.mark})
 
     def items(self, rows: list[Row], groups: Groups, beside: Sequence[Row] = ()) -> list[Item | None]:
         """What every row gave, in the order of the rows, None where it was dropped; then what those `beside` them gave.

@@ -187,7 +187,7 @@ def _shared(
         _check_batch(len(lls), estimate, prior, choices, say)
     scores = calibrated(lls, known, prior)
     rows = iter([{name: table[at] for name, table in scores.items()} for at in range(len(lls))])
-    done = [item and _item(item, next(rows), settings.calibrate) for item in items]
+    done = [item and rescored(item, next(rows), settings.calibrate) for item in items]
     return Answers(done, dict(zip(choices, estimate.tolist(), strict=True)) if estimate is not None else None)
 
 
@@ -197,7 +197,7 @@ def _own(row: Row, item: Item, spec: EncodeSpec, beside: Beside, settings: Fewsh
     if texts is None:
         return item
     scores = calibrated(_table([item]), Unasked(premise=_premise(texts, beside)), shared=False)
-    return _item(item, {name: table[0] for name, table in scores.items()}, settings.calibrate)
+    return rescored(item, {name: table[0] for name, table in scores.items()}, settings.calibrate)
 
 
 def _table(items: Sequence[Item | None]) -> Table:
@@ -223,7 +223,7 @@ def _shares(settings: Fewshot, choices: int) -> Table:
     return shares
 
 
-def _item(item: Item, scores: dict[str, Table], chosen: str) -> Item:
+def rescored(item: Item, scores: dict[str, Table], chosen: str) -> Item:
     """The row with all its scores; what no calibration has touched keeps its hit."""
     hits = {name: float(int(row.argmax()) == item.said["gold"]) for name, row in scores.items()}
     hits["none"] = item.scores["acc"]

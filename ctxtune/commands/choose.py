@@ -42,10 +42,11 @@ class Chooser:
         if self.settings.by_question:
             check_pool(len(self.pool), self.settings.shots)
             return self._nearest(rows) if rows else {}
-        return by_shots(rows, self._for_all, self.asking.spec)
+        return by_shots(rows, self.for_all, self.asking.spec)
 
     @cached_property
-    def _for_all(self) -> Shots:
+    def for_all(self) -> Shots:
+        """Demonstrations that are the same for all questions, but for those that are among them."""
         settings = self.settings
         if not settings.shots:
             return ()

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands import prepare
 from ctxtune.commands.rival import Rival, open_rival
 from ctxtune.commands.run_folder import RunFolder
-from ctxtune.commands.written import accepted_answers, written_items
+from ctxtune.commands.written import accepted_answers, written_scores
 from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import AdapterError, RecipeError
-from ctxtune.evals.items import Item, summarise, write_items
-from ctxtune.evals.overlap import total_scores
+from ctxtune.evals.items import Item, write_items
 from ctxtune.evals.paired import check_same_rows
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.read import parse
@@ -95,18 +94,19 @@ def _scorer(
 
     def score(base: Base, adapter: AdapterFile | None) -> Scored:
         from ctxtune.adapter.attach import attached
+        from ctxtune.commands.behind import open_context, scored_behind
 
         spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
         if adapter is None and (said := prepare.untrained(base)):
             say(said)
+        if (context := open_context(base, adapter)) is not None:
+            return Scored(*scored_behind(context, rows, spec, recipe, accepted, say))
         with attached(base.model, adapter) if adapter is not None else nullcontext():
             if rows is not None and accepted is not None:
                 from ctxtune.backend.decode import generate_batch
 
                 write = partial(generate_batch, base, settings=recipe.generate)
-                items, counts = written_items(base, rows.rows, spec, recipe, accepted, write)
-                total, signature = total_scores(items, recipe.score)
-                return Scored({**total, **summarise(items), **counts}, items, signature)
+                return Scored(*written_scores(base, rows.rows, spec, recipe, accepted, write))
             return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
 
     return score

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.backend.atomic import write_text
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.asking import Asking
@@ -12,6 +13,7 @@ from ctxtune.commands.calibrated import check_calibration, unasked
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.draws import draw, facts_of, row_by_row
+from ctxtune.commands.save_shots import check_going_on, check_saved, save_shots
 from ctxtune.commands.trial import check_order
 from ctxtune.commands.written import accepted_answers
 from ctxtune.data.encode import EncodeSpec, content
@@ -31,41 +33,69 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Recipe
 
 
-def fewshot(resolved: Resolved, say: Callable[[str], None], save: Path | None = None) -> dict[str, Any]:
+def fewshot(
+    resolved: Resolved,
+    say: Callable[[str], None],
+    scores: Path | None = None,
+    save: Path | None = None,
+    recipe_file: Path | None = None,
+) -> dict[str, Any]:
     """Ask the rows of `data.eval` behind demonstrations from `data.train`; returns the scores.
+
+    `scores` is a file for what every row gave, `save` a folder for the demonstrations as an adapter, `recipe_file` one for
+    the resolved recipe with the hashes of what was read.
 
     Raises:
         CtxtuneError: a wrong recipe, row or model; more demonstrations than the model can read.
     """
     recipe, clock = resolved.recipe, Clock()
     with clock.part("total"):
-        _checked(recipe)
-        asked = _asked(recipe)
-        pool, run, settings = opened(resolved, say, clock)
-        run.accepted = accepted_answers(recipe, asked)
+        rows, pool, run, settings = _prepared(resolved, say, clock, save)
+        if recipe_file is not None:
+            write_text(recipe_file, run.recipe_text(resolved, recipe_file.parent))
         with clock.part("choose"):
-            drawn = {
-                seed: Chooser(pool, settings.drawn(seed), recipe.data.separator, run, say).groups(asked.rows)
+            choosers = {
+                seed: Chooser(pool, settings.drawn(seed), recipe.data.separator, run, say)
                 for seed in range(settings.seed, settings.seed + settings.seeds)
             }
+            drawn = {seed: chooser.groups(rows) for seed, chooser in choosers.items()}
         for groups in drawn.values():
             _check_room(groups, run.spec)
-        beside = unasked(run, asked.rows, settings)
-        draws = [draw(run, asked.rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
-    items = row_by_row(draws)
-    if save is not None:
-        write_items(save, items)
+        beside = unasked(run, rows, settings)
+        draws = [draw(run, rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
+        items = row_by_row(draws)
+        facts = facts_of(draws, items, prepare.classes(recipe.data))
+        if scores is not None:
+            write_items(scores, items)
+        if save is not None:
+            facts["adapter"] = save_shots(save, resolved, run, choosers[settings.seed].for_all, rows, draws[0], say)
     facts = {
         "model": recipe.model,
         "method": settings.model_dump(),
         "eval": recipe.data.eval,
-        **facts_of(draws, items, prepare.classes(recipe.data)),
+        **facts,
         "tokens": {name: run.counts[name] for name in ("prefix", "read", "kept", "whole")},
         "asked_behind_fewer": sum(one.fewer(settings.shots) for one in draws),
         "seconds": clock.seconds,
     }
     result: dict[str, Any] = plain(facts)
     return result
+
+
+def _prepared(
+    resolved: Resolved, say: Callable[[str], None], clock: Clock, save: Path | None
+) -> tuple[list[Row], list[Row], Asking, Fewshot]:
+    """The rows to ask, and what `opened` gives; all that can be found out before anything is asked has been."""
+    settings = _checked(resolved.recipe)
+    if save is not None:
+        check_saved(save, settings, resolved.recipe.data)
+    asked = _asked(resolved.recipe)
+    pool, run, settings = opened(resolved, say, clock)
+    if save is not None:
+        check_going_on(run.base)
+    run.inputs.update(asked.inputs("eval"))
+    run.accepted = accepted_answers(resolved.recipe, asked)
+    return asked.rows, pool, run, settings
 
 
 def _checked(recipe: Recipe) -> Fewshot:
@@ -108,12 +138,14 @@ def opened(
     recipe, clock = resolved.recipe, clock or Clock()
     data, settings = recipe.data, _checked(recipe)
     templates, known = prepare.compile_templates(data), recipe.inputs or {}
-    pool = prepare.read_source(data.train, data, templates, known.get("train"), "train").rows if data.train else []
+    pool = prepare.read_source(data.train, data, templates, known.get("train"), "train") if data.train else None
     with clock.part("load"):
         base, mark = _load(recipe, say)
+        prepare.check_model(recipe, mark)
     spec = prepare.encoder(data, templates, base.tokenizer, base.anatomy, base.max_length)
     assert isinstance(spec, EncodeSpec)
-    return pool, Asking(base, mark, recipe, spec, clock), settings
+    run = Asking(base, mark, recipe, spec, clock, inputs=pool.inputs("train") if pool else {})
+    return pool.rows if pool else [], run, settings
 
 
 def _load(recipe: Recipe, say: Callable[[str], None]) -> tuple[Base, str]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.decode import Written
     from ctxtune.backend.load import Base
+    from ctxtune.backend.sample import Seeds
+    from ctxtune.commands.behind import Context
     from ctxtune.recipe.schema import Generation
 
 RESULT = ("text", "tokens", "reason")
@@ -59,11 +61,15 @@ def asks_of_jsonl(lines: Iterable[str]) -> Iterator[Ask]:
 
 @dataclass(frozen=True)
 class Voice:
-    """A model that is ready to write, and how it is to; `chat`: a prompt is a user's turn in the tokenizer's template."""
+    """A model that is ready to write, and how it is to; `chat`: a prompt is a user's turn in the tokenizer's template.
+
+    `context` are demonstrations that every prompt stands behind.
+    """
 
     base: Base
     settings: Generation
     chat: bool
+    context: Context | None = None
 
     def tokens(self, ask: Ask) -> list[int]:
         """The prompt as the model reads it.
@@ -79,9 +85,18 @@ class Voice:
         if self.chat:
             ids = chat_tokens(self.base, self.settings, [{"role": "user", "content": ask.prompt}], ask.where)
         else:
-            ids = encode_prompt(self.base.tokenizer, ask.prompt)
+            front = self.context.shown.front if self.context is not None else ""
+            ids = encode_prompt(self.base.tokenizer, front + ask.prompt)
         check_prompt(self.base, ids, ask.where)
         return ids
+
+    def write(self, prompts: Sequence[Sequence[int]], seeds: Seeds) -> list[Written]:
+        """Continue prompts, given as tokens."""
+        from ctxtune.backend.decode import generate_batch
+
+        if self.context is not None:
+            return self.context.write(prompts, self.settings, seeds)
+        return generate_batch(self.base, prompts, self.settings, seeds)
 
 
 def chat_tokens(base: Base, settings: Generation, turns: Sequence[dict[str, str]], where: str) -> list[int]:
@@ -110,10 +125,11 @@ def open_voice(flags: Mapping[str, object], adapter: Path | None, force: bool, s
         RecipeError, ModelError, AdapterError: a wrong setting; as in `load_with`; the model cannot continue a text.
     """
     from ctxtune.backend.decode import require_causal
+    from ctxtune.commands.behind import open_context, settings_behind
 
     opened = open_given(adapter)
     recipe = resolve(None, flags, [], opened, adapter).recipe
-    settings = recipe.generate
+    settings = settings_behind(recipe, opened)
     chat = recipe.data.messages is not None if settings.chat is None else settings.chat
     if flags.get("generate.system") is not None and not chat:
         raise RecipeError("--system: a system's turn stands in a chat, and this is none", "add --chat")
@@ -121,7 +137,7 @@ def open_voice(flags: Mapping[str, object], adapter: Path | None, force: bool, s
         say("top_p, top_k and min_p change nothing at temperature 0")
     base = load_with(recipe, opened, force, say)
     require_causal(base)
-    return Voice(base, settings, chat)
+    return Voice(base, settings, chat, open_context(base, opened))
 
 
 def generate(
@@ -141,7 +157,6 @@ def generate(
         DataError: a prompt is wrong.
         RecipeError, ModelError, AdapterError: as in `open_voice`.
     """
-    from ctxtune.backend.decode import generate_batch
     from ctxtune.backend.sample import Seeds
 
     voice = open_voice(flags, adapter, force, say)
@@ -156,13 +171,15 @@ def generate(
         except CtxtuneError as error:
             fault = error
         with pace:
-            done = generate_batch(voice.base, [ids for _, ids in ready], voice.settings, seeds)
+            done = voice.write([ids for _, ids in ready], seeds)
         for (ask, _), written in zip(ready, done, strict=True):
             pace.tokens += len(written.tokens)
             yield facts(ask, written)
         if fault is not None:
             raise fault
         more = len(ready) == window
+    if voice.context is not None and (remark := voice.context.remark()):
+        say(remark)
     say(str(pace))
 
 
@@ -180,7 +197,8 @@ def stream(
     voice = open_voice(flags, adapter, force, say)
     ids, pace = voice.tokens(ask), Pace()
     with pace:
-        written = yield from decode.stream(voice.base, ids, voice.settings)
+        past = voice.context.past() if voice.context is not None else None
+        written = yield from decode.stream(voice.base, ids, voice.settings, past=past)
     pace.tokens = len(written.tokens)
     say(str(pace))
 

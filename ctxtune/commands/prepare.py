@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.load import Base
-    from ctxtune.recipe.schema import Data
+    from ctxtune.recipe.schema import Data, Recipe
 
 Spec = EncodeSpec | ChatSpec
 """how rows become tokens: as prompts with answers, or as conversations"""
@@ -137,6 +137,19 @@ def checked_hash(digest: str, path: str, expected: str | None, key: str) -> str:
             f"remove inputs.{key} from the recipe to use it as it is",
         )
     return digest
+
+
+def check_model(recipe: Recipe, mark: str) -> None:
+    """Refuse a base that is not the one which the recipe's `inputs` names, if it names one.
+
+    Raises:
+        RecipeError: it is another one.
+    """
+    if (recipe.inputs or {}).get("model", mark) != mark:
+        raise RecipeError(
+            f"model {recipe.model}: the recipe was made with another base, inputs.model differs",
+            "name the base it was made with, or remove inputs.model from the recipe",
+        )
 
 
 def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, context: int) -> Spec:

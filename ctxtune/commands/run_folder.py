@@ -6,6 +6,7 @@ metrics.jsonl           one line a step
 checkpoint.safetensors  the last state; best.safetensors the best numbers so far
 stdin.jsonl             what came through a pipe
 adapter/                the result
+scores.jsonl            what every row gave, of a few-shot run
 result.json             every number of the run; its presence says that the run is complete
 """
 
@@ -59,6 +60,10 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.jsonl"
 
     @property
     def result(self) -> Path:

@@ -50,15 +50,11 @@ class Session:
         self.turns: list[dict[str, str]] = []
         self._say = say
         self._place: Path | None = None
+        self.settings: Generation = self.recipe.generate  # how the next answer is written
         self._pasts: dict[Key | None, Past] = {}
         self._switch = Switch(self.base, force, say)
         self._seeds: tuple[int, Seeds] | None = None
         self._adopt(self.flags, adapter)
-
-    @property
-    def settings(self) -> Generation:
-        """How the next answer is written."""
-        return self.recipe.generate
 
     @property
     def chat(self) -> bool:
@@ -89,7 +85,7 @@ class Session:
             ids = chat_tokens(self.base, self.settings, [*self.turns, turn], "the conversation")
             check_prompt(self.base, ids, "the conversation")
         else:
-            ids = Voice(self.base, self.settings, False).tokens(Ask("the text", line, {}))
+            ids = Voice(self.base, self.settings, False, self._switch.context).tokens(Ask("the text", line, {}))
         try:
             answer = stream(self.base, ids, self.settings, self._seeds_of_session(), self._past())
             while True:
@@ -108,7 +104,8 @@ class Session:
         from ctxtune.backend.past import Past
 
         if self._switch.on not in self._pasts:
-            self._pasts[self._switch.on] = Past(self.base)
+            context = self._switch.context
+            self._pasts[self._switch.on] = context.past() if context is not None else Past(self.base)
         return self._pasts[self._switch.on]
 
     def _seeds_of_session(self) -> Seeds:
@@ -173,14 +170,17 @@ class Session:
 
     def _adopt(self, flags: Mapping[str, object], place: Path | None) -> None:
         """Settings and adapter together, or neither."""
+        from ctxtune.commands.behind import settings_behind
         from ctxtune.data.chat import require_template
 
-        recipe = resolve(None, flags, [], open_given(place), place).recipe
-        if recipe.generate.chat:
+        opened = open_given(place)
+        recipe = resolve(None, flags, [], opened, place).recipe
+        settings = settings_behind(recipe, opened)
+        if settings.chat:
             require_template(self.base.tokenizer)
         if place is not None or self._switch.on is not None:
             self._switch.use(place)
-        self.recipe, self.flags, self._place = recipe, dict(flags), place
+        self.recipe, self.flags, self._place, self.settings = recipe, dict(flags), place, settings
 
     def _save(self, text: str) -> str:
         if not text:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ctxtune.adapter.attach import Attached
     from ctxtune.adapter.read import AdapterFile
     from ctxtune.backend.load import Base
+    from ctxtune.commands.behind import Context
 
 Key = tuple[str, int, int]
 """an adapter's file: where it is, its size and its time, so that one that is trained again is read again"""
@@ -25,9 +26,15 @@ class Switch:
         self.on: Key | None = None
         self.opened: AdapterFile | None = None
         self.known: dict[Key, Attached] = {}
+        self._contexts: dict[Key, Context | None] = {}
         self._base = base
         self._force = force
         self._say = say
+
+    @property
+    def context(self) -> Context | None:
+        """The demonstrations of the adapter that is on, if it holds some."""
+        return self._contexts[self.on] if self.on is not None else None
 
     def use(self, place: Path | None) -> None:
         """Attach an adapter in place of the one before; None leaves the base alone. After an error all is as it was.
@@ -48,6 +55,7 @@ class Switch:
     def _load(self, key: Key, opened: AdapterFile) -> None:
         from ctxtune.adapter.attach import attach
         from ctxtune.backend.fingerprint import fingerprint
+        from ctxtune.commands.behind import open_context
 
         if warning := check_base(opened, fingerprint(self._base.folder), self._force):
             self._say(warning)
@@ -55,6 +63,7 @@ class Switch:
         if before is not None:
             before.detach()  # an adapter's changes are changes of the base
         try:
+            self._contexts[key] = open_context(self._base, opened)
             self.known[key] = attach(self._base.model, opened)
             self.known[key].detach()
         finally:

@@ -9,8 +9,8 @@ from ctxtune.commands import prepare
 from ctxtune.data.hash import sha256_fields
 from ctxtune.data.render import compile_template
 from ctxtune.errors import DataError, RecipeError
-from ctxtune.evals.items import Item
-from ctxtune.evals.overlap import row_scores
+from ctxtune.evals.items import Item, summarise
+from ctxtune.evals.overlap import row_scores, total_scores
 from ctxtune.recipe.pattern import last_match
 
 if TYPE_CHECKING:
@@ -100,6 +100,15 @@ def written_items(
         items.append(Item(name, row.line, scores(answered, wanted), said))
         unfinished += written.reason == "length"
     return items, {"dropped": asked.dropped, "truncated": asked.truncated, "unfinished": unfinished}
+
+
+def written_scores(
+    base: Base, rows: Sequence[Row], spec: prepare.Spec, recipe: Recipe, accepted: dict[str, list[str]], write: Write
+) -> tuple[dict[str, float], list[Item], str | None]:
+    """The same, and the scores of all rows together: scores, rows, and what else the scores depend on."""
+    items, counts = written_items(base, rows, spec, recipe, accepted, write)
+    total, signature = total_scores(items, recipe.score)
+    return {**total, **summarise(items), **counts}, items, signature
 
 
 def _check_reachable(rows: Sequence[Row], right: Sequence[Sequence[str]], scores: RowScores, score: Score) -> None:

@@ -25,7 +25,7 @@ from ctxtune.data.render import Rendered, Template, render_row
 from ctxtune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ctxtune.data.read import Row
 
@@ -118,6 +118,17 @@ class ChoiceSet:
     def tokens(self) -> int:
         """The tokens of all requests, before any of them are shared."""
         return sum(len(request.ids) for requests in self.requests for request in requests)
+
+    def parted(self, test: Callable[[list[Encoded]], bool]) -> tuple[ChoiceSet, ChoiceSet]:
+        """The rows whose requests pass the test, and the others."""
+        passed, failed = ChoiceSet(), ChoiceSet()
+        for place, requests in enumerate(self.requests):
+            part = passed if test(requests) else failed
+            part.requests.append(requests)
+            part.gold.append(self.gold[place])
+            part.row_of.append(self.row_of[place])
+            part.choices += self.choices[place : place + 1]
+        return passed, failed
 
     def followed_by(self, other: ChoiceSet) -> ChoiceSet:
         """The rows of both, these first."""

@@ -13,3 +13,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def finite(numbers: dict[str, float]) -> dict[str, float]:
+    """Those that are finite."""
+    return {key: value for key, value in numbers.items() if math.isfinite(value)}

@@ -81,7 +81,8 @@ def _item(row: Row) -> Item:
     scores, name, weight = fields.get("scores"), fields.get("row"), fields.get("weight", 1.0)
     if not isinstance(scores, dict) or not isinstance(name, str) or not (_is_number(weight) and weight > 0):
         raise DataError(
-            f"{row.where}: this is no scored row", "name a file that `ctxtune eval --save` wrote, an adapter, or base"
+            f"{row.where}: this is no scored row",
+            "name a file that `eval --save` or `fewshot --scores` wrote, an adapter, or base",
         )
     values = {key: math.nan if value is None else value for key, value in scores.items()}
     if not values or not all(_is_number(value) for value in values.values()):

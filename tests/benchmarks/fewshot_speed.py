@@ -125,7 +125,7 @@ def ours(args: argparse.Namespace, task: str, work: Path) -> tuple[dict[str, flo
     command = [
         sys.executable, "-m", "ctxtune", "fewshot", "--model", args.model, "--train", f"{work}/demos.jsonl",
         "--eval", f"{work}/queries.jsonl", "--prompt", prompt, "--answer", "{{ label }}", "--choices", ",".join(labels),
-        "--shots", str(shots), "--select", "fixed", "--json", "--save", f"{work}/items.jsonl",
+        "--shots", str(shots), "--select", "fixed", "--json", "--scores", f"{work}/items.jsonl",
     ]  # fmt: skip
     cost, out = timed(command, work / "home")
     items = [json.loads(line) for line in (work / "items.jsonl").open(encoding="utf-8")]

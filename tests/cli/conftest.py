@@ -140,17 +140,31 @@ def task(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def adapted(task: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("adapted")
+    finish(["freeze", *task, "--out", str(folder / "run"), "--quiet"], folder / "home")
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def shown(task: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an adapter from examples."""
+    folder = tmp_path_factory.mktemp("shown")
+    given = pick(task, "--model", "--train", "--eval", "--prompt", "--answer", "--choices", "--device")
+    finish(["fewshot", *given, "--shots", "1", "--save", str(folder / "adapter"), "--quiet"], folder / "home")
+    return folder / "adapter"
+
+
+def finish(args: list[str], home: Path) -> None:
+    """A command line that ends well."""
     from ctxtune.cli import main
 
-    folder = tmp_path_factory.mktemp("adapted")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CTXTUNE_HOME", str(folder / "home"))
-        patch.setattr(sys, "argv", ["ctxtune", "freeze", *task, "--out", str(folder / "run"), "--quiet"])
+        patch.setenv("CTXTUNE_HOME", str(home))
+        patch.setattr(sys, "argv", ["ctxtune", *args])
         patch.setattr(sys, "stdout", io.StringIO())
         with pytest.raises(SystemExit) as exit_:
             main.run()
     assert not exit_.value.code
-    return folder / "run"
 
 
 @pytest.fixture

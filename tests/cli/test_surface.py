@@ -43,6 +43,7 @@ SURFACE = {
         "--seeds",
         "--calibrate",
         "--prior",
+        "--scores",
         "--save",
         "--cache",
         "--set",

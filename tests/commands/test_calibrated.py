@@ -45,7 +45,7 @@ def mean_shares(rows: list[list[float]]) -> list[float]:
 def test_every_calibration_against_whole_texts(
     ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
 ) -> None:
-    facts = ask(asked=MANY, save=tmp_path / "items.jsonl", method__select="fixed", method__calibrate="domain")
+    facts = ask(asked=MANY, scores=tmp_path / "items.jsonl", method__select="fixed", method__calibrate="domain")
     base, shown = open_base("llama-tied"), POOL[:3]
     said = [by_hand(base, shown, row) for row in MANY[:3]]
     rows = [Row(dict(row), "asked.jsonl", 1) for row in MANY]
@@ -106,16 +106,16 @@ def test_none_leaves_acc_as_it_is_and_one_pass_gives_all(ask: Callable[..., Any]
 
 def test_a_prior_moves_the_answers(ask: Callable[..., Any], tmp_path: Path) -> None:
     """With shares of a million to one nearly all rows are taken for the second label."""
-    facts = ask(asked=MANY, save=tmp_path / "i.jsonl", method__calibrate="domain", method__prior=[1e-6, 1_000_000.0])
+    facts = ask(asked=MANY, scores=tmp_path / "i.jsonl", method__calibrate="domain", method__prior=[1e-6, 1_000_000.0])
     share = sum(row["label"] == CHOICES[1] for row in MANY) / len(MANY)
     assert facts["scores"]["acc"] == share == 0.5
     assert {
         max(range(2), key=item["said"]["calibrated"]["domain"].__getitem__) for item in items_of(tmp_path / "i.jsonl")
     } == {1}
     assert facts["calibrations"]["none"] == ask(asked=MANY)["calibrations"]["none"]
-    estimated = ask(asked=MANY, save=tmp_path / "auto.jsonl", method__calibrate="domain", method__prior="auto")
+    estimated = ask(asked=MANY, scores=tmp_path / "auto.jsonl", method__calibrate="domain", method__prior="auto")
     given = ask(
-        asked=MANY, save=tmp_path / "same.jsonl", method__calibrate="domain",
+        asked=MANY, scores=tmp_path / "same.jsonl", method__calibrate="domain",
         method__prior=list(estimated["label_shares"].values()),
     )  # fmt: skip
     assert given["calibrations"] == estimated["calibrations"]
@@ -142,7 +142,7 @@ def test_rows_with_choices_of_their_own(ask: Callable[..., Any], tmp_path: Path)
     asked = [{"text": row["text"], "label": 0, "own": [row["label"], WORDS[at]]} for at, row in enumerate(ASKED)]
     pool = [{"text": row["text"], "label": 0, "own": [row["label"], "x"]} for row in POOL]
     own = {"asked": asked, "pool": pool, "data__choices": "{{ own }}", "data__answer": "{{ label }}"}
-    facts = ask(**own, save=tmp_path / "items.jsonl", method__calibrate="pmi")
+    facts = ask(**own, scores=tmp_path / "items.jsonl", method__calibrate="pmi")
     assert list(facts["calibrations"]) == ["none", "pmi"]
     assert facts["label_shares"] is None
     plain = ask(**own)
@@ -176,7 +176,7 @@ def test_the_channel_against_whole_texts(
     """Demonstrations and rows with the label before the question; every token of the question counts."""
     import torch
 
-    facts = ask(save=tmp_path / "items.jsonl", method__select="fixed", method__calibrate="channel", method__shots=2)
+    facts = ask(scores=tmp_path / "items.jsonl", method__select="fixed", method__calibrate="channel", method__shots=2)
     base, items = open_base("llama-tied"), items_of(tmp_path / "items.jsonl")
     front = "".join(f"= {shot['label']}\n{shot['text']}\n" for shot in POOL[:2])
     for row, item in zip(ASKED, items, strict=True):

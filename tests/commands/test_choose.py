@@ -49,7 +49,7 @@ def test_bm25_shows_each_question_what_is_like_it(
 ) -> None:
     """A question that is itself in the pool sees the next best; equal demonstrations are read once."""
     asked = [*ASKED, {**POOL[4], "id": 1}]
-    facts = ask(asked=asked, save=tmp_path / "items.jsonl", method__select="bm25", method__order=order)
+    facts = ask(asked=asked, scores=tmp_path / "items.jsonl", method__select="bm25", method__order=order)
     base, expected, sets = open_base("llama-tied"), [], set()
     for row in asked:
         shots = by_words(row, POOL)[:3]
@@ -66,7 +66,7 @@ def test_knn_shows_what_the_model_finds_like_it(
     kind: str, ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
 ) -> None:
     asked = [*ASKED, {**POOL[4], "id": 1}]
-    ask(kind, asked=asked, save=tmp_path / "items.jsonl", method__select="knn")
+    ask(kind, asked=asked, scores=tmp_path / "items.jsonl", method__select="knn")
     base, expected = open_base(kind), []
     for row, near in zip(asked, cosines(base, asked, POOL), strict=True):
         ranked = [POOL[place] for place in np.argsort(-near) if POOL[place]["text"] != row["text"]]
@@ -77,7 +77,7 @@ def test_knn_shows_what_the_model_finds_like_it(
 def test_mmr_without_weight_of_the_others_is_knn(ask: Callable[..., Any], tmp_path: Path) -> None:
     found = []
     for select, weight in (("knn", 0.6), ("mmr", 1.0), ("mmr", 0.2)):
-        ask(save=tmp_path / "items.jsonl", method__select=select, method__mmr_lambda=weight)
+        ask(scores=tmp_path / "items.jsonl", method__select=select, method__mmr_lambda=weight)
         found.append(lls(tmp_path / "items.jsonl"))
     assert found[0] == found[1] != found[2]
 
@@ -85,7 +85,7 @@ def test_mmr_without_weight_of_the_others_is_knn(ask: Callable[..., Any], tmp_pa
 def test_a_row_that_stands_twice_is_shown_once(ask: Callable[..., Any], tmp_path: Path) -> None:
     found = []
     for pool in (POOL, [*POOL[:6], POOL[0], *POOL, {**POOL[3], "id": 1}]):
-        ask(pool=pool, save=tmp_path / "items.jsonl", method__select="knn")
+        ask(pool=pool, scores=tmp_path / "items.jsonl", method__select="knn")
         found.append(lls(tmp_path / "items.jsonl"))
     assert found[0] == found[1]
 
@@ -96,7 +96,7 @@ def test_a_cluster_shares_what_is_nearest_to_all_of_it(
     """One cluster: the nearest to the mean question, read once; a question that is one of them sees the next best."""
     base = open_base("llama-tied")
     ranked = [POOL[place] for place in np.argsort(-cosines(base, ASKED, POOL).mean(0))]
-    facts = ask(save=tmp_path / "items.jsonl", method__select="cluster", method__clusters=1)
+    facts = ask(scores=tmp_path / "items.jsonl", method__select="cluster", method__clusters=1)
     assert (facts["prefixes"], facts["asked_behind_fewer"]) == (1, 0)
     expected = [by_hand(base, ranked[:3][::-1], row) for row in ASKED]
     assert np.array(lls(tmp_path / "items.jsonl")) == pytest.approx(np.array(expected), abs=1e-4)
@@ -104,7 +104,7 @@ def test_a_cluster_shares_what_is_nearest_to_all_of_it(
     asked = [ranked[1], ranked[1]]
     ranked = [POOL[place] for place in np.argsort(-cosines(base, asked, POOL).mean(0))]
     assert ranked[0] == asked[0]
-    ask(asked=asked, save=tmp_path / "items.jsonl", method__select="cluster", method__clusters=1)
+    ask(asked=asked, scores=tmp_path / "items.jsonl", method__select="cluster", method__clusters=1)
     expected = [by_hand(base, ranked[1:4][::-1], asked[0])] * 2
     assert np.array(lls(tmp_path / "items.jsonl")) == pytest.approx(np.array(expected), abs=1e-4)
 

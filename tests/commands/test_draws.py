@@ -24,8 +24,8 @@ ask = test_fewshot.ask
 def test_draws_are_what_runs_of_one_draw_give(select: str, ask: Callable[..., Any], tmp_path: Path) -> None:
     chosen = {"asked": MANY, "method__select": select, "method__calibrate": "domain"}
     # The words of `domain` are of the first seed for all draws; none, batch and pmi do not know of them.
-    single = [ask(**chosen, method__seed=seed, save=tmp_path / f"{seed}.jsonl") for seed in (4, 5, 6)]
-    facts = ask(**chosen, method__seed=4, method__seeds=3, save=tmp_path / "all.jsonl")
+    single = [ask(**chosen, method__seed=seed, scores=tmp_path / f"{seed}.jsonl") for seed in (4, 5, 6)]
+    facts = ask(**chosen, method__seed=4, method__seeds=3, scores=tmp_path / "all.jsonl")
     assert [draw["seed"] for draw in facts["draws"]] == [4, 5, 6]
     for draw, one in zip(facts["draws"], single, strict=True):
         assert draw["shots"] == one["shots"]
@@ -145,7 +145,7 @@ def test_a_corpus_score_is_the_mean_over_the_draws(
 
 
 def test_confusion_and_error_are_those_of_the_rows(ask: Callable[..., Any], tmp_path: Path) -> None:
-    facts = ask(asked=MANY, save=tmp_path / "items.jsonl", method__calibrate="pmi")
+    facts = ask(asked=MANY, scores=tmp_path / "items.jsonl", method__calibrate="pmi")
     counts, items = [[0, 0], [0, 0]], items_of(tmp_path / "items.jsonl")
     for item in items:
         scores = item["said"]["calibrated"]["pmi"]

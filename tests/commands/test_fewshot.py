@@ -35,6 +35,7 @@ def ask(model_folders: dict[str, Path], tmp_path: Path) -> Callable[..., dict[st
         kind: str = "llama-tied",
         pool: Any = POOL,
         asked: Any = ASKED,
+        scores: Path | None = None,
         save: Path | None = None,
         say: Callable[[str], None] = [].append,
         **more: object,
@@ -46,7 +47,7 @@ def ask(model_folders: dict[str, Path], tmp_path: Path) -> Callable[..., dict[st
             "data.eval": str(write_jsonl(tmp_path / "asked.jsonl", asked)),
             **{name.replace("__", "."): value for name, value in more.items()},
         }  # fmt: skip
-        facts = fewshot(load(None, given, []), say, save)
+        facts = fewshot(load(None, given, []), say, scores, save)
         json.loads(json.dumps(facts), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
         return facts
 
@@ -74,7 +75,9 @@ def by_hand(base: Base, shots: list[dict[str, str]], row: dict[str, str], instru
 def test_scores_are_those_of_whole_texts(
     kind: str, ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
 ) -> None:
-    facts = ask(kind, save=tmp_path / "items.jsonl", method__shots=3, method__select="fixed", data__instruction="So:\n")
+    facts = ask(
+        kind, scores=tmp_path / "items.jsonl", method__shots=3, method__select="fixed", data__instruction="So:\n"
+    )
     base = open_base(kind)
     items = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()]
     expected = [by_hand(base, POOL[:3], row, "So:\n") for row in ASKED]
@@ -99,7 +102,7 @@ def test_no_shots_is_what_eval_says(ask: Callable[..., Any], model_folders: dict
 def test_a_row_never_sees_itself(ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path) -> None:
     """The same question is the same row, whatever else stands in it."""
     leaked = {**POOL[1], "id": 7}
-    facts = ask(asked=[*ASKED[:3], leaked], save=tmp_path / "items.jsonl", method__shots=3, method__select="fixed")
+    facts = ask(asked=[*ASKED[:3], leaked], scores=tmp_path / "items.jsonl", method__shots=3, method__select="fixed")
     assert facts["asked_behind_fewer"] == 1
     items = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()]
     base = open_base("llama-tied")
@@ -137,7 +140,7 @@ def test_written_answers_are_those_of_whole_texts(
     kind: str, ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
 ) -> None:
     more = {"data__choices": None, "score__metric": "exact", "generate__max_tokens": 6, "method__select": "fixed"}
-    facts = ask(kind, save=tmp_path / "items.jsonl", **more)
+    facts = ask(kind, scores=tmp_path / "items.jsonl", **more)
     base = open_base(kind)
     items = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()]
     front = "".join(f"{question(shot)} {shot['label']}\n" for shot in POOL[:3])
@@ -155,8 +158,8 @@ def test_written_answers_are_those_of_whole_texts(
 
 def test_an_answer_is_extracted(ask: Callable[..., Any], tmp_path: Path) -> None:
     more = {"data__choices": None, "score__metric": "exact", "generate__max_tokens": 6, "cache": "off"}
-    whole = ask(save=tmp_path / "a.jsonl", **more)
-    part = ask(save=tmp_path / "b.jsonl", score__extract="(.)$", **more)
+    whole = ask(scores=tmp_path / "a.jsonl", **more)
+    part = ask(scores=tmp_path / "b.jsonl", score__extract="(.)$", **more)
     texts, answers = (
         [json.loads(line)["said"] for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
         for name in ("a.jsonl", "b.jsonl")

@@ -54,7 +54,7 @@ def test_the_answers_are_those_of_a_file(
     tmp_path: Path,
 ) -> None:
     more = {"method__select": select, "method__order": order}
-    ask(save=tmp_path / "items.jsonl", method__held_out=4, **more)
+    ask(scores=tmp_path / "items.jsonl", method__held_out=4, **more)
     items = [
         json.loads(line)["said"]["ll"] for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
     ]
@@ -71,7 +71,7 @@ def test_the_answers_are_those_of_a_file(
 
 def test_what_is_written_is_that_of_a_file(given: dict[str, object], ask: Callable[..., Any], tmp_path: Path) -> None:  # noqa: F811
     more = {"data__choices": None, "generate__max_tokens": 5, "method__select": "fixed"}
-    ask(save=tmp_path / "items.jsonl", score__metric="exact", **more)
+    ask(scores=tmp_path / "items.jsonl", score__metric="exact", **more)
     texts = [
         json.loads(line)["said"]["text"] for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
     ]

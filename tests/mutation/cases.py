@@ -71,10 +71,11 @@ EXTENSIONS = ("jsonl", "csv", "tsv", "txt", "json", "jsonl.gz")
 
 @dataclass(frozen=True)
 class Good:
-    """What is spoilt: a model folder, a run on it, and a recipe that works."""
+    """What is spoilt: a model folder, a run on it, an adapter from examples, and a recipe that works."""
 
     model: Path
     run: Path
+    shown: Path
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def _model_path(good: Good, folder: Path, chance: random.Random) -> Case:
 
 def _adapter(good: Good, folder: Path, chance: random.Random) -> Case:
     adapter = folder / "adapter"
-    shutil.copytree(good.run / "adapter", adapter)
+    shutil.copytree(chance.choice([good.run / "adapter", good.shown]), adapter)
     victim = chance.choice(["adapter_model.safetensors", "adapter_model.safetensors", "adapter_config.json"])
     raw = (adapter / victim).read_bytes()
     if victim == "adapter_config.json":

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..cli.conftest import adapted, said, task
+from ..cli.conftest import adapted, said, shown, task
 
-__all__ = ["adapted", "said", "task"]
+__all__ = ["adapted", "said", "shown", "task"]

@@ -24,8 +24,8 @@ MEMORY_KIB = 400_000
 
 
 @pytest.fixture(scope="module")
-def good(model_folders: dict[str, Path], adapted: Path) -> Good:
-    return Good(model_folders["llama-tied"], adapted)
+def good(model_folders: dict[str, Path], adapted: Path, shown: Path) -> Good:
+    return Good(model_folders["llama-tied"], adapted, shown)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def ask(
     def ask(which: str, *options: str) -> tuple[Any, list[Any]]:
         done = ctxtune(
             "fewshot", "--model", model, "--train", folder / "train.jsonl", "--eval", folder / f"{which}.jsonl",
-            "--shots", SHOTS, "--select", "fixed", "--save", folder / "items.jsonl", "--json", *options,
+            "--shots", SHOTS, "--select", "fixed", "--scores", folder / "items.jsonl", "--json", *options,
             more={"CTXTUNE_HOME": str(folder / "home")},
         )  # fmt: skip
         assert done.code == 0, done.err

@@ -1,0 +1,48 @@
+"""A few-shot run that leaves a folder: the recipe, what every row gave, the adapter where there is one, and the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.commands.fewshot import fewshot
+from ctxtune.commands.resume import same_recipe
+from ctxtune.commands.run_folder import open_run
+from ctxtune.commands.save_shots import unsaved
+from ctxtune.recipe.schema import Fewshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctxtune.recipe.load import Resolved
+
+
+def fewshot_run(
+    resolved: Resolved,
+    resume: bool,
+    say: Callable[[str], None],
+    scores: Path | None = None,
+    save: Path | None = None,
+) -> dict[str, Any]:
+    """Ask, as `fewshot` does, and keep all of it in the recipe's `out`; a run that is complete is not done again.
+
+    What every row gave and the adapter lie elsewhere if that is asked for.
+
+    Raises:
+        CtxtuneError: as in `fewshot`; something else lies there.
+    """
+    with open_run(Path(str(resolved.recipe.out)), resume) as run:
+        resolved = same_recipe(run, resolved) if run.recipe.exists() else resolved
+        if (done := run.read_result()) is not None:
+            say(f"{run.path} is complete: nothing to resume")
+            return done
+        settings = resolved.recipe.method
+        assert isinstance(settings, Fewshot)
+        why = unsaved(settings, resolved.recipe.data) if save is None else None
+        if why is not None:
+            say(f"no adapter: {why[0]}")
+        elif save is None:
+            save = run.adapter
+        facts = fewshot(resolved, say, scores or run.scores, save, run.recipe)
+        run.write_result(facts)
+    return facts
