@@ -6,13 +6,15 @@ Shapes: B batch, T tokens, D width, N answer rows, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from ctxtune.backend.apart import Mask, keep_apart
 from ctxtune.backend.cache import States, keep_states, store_key
+from ctxtune.backend.merged import Unmerged, attending_to, may_merge
 from ctxtune.data.batch import micro_batches, padded
 from ctxtune.data.pack import alone, in_one_row, packed
 from ctxtune.errors import ModelError
@@ -44,7 +46,8 @@ class Feed:
 
     With `pack` the short ones of a part share rows of tokens. What is kept or scored is sorted by length as a whole and has
     less to save, 1.01 to 1.06 tokens for each that counts: states are kept of each example in a row of its own, so that runs
-    share them, packed or not. Behind a `prefix`, which the examples go on from, all of a pass stand in one row.
+    share them, packed or not. Behind a `prefix`, which the examples go on from, all of a pass stand in one row, or, where the
+    model's attention can be merged (merged.py), each in its own.
     """
 
     def __init__(
@@ -116,29 +119,52 @@ class Feed:
 
     def _strides(self, part: Sequence[int]) -> Iterator[Sequence[int]]:
         """The part in runs of examples, in its order, each of about a stride of tokens, or, side by side, a shorter one."""
-        most = ROW if self.prefix is not None else self.trunk.base.device.stride
+        most = ROW if self._side_by_side else self.trunk.base.device.stride
         begin, longest, total = 0, 0, 0
         for end, i in enumerate(part):
             longest, total = max(longest, self.lengths[i]), total + self.lengths[i]
-            if end > begin and (total if self.prefix is not None else longest * (end + 1 - begin)) > most:
+            if end > begin and (total if self._side_by_side else longest * (end + 1 - begin)) > most:
                 yield part[begin:end]
                 begin, longest, total = end, self.lengths[i], self.lengths[i]
         yield part[begin:]
 
+    @cached_property
+    def _side_by_side(self) -> bool:
+        """Whether examples behind a prefix have to share a row: attention to it cannot be merged here, or not exactly."""
+        if self.prefix is None or not may_merge(self.trunk.base, self.prefix, max(self.lengths)):
+            return self.prefix is not None
+        few = sorted(range(len(self.examples)), key=lambda i: self.lengths[i])[:2]
+        try:
+            off = difference(self._rows(few, False), self._rows(few, True))
+        except Unmerged:
+            return True
+        return not is_exact(off, self.trunk.base.device.dtype)
+
     def _pass(self, part: Sequence[int]) -> Tensor:
-        whole = self._padded(part, in_one_row if self.prefix else packed if self.pack else alone)
-        ids, mask, positions = self._read(whole)
+        return self._rows(part, self._side_by_side)
+
+    def _rows(self, part: Sequence[int], side_by_side: bool) -> Tensor:
+        """The final states of a part's answer rows (N, D)."""
+        merged = self.prefix is not None and not side_by_side
+        whole = self._padded(part, in_one_row if side_by_side else packed if self.pack else alone)
+        ids, mask, positions = self._read(whole, merged)
         states = self.states.batch(part, whole.places, self.device) if self.states is not None else None
         if states is not None and self.trunk.base.device.narrow:  # kept as float32, which holds them exactly
             states = states.to(self.trunk.base.device.dtype)
         b, t = self._moved(whole.row, whole.position)
+        if merged:
+            with attending_to(cast("Prefix", self.prefix)):
+                return self.trunk.rows(ids, mask, b, t, states, positions)
         return self.trunk.rows(ids, mask, b, t, states, positions, self.prefix)
 
-    def _read(self, whole: Padded) -> tuple[Tensor, Mask, Tensor | None]:
+    def _read(self, whole: Padded, merged: bool = False) -> tuple[Tensor, Mask, Tensor | None]:
         """What a model is told of a part: tokens (B, T), mask, and positions (B, T) where it would get them wrong."""
         ids, mask, order, end = self._moved(whole.ids, whole.mask, whole.order, whole.end)
+        before = len(self.prefix.tokens) if self.prefix is not None else 0
+        if merged:  # the mask is that of the examples' own tokens
+            mask, positions = keep_apart(self.trunk.base, ids, order, end, branched=True)
+            return ids, mask, positions + before
         if whole.shared or self.prefix is not None:
-            before = len(self.prefix.tokens) if self.prefix is not None else 0
             return ids, *keep_apart(self.trunk.base, ids, order, end, whole.branched, before)
         # Padded on the right, no token of a causal model sees a pad: without a mask attention takes its fastest path.
         return ids, None if self.trunk.causal else mask, None
