@@ -84,6 +84,7 @@ def known_values() -> dict[str, Takes]:
         "unfreeze": literals("method.unfreeze"),
         **{name: literals(f"method.{name}") for name in ("select", "order", "calibrate")},
         "on-error": Takes(("stop", "mark")),
+        "as": Takes(("lm-eval",)),
         "prior": Takes(("auto",)),
         **dict.fromkeys(("adapter", "train", "eval", "out", "from", "save", "scores"), files),
         **dict.fromkeys(

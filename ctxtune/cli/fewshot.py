@@ -16,6 +16,13 @@ SCORES = (
 )  # fmt: skip
 MOST_LABELS = 10  # of a confusion matrix that is printed
 
+As = Annotated[str | None, typer.Option("--as", help="Draw and write demonstrations as another does: lm-eval.")]
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--no-chat", help="Demonstrations are turns of a chat.", show_default=False)
+]
+Select = Annotated[
+    str | None, typer.Option("--select", help="fixed, random, balanced, influence, bm25, knn, mmr or cluster.")
+]
 Scores = Annotated[Path | None, typer.Option("--scores", help="Write what every row gave: a .jsonl file.")]
 OnError = Annotated[
     str, typer.Option("--on-error", metavar="stop|mark", help="With --eval -, when a row is wrong: stop, or mark it.")
@@ -35,11 +42,10 @@ def fewshot(
     answer: options.Answer = None,
     choices: options.Choices = None,
     metric: options.Metric = None,
+    as_: As = None,
+    chat: Chat = None,
     shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations before each question.")] = None,
-    select: Annotated[
-        str | None,
-        typer.Option("--select", help="fixed, random, balanced, influence, bm25, knn, mmr or cluster."),
-    ] = None,
+    select: Select = None,
     order: Annotated[str | None, typer.Option("--order", help="as-is, near-last, global-e or best.")] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")
@@ -73,7 +79,7 @@ def fewshot(
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         score__metric=metric, method__name="fewshot", method__shots=shots, method__select=select, method__order=order,
-        method__seed=seed, cache=cache,
+        method__seed=seed, method__replay=as_, method__chat=chat, cache=cache,
         method__seeds=seeds, method__calibrate=calibrate, method__prior=options.numbers(prior),
         device=device, dtype=dtype, quant=quant,
     )  # fmt: skip
@@ -151,7 +157,8 @@ def _table(facts: Mapping[str, Any]) -> Any:
     rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])
     shots = facts["method"]["shots"]
     draws = f", {facts['method']['seeds']} draws" * (facts["method"]["seeds"] > 1)
-    table = console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}{draws}", ["", ""], rows)
+    form = "".join(f", {name}" for name in (facts["method"]["replay"], "chat" * facts["method"]["chat"]) if name)
+    table = console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}{draws}{form}", ["", ""], rows)
     confused = facts["confusion"]
     return _with_confusion(table, **confused) if confused and len(confused["labels"]) <= MOST_LABELS else table
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from ctxtune.commands.prepare import to_score
 from ctxtune.commands.written import written_items
 from ctxtune.data.branch import shared
-from ctxtune.data.hash import sha256_fields
+from ctxtune.data.encode import ChoiceSet
 from ctxtune.methods.fewshot import behind
 from ctxtune.recipe.dump import dump
+from ctxtune.recipe.schema import Fewshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ctxtune.backend.decode import Written
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.data.read import Row
     from ctxtune.evals.items import Item
-    from ctxtune.methods.fewshot import Groups
+    from ctxtune.methods.fewshot import Groups, Shots
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Generation, Recipe
 
+_ALONE = 256  # rows that share nothing, in memory at once
 _LEAST = 16  # tokens from which a prefix is worth a pass of its own
 
 
@@ -70,35 +72,39 @@ class Asking:
         found: dict[int, Item] = {}
         most = max(groups, key=len)  # all but one, where each row is one of them
         with Trunk(self.base) as trunk:
-            for shots, some in groups.items():
-                spec = behind(shots, self.spec)
+            for part in _together(groups, most):
+                asked, own = self._encoded(part, beside if part[0][0] == most else ())
+                if not asked.requests:
+                    continue
                 if self.accepted is None:
-                    found |= self._chosen(trunk, some, spec, beside if shots == most else ())
+                    found |= self._chosen(trunk, asked, own)
                 else:
-                    found |= self._written(trunk, some, spec, self.accepted)
+                    found |= self._written(trunk, asked, self.accepted)
         return [found.get(id(row)) for row in (*rows, *beside)]
 
-    def _chosen(self, trunk: Trunk, rows: list[Row], spec: EncodeSpec, beside: Sequence[Row]) -> dict[int, Item]:
+    def _encoded(self, part: Sequence[tuple[Shots, list[Row]]], beside: Sequence[Row]) -> tuple[ChoiceSet, int]:
+        """Rows behind their demonstrations, then what is asked beside them; and how many of these are rows of the result."""
+        asked = ChoiceSet()
+        with self.clock.part("encode"):
+            for shots, rows in part:
+                asked = asked.followed_by(to_score(rows, behind(shots, self.spec)))
+            self.counts.update(dropped=asked.dropped, truncated=asked.truncated)
+            spec = behind(part[0][0], self.spec)
+            return asked.followed_by(to_score(beside, replace(spec, on_long="drop"))), len(asked.requests)
+
+    def _chosen(self, trunk: Trunk, asked: ChoiceSet, rows: int) -> dict[int, Item]:
         """Rows with choices: how likely each choice is; with none, how likely the answer."""
         from ctxtune.commands.judge import Judge
         from ctxtune.evals.choice import Requests, common_prefix
 
-        with self.clock.part("encode"):
-            choices = to_score(rows, spec)
-            self.counts.update(dropped=choices.dropped, truncated=choices.truncated)
-            choices = choices.followed_by(to_score(beside, replace(spec, on_long="drop")))
-        if not choices.requests:
-            return {}
-        prefix = self.prefix(trunk, common_prefix(choices.requests), len(rows))
+        prefix = self.prefix(trunk, common_prefix(asked.requests), rows)
         with self.clock.part("score"):
-            requests = Requests(trunk, choices.requests, prefix)
-            self.counts.update(read=sum(requests.feed.lengths), whole=choices.tokens)
-            items = Judge(choices, requests, None, int(spec.choices is None)).items()
-        return {id(row): item for row, item in zip(choices.row_of, items, strict=True)}
+            requests = Requests(trunk, asked.requests, prefix)
+            self.counts.update(read=sum(requests.feed.lengths), whole=asked.tokens)
+            items = Judge(asked, requests, None, int(self.spec.choices is None)).items()
+        return {id(row): item for row, item in zip(asked.row_of, items, strict=True)}
 
-    def _written(
-        self, trunk: Trunk, rows: list[Row], spec: EncodeSpec, accepted: dict[str, list[str]]
-    ) -> dict[int, Item]:
+    def _written(self, trunk: Trunk, asked: ChoiceSet, accepted: dict[str, list[str]]) -> dict[int, Item]:
         """Rows whose answer the model writes, up to where the next demonstration would begin."""
         from ctxtune.backend.decode import generate_batch
 
@@ -115,10 +121,9 @@ class Asking:
             self.counts.update(whole=whole, read=whole - len(prompts) * len(tokens) * (prefix is not None))
             return written
 
-        items, counts = written_items(self.base, rows, spec, self.recipe, accepted, write)
-        self.counts.update({name: int(count) for name, count in counts.items()})
-        places = {(item.row, item.line): item for item in items}
-        return {id(row): item for row in rows if (item := places.get((sha256_fields(row.fields), row.line)))}
+        items, counts = written_items(self.base, asked, self.recipe, accepted, write)
+        self.counts["unfinished"] += int(counts["unfinished"])
+        return {id(row): item for row, item in zip(asked.row_of, items, strict=True)}
 
     def prefix(self, trunk: Trunk, tokens: Sequence[int], rows: int) -> Prefix | None:
         """What all texts begin with, read once; None where that is too little, or this model cannot go on from it."""
@@ -137,7 +142,22 @@ class Asking:
         return prefix
 
 
+def _together(groups: Groups, most: Shots) -> Iterator[list[tuple[Shots, list[Row]]]]:
+    """Demonstrations with the rows behind them; where each row has its own, some hundred at a time, for one pass over all."""
+    alone: list[tuple[Shots, list[Row]]] = []
+    for shots, rows in groups.items():
+        if len(rows) > 1 or shots == most:
+            yield [(shots, rows)]
+        else:
+            alone.append((shots, rows))
+    yield from (alone[at : at + _ALONE] for at in range(0, len(alone), _ALONE))
+
+
 def answers_end(recipe: Recipe) -> Generation:
-    """How answers are written: up to where the next demonstration would begin, if nothing else ends them."""
-    settings, separator = recipe.generate, recipe.data.separator
-    return settings.model_copy(update={"stop": [separator]}) if separator and not settings.stop else settings
+    """How answers are written: up to where the next demonstration would begin, if nothing else ends them; in a chat the
+    turn's own end does."""
+    settings, separator, method = recipe.generate, recipe.data.separator, recipe.method
+    turns = isinstance(method, Fewshot) and method.chat and method.replay is None
+    if settings.stop or not separator or turns:
+        return settings
+    return settings.model_copy(update={"stop": [separator]})

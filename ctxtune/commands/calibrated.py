@@ -10,7 +10,6 @@ import numpy as np
 
 from ctxtune.commands.channel import question_likelihoods
 from ctxtune.data.content_free import contextual_rows, domain_rows, premise
-from ctxtune.data.encode import encode_pairs
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, distance, estimated_prior
 
@@ -56,8 +55,13 @@ def check_calibration(settings: Fewshot, choices: list[str] | str | None) -> Non
 
     Raises:
         RecipeError: any calibration of written answers; a mean over rows, or shares, where every row lists its own choices;
-            as many shares as no choices; content-free inputs, which would be asked again for every row.
+            as many shares as no choices; content-free inputs, which would be asked again for every row; the question as a
+            reply to its answer.
     """
+    if settings.chat and settings.calibrate == "channel":
+        raise RecipeError(
+            "method.calibrate channel: in a chat no answer stands before its question", "leave --chat out"
+        )
     if choices is None:
         if settings.calibrate != "none" or settings.prior is not None:
             key = "calibrate" if settings.prior is None else "prior"
@@ -136,11 +140,12 @@ def _behind_premise(run: Asking, row: Row, texts: Iterator[str]) -> dict[str, fl
         return {}
     if text is None:
         return {}
+    if spec.turns is not None:
+        text = spec.turns.asked(text, row.where)
     found: dict[str, float] = {}
     with Trunk(run.base) as trunk, run.clock.part("premise"):
         while some := list(islice(texts, _TOGETHER)):
-            pairs = [(text, choice) for choice in some]
-            encoded = encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind="causal")
+            encoded = spec.encode([(text, choice) for choice in some])
             requests = Requests(trunk, [encoded])
             run.counts["read"] += sum(requests.feed.lengths)
             run.counts["whole"] += sum(len(one.ids) for one in encoded)

@@ -55,8 +55,7 @@ def question_likelihoods(run: Asking, groups: Groups, choices: Sequence[str]) ->
 def _turned(shot: Shot, tail: str, run: Asking) -> str:
     """A demonstration that begins with its label."""
     separator = run.recipe.data.separator
-    label = shot.text[len(join(shot.question, run.spec.delimiter, "")) :].removesuffix(separator)
-    return join(tail, run.spec.delimiter, label) + _LINE + _head(shot.question, tail) + separator
+    return join(tail, run.spec.delimiter, shot.answer) + _LINE + _head(shot.question, tail) + separator
 
 
 def _head(question: str, tail: str) -> str:

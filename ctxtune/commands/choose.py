@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ctxtune.commands.prepare import parts_of
 from ctxtune.commands.trial import Trial
 from ctxtune.data.bm25 import Bm25
 from ctxtune.data.clusters import clusters_of
+from ctxtune.data.replay import Replay
 from ctxtune.data.shots import check_pool, choose, directions, nearest, unlike
 from ctxtune.errors import DataError
 from ctxtune.evals.answers import words
@@ -38,7 +40,9 @@ class Chooser:
     say: Callable[[str], None]
 
     def groups(self, rows: Sequence[Row]) -> Groups:
-        """Rows to be asked, by their demonstrations; none is among its own."""
+        """Rows to be asked, by their demonstrations; none is among its own, unless what is replayed has it so."""
+        if self.settings.replay is not None:
+            return self._replayed(rows)
         if self.settings.by_question:
             check_pool(len(self.pool), self.settings.shots)
             return self._nearest(rows) if rows else {}
@@ -103,6 +107,26 @@ class Chooser:
             found.setdefault(tuple(self._shots[place] for place in places), []).append(row)
         return found
 
+    def _replayed(self, rows: Sequence[Row]) -> Groups:
+        """Demonstrations that go on being drawn, question after question."""
+        found: Groups = {}
+        seen = 0
+        for row in rows:
+            shots = tuple(self._every[place] for place in self._replay.places(row.fields))
+            seen += self._question(row) in {shot.question for shot in shots}
+            found.setdefault(shots, []).append(row)
+        if seen:
+            self.say(f"{seen:,} rows are among their own demonstrations, as {self.settings.replay} draws them")
+        return found
+
+    @cached_property
+    def _replay(self) -> Replay:
+        settings, data = self.settings, self.asking.recipe.data
+        same = data.eval in [part.path for part in parts_of(data.train or [])]
+        more = same if settings.one_more == "auto" else settings.one_more
+        pool = [row.fields for row in self.pool]
+        return Replay(pool, settings.select, settings.shots, settings.seed, more)
+
     def _near(self, questions: Sequence[str]) -> Iterator[NDArray[np.floating]]:
         """Of each question, how near every row of the pool is; those of a cluster share the mean over it."""
         if self.settings.select == "bm25":
@@ -133,12 +157,16 @@ class Chooser:
 
     @cached_property
     def _bare(self) -> EncodeSpec:
-        return replace(self.asking.spec, instruction="")
+        return self.asking.spec.bare
 
     @cached_property
     def _shots(self) -> Shots:
         """The whole pool, each once."""
-        return tuple(dict.fromkeys(shots_of(self.pool, self.asking.spec, self.separator)))
+        return tuple(dict.fromkeys(self._every))
+
+    @cached_property
+    def _every(self) -> Shots:
+        return shots_of(self.pool, self.asking.spec, self.separator)
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:

@@ -251,7 +251,7 @@ def _score(base: Base, rows: prepare.Source | None, spec: prepare.Spec) -> Score
 
 def _perplexity(base: Base, text: str, max_length: int) -> Scored:
     from ctxtune.backend.trunk import Trunk
-    from ctxtune.data.encode import encode_text_windows
+    from ctxtune.data.windows import encode_text_windows
     from ctxtune.errors import ModelError
     from ctxtune.evals.choice import Requests
     from ctxtune.evals.perplexity import text_metrics, window_items

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import write_text
@@ -16,11 +16,12 @@ from ctxtune.commands.draws import draw, facts_of, row_by_row
 from ctxtune.commands.save_shots import check_going_on, check_saved, save_shots
 from ctxtune.commands.trial import check_order
 from ctxtune.commands.written import accepted_answers
-from ctxtune.data.encode import EncodeSpec, content
+from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.finite import plain
 from ctxtune.errors import ModelError, RecipeError
 from ctxtune.evals.items import write_items
-from ctxtune.recipe.schema import Fewshot
+from ctxtune.methods.fewshot import behind, formed
+from ctxtune.recipe.schema import REPLAYED_SEED, Fewshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.load import Base
     from ctxtune.data.read import Row
-    from ctxtune.methods.fewshot import Groups
+    from ctxtune.methods.fewshot import Groups, Shots
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
 
@@ -104,6 +105,8 @@ def _checked(recipe: Recipe) -> Fewshot:
     assert isinstance(settings, Fewshot)
     if data.messages is not None:
         raise RecipeError("data.messages: demonstrations are prompts with answers", "write --prompt and --answer")
+    if settings.chat and data.on_long == "truncate":
+        raise RecipeError("data.on_long truncate: a chat that is cut at its left has no first turn", "error, or drop")
     check_calibration(settings, data.choices)
     check_order(settings, data.choices)
     if data.train is None and settings.shots:
@@ -144,6 +147,14 @@ def opened(
         prepare.check_model(recipe, mark)
     spec = prepare.encoder(data, templates, base.tokenizer, base.anatomy, base.max_length)
     assert isinstance(spec, EncodeSpec)
+    spec = formed(spec, settings)
+    if spec.turns is not None and data.instruction.strip() and not spec.turns.system:
+        found = "begins the first turn" if spec.turns.lead else f"is left out, as {settings.replay} does"
+        say(f"the model's chat template has no turn of the system's: the instruction {found}")
+    if settings.replay is not None and settings.seed != REPLAYED_SEED:
+        say(
+            f"method.seed is {settings.seed}: {settings.replay} draws by {REPLAYED_SEED} where nothing else is asked for"
+        )
     run = Asking(base, mark, recipe, spec, clock, inputs=pool.inputs("train") if pool else {})
     return pool.rows if pool else [], run, settings
 
@@ -172,12 +183,21 @@ def _check_room(groups: Groups, spec: EncodeSpec) -> None:
     """
     if spec.on_long != "error":
         return
+    asked = prepare.to_score([row for rows in groups.values() for row in rows], spec)
+    longest = {
+        id(row): max(len(one.ids) for one in some) for row, some in zip(asked.row_of, asked.requests, strict=True)
+    }
+    begin = len(spec.encode_front())
+
+    def taken(shots: Shots) -> int:
+        return len(behind(shots, spec).encode_front()) - begin
+
     over = []
     for shots, rows in groups.items():
-        room = spec.max_length - max(len(one.ids) for row in prepare.to_score(rows, spec).requests for one in row)
-        ends = [*accumulate(len(one["input_ids"]) for one in content(spec.tokenizer, [shot.text for shot in shots]))]
-        if shots and ends[-1] > room:
-            over.append((sum(end <= room for end in ends), len(shots), ends[-1], room))
+        room = spec.max_length - max(longest[id(row)] for row in rows)
+        if shots and (tokens := taken(shots)) > room:
+            fit = bisect_right(range(1, len(shots)), room, key=lambda number: taken(shots[:number]))
+            over.append((fit, len(shots), tokens, room))
     if over:
         fit, number, tokens, room = min(over)
         raise RecipeError(

@@ -30,6 +30,12 @@ _QUESTIONS = 64  # on which it is tried where demonstrations end
 
 def unsaved(settings: Fewshot, data: Data) -> tuple[str, str] | None:
     """Why what a recipe asks for is not one set of demonstrations with constants beside it, and what would be."""
+    if settings.chat or settings.replay is not None:
+        rule = "chat" if settings.chat else f"replay {settings.replay}"
+        return (
+            f"{rule} writes a question in a way of its own, and an adapter stands before plain text",
+            f"leave {rule} out",
+        )
     if settings.by_question:
         return (
             f"select {settings.select} shows each question other examples, and an adapter holds one set",

@@ -10,7 +10,7 @@ from ctxtune.commands.asking import answers_end
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.fewshot import opened
 from ctxtune.data.branch import shared
-from ctxtune.data.encode import encode_choices, encode_prompt
+from ctxtune.data.encode import encode_choices
 from ctxtune.data.objects import read_json_object
 from ctxtune.data.read import Row
 from ctxtune.errors import CtxtuneError, DataError, RecipeError
@@ -127,8 +127,8 @@ class _Teller:
         found: dict[int, dict[str, Any] | CtxtuneError] = {}
         prompts: dict[int, list[int]] = {}
         for row in rows:
-            prompt = encode_prompt(spec.tokenizer, spec.render(row).prompt.rstrip())
             try:
+                prompt = spec.encode_question(row)
                 check_prompt(self.run.base, prompt, row.where)
                 prompts[row.line] = prompt
             except CtxtuneError as error:
@@ -148,7 +148,7 @@ class _Teller:
 
     def _prefix(self, trunk: Trunk, tokens: tuple[int, ...], spec: EncodeSpec) -> Prefix | None:
         """The demonstrations alone: what some questions share beside them others may not."""
-        front = tuple(encode_prompt(spec.tokenizer, spec.instruction)) if spec.instruction else ()
+        front = tuple(spec.encode_front())
         known = shared([tokens, front])
         if known not in self.held:
             prefix = self.run.prefix(trunk, known, rows=2 - self.chooser.settings.by_question)

@@ -16,7 +16,7 @@ from ctxtune.recipe.pattern import last_match
 if TYPE_CHECKING:
     from ctxtune.backend.decode import Written
     from ctxtune.backend.load import Base
-    from ctxtune.data.encode import Encoded
+    from ctxtune.data.encode import ChoiceSet, Encoded
     from ctxtune.data.read import Row
     from ctxtune.evals.overlap import RowScores
     from ctxtune.recipe.schema import Recipe, Score
@@ -68,7 +68,7 @@ def _texts(row: Row, value: object) -> list[str]:
 
 
 def written_items(
-    base: Base, rows: Sequence[Row], spec: prepare.Spec, recipe: Recipe, accepted: dict[str, list[str]], write: Write
+    base: Base, asked: ChoiceSet, recipe: Recipe, accepted: dict[str, list[str]], write: Write
 ) -> tuple[list[Item], dict[str, float]]:
     """Every row's answer, written and scored; and how many rows were dropped, cut, or had not ended at the last token.
 
@@ -81,7 +81,6 @@ def written_items(
     from ctxtune.backend.decode import require_causal
 
     require_causal(base)
-    asked = prepare.to_score(rows, spec)
     if not asked.requests:
         raise DataError("all eval rows were too long and dropped", "raise data.max_length")
     tokenizer, (prompts, answers) = base.tokenizer, zip(*(_last_answer(one) for (one,) in asked.requests), strict=True)
@@ -106,7 +105,7 @@ def written_scores(
     base: Base, rows: Sequence[Row], spec: prepare.Spec, recipe: Recipe, accepted: dict[str, list[str]], write: Write
 ) -> tuple[dict[str, float], list[Item], str | None]:
     """The same, and the scores of all rows together: scores, rows, and what else the scores depend on."""
-    items, counts = written_items(base, rows, spec, recipe, accepted, write)
+    items, counts = written_items(base, prepare.to_score(rows, spec), recipe, accepted, write)
     total, signature = total_scores(items, recipe.score)
     return {**total, **summarise(items), **counts}, items, signature
 

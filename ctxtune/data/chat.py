@@ -24,9 +24,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ctxtune.data.encode import Encoded, EncodedSet, OnLong, Tokenizer, check_supervised, chunks, content
+from ctxtune.data.encode import Encoded, EncodedSet, OnLong, check_supervised, chunks
 from ctxtune.data.messages import Conversation, conversation_of
 from ctxtune.data.render import FAILURES
+from ctxtune.data.tokens import Tokenizer, content
 from ctxtune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Script:
     replies: tuple[int, ...]
 
 
-def require_template(tokenizer: ChatTokenizer) -> None:
-    """Refuse a tokenizer that cannot render conversations.
+def require_template(tokenizer: ChatTokenizer, instead: str = "write data.prompt and data.answer") -> None:
+    """Refuse a tokenizer that cannot render conversations; `instead` is what can be done with it.
 
     Raises:
         ModelError: it has no chat template.
@@ -80,7 +81,7 @@ def require_template(tokenizer: ChatTokenizer) -> None:
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             "the tokenizer has no chat template, and conversations are rendered by it",
-            "choose a model that was tuned for chats, or write data.prompt and data.answer",
+            f"choose a model that was tuned for chats, or {instead}",
         )
 
 

@@ -17,32 +17,25 @@ classifier reads the prompt alone: its row is the first token, its label the pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from ctxtune.data.render import Rendered, Template, render_row
+from ctxtune.data.tokens import content, end_of_text, first_token, frame, starts_itself
 from ctxtune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ctxtune.data.read import Row
+    from ctxtune.data.tokens import Tokenizer
+    from ctxtune.data.turns import Turns
 
 Predicting = Literal["causal", "masked"]
 Kind = Literal[Predicting, "classifier"]
 OnLong = Literal["error", "drop", "truncate"]
 CHUNK = 1024  # texts in one call of the tokenizer: fast tokenizers work on a list in parallel
-
-
-class Tokenizer(Protocol):
-    """What is used of a tokenizer."""
-
-    bos_token_id: int | None
-    eos_token_id: int | None
-    mask_token_id: int | None
-
-    def __call__(self, text: Any, **options: Any) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -59,8 +52,22 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Form:
+    """Whether white space at a prompt's end goes over to the answer, and special tokens stand where the tokenizer puts them."""
+
+    strip: bool = True
+    framed: bool = True
+
+
+FORM = Form()
+
+
+@dataclass(frozen=True)
 class EncodeSpec:
-    """How rows become tokens: the recipe's data section, the model's kind and its tokenizer. Questions have no answer."""
+    """How rows become tokens: the recipe's data section, the model's kind and its tokenizer. Questions have no answer.
+
+    With `turns` a prompt is the last turn of a chat; with `replay` the delimiter stands in every place where the harness
+    writes it, and a prompt that is written on keeps its white space."""
 
     tokenizer: Tokenizer
     kind: Kind
@@ -71,10 +78,47 @@ class EncodeSpec:
     delimiter: str = " "
     instruction: str = ""
     on_long: OnLong = "error"
+    turns: Turns | None = None
+    replay: bool = False
 
     def render(self, row: Row) -> Rendered:
         """The row's prompt, answer and choices as texts."""
-        return render_row(row, self.prompt, self.answer, self.choices, self.instruction)
+        one = render_row(row, self.prompt, self.answer, self.choices, self.instruction)
+        return one if self.turns is None else replace(one, prompt=self.turns.asked(one.prompt, row.where))
+
+    @property
+    def bare(self) -> EncodeSpec:
+        """The same with nothing before the row's own prompt."""
+        return replace(self, instruction="", turns=None)
+
+    def joined(self, prompt: str, answer: str) -> str:
+        """A prompt with its answer, as one text."""
+        return prompt + self.delimiter + answer if self.replay else join(prompt, self.delimiter, answer)
+
+    def encode(self, pairs: Sequence[tuple[str, str]], *, end: bool = False) -> list[Encoded]:
+        """Prompts with answers at full length, for a model that predicts tokens."""
+        assert self.kind != "classifier"
+        before, between = (self.delimiter, "") if self.replay else ("", self.delimiter)
+        return encode_pairs(
+            self.tokenizer, [(prompt, before + answer) for prompt, answer in pairs], delimiter=between, kind=self.kind,
+            end=end, form=self.form,
+        )  # fmt: skip
+
+    def encode_front(self) -> list[int]:
+        """The tokens that are read before any prompt."""
+        front = self.instruction if self.turns is None else self.turns.front
+        return encode_prompt(self.tokenizer, front, framed=self.form.framed) if front else []
+
+    def encode_question(self, row: Row) -> list[int]:
+        """The tokens behind which the model writes its answer."""
+        prompt = self.render(row).prompt
+        return encode_prompt(self.tokenizer, prompt.rstrip() if self.form.strip else prompt, framed=self.form.framed)
+
+    @property
+    def form(self) -> Form:
+        """A chat's prompt ends as its template ends it, and has all the special tokens that it needs."""
+        chat = self.turns is not None
+        return Form(self.choices is not None or not (chat or self.replay), self.replay or not chat)
 
 
 @dataclass
@@ -136,20 +180,6 @@ class ChoiceSet:
         return ChoiceSet(*(mine + theirs for mine, theirs in pairs))
 
 
-@dataclass(frozen=True)
-class TextWindows:
-    """A text cut into windows in which every token is predicted once, and the units that perplexity is counted in."""
-
-    windows: list[Encoded]
-    words: int
-    num_bytes: int
-
-    @property
-    def tokens(self) -> int:
-        """The tokens predicted."""
-        return sum(len(window.labels) for window in self.windows)
-
-
 class TooLong(ValueError):
     """An example with more tokens than allowed."""
 
@@ -206,7 +236,7 @@ def _encode_rendered(
         (one.prompt, one.choices[place] if one.choices and place is not None else one.answer or "")
         for one, place in asked
     ]
-    return encode_pairs(spec.tokenizer, pairs, delimiter=spec.delimiter, kind=spec.kind, end=end)
+    return spec.encode(pairs, end=end)
 
 
 def encode_pair(
@@ -218,22 +248,23 @@ def encode_pair(
     check_supervised(one, f"the answer {answer!r}")
     if on_long == "drop" and len(one.ids) > max_length:
         return None
-    return fit(one, max_length, _frame(tokenizer)[0] if kind == "masked" else (), truncate=on_long == "truncate")
+    return fit(one, max_length, frame(tokenizer)[0] if kind == "masked" else (), truncate=on_long == "truncate")
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, text: str, *, framed: bool = True) -> list[int]:
     """A text to be continued, as it stands: what the tokenizer would put behind it is left out."""
     ids = tuple(content(tokenizer, [text])[0]["input_ids"])
-    return list(ids if _starts_itself(tokenizer, ids) else (*_frame(tokenizer)[0], *ids))
+    return list(ids if not framed or starts_itself(tokenizer, ids) else (*frame(tokenizer)[0], *ids))
 
 
 def encode_pairs(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, delimiter: str, kind: Predicting, end: bool = False
-) -> list[Encoded]:
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, delimiter: str, kind: Predicting, end: bool = False,
+    form: Form = FORM,
+) -> list[Encoded]:  # fmt: skip
     """Prompts and answers at full length. `end` makes the end-of-text token the last supervised one (causal only)."""
     if kind == "masked":
         return _masked(tokenizer, pairs, delimiter)
-    return _causal(tokenizer, pairs, delimiter, end)
+    return _causal(tokenizer, pairs, delimiter, end, form)
 
 
 def fit(one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: bool = False) -> Encoded:
@@ -252,22 +283,6 @@ def fit(one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: b
     return Encoded(ids, tuple(row - excess * (row >= keep) for row in one.rows), one.labels)
 
 
-def encode_text_windows(tokenizer: Tokenizer, text: str, max_length: int) -> TextWindows:
-    """Rolling windows in which every token is predicted once (`lm_eval/utils.py::get_rolling_token_windows`).
-
-    The first window starts from BOS (else EOS); the last one is filled with context from before it."""
-    ids = tuple(content(tokenizer, [text])[0]["input_ids"])
-    prefix = _prefix(tokenizer)  # special tokens start a text and are not predicted, not even one that stands in it
-    if ids[:1] == (prefix,):
-        ids = ids[1:]
-    everything, windows = (prefix, *ids), []
-    for start in range(0, len(ids), max_length):
-        stop = min(start + max_length, len(ids))
-        fed = everything[max(0, stop - max_length) : stop]
-        windows.append(Encoded(fed, tuple(range(len(fed) - (stop - start), len(fed))), ids[start:stop]))
-    return TextWindows(windows, len(text.split()), len(text.encode()))
-
-
 def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encoded] | None:
     for one in requests:
         check_supervised(one, row.where)
@@ -276,7 +291,7 @@ def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encode
         return requests
     if spec.on_long == "drop":
         return None
-    front = () if spec.kind == "causal" else _frame(spec.tokenizer)[0]
+    front = () if spec.kind == "causal" else frame(spec.tokenizer)[0]
     try:
         return [fit(one, spec.max_length, front, truncate=spec.on_long == "truncate") for one in requests]
     except TooLong as error:
@@ -293,21 +308,23 @@ def check_supervised(one: Encoded, where: str) -> None:
         )
 
 
-def _causal(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: str, end: bool) -> list[Encoded]:
-    front, _ = _frame(tokenizer)
-    last = () if not end else (_end(tokenizer),)
-    contexts = [prompt.rstrip() for prompt, _ in pairs]
+def _causal(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: str, end: bool, form: Form
+) -> list[Encoded]:
+    front = frame(tokenizer)[0] if form.framed else ()
+    last = () if not end else (end_of_text(tokenizer),)
+    contexts = [prompt.rstrip() if form.strip else prompt for prompt, _ in pairs]
     known = list(dict.fromkeys(contexts))  # choices share their prompts
     prompts = dict(zip(known, content(tokenizer, known), strict=True))
     texts = content(tokenizer, [join(prompt, delimiter, answer) for prompt, answer in pairs])
-    prefix = None if all(contexts) else _prefix(tokenizer)
+    prefix = None if all(contexts) else first_token(tokenizer)
     done = []
     for context, text in zip(contexts, texts, strict=True):
         whole = tuple(text["input_ids"])
         if context:
             asked = tuple(prompts[context]["input_ids"])
             said = whole[len(asked) :]
-            asked = asked if _starts_itself(tokenizer, asked) else (*front, *asked)
+            asked = asked if starts_itself(tokenizer, asked) else (*front, *asked)
         else:
             assert prefix is not None
             asked, said = (prefix,), whole[1:] if whole[:1] == (prefix,) else whole
@@ -318,7 +335,7 @@ def _causal(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: s
 
 
 def _masked(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: str) -> list[Encoded]:
-    front, back = _frame(tokenizer)
+    front, back = frame(tokenizer)
     mask = tokenizer.mask_token_id
     if mask is None:
         raise ModelError("the tokenizer has no mask token", "a model without one is not a masked model")
@@ -335,7 +352,7 @@ def _masked(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], delimiter: s
 
 
 def _classified(tokenizer: Tokenizer, asked: Sequence[tuple[Rendered, int | None]]) -> list[Encoded]:
-    front, back = _frame(tokenizer)
+    front, back = frame(tokenizer)
     if not front:
         raise ModelError(
             "the tokenizer puts no token before a text, whose state could stand for all of it", "use the model's own"
@@ -348,48 +365,6 @@ def _classified(tokenizer: Tokenizer, asked: Sequence[tuple[Rendered, int | None
 def join(prompt: str, delimiter: str, answer: str) -> str:
     """A prompt with its answer; no delimiter stands behind white space, or where there is no prompt."""
     return prompt + answer if not prompt or prompt[-1].isspace() else prompt + delimiter + answer
-
-
-def content(tokenizer: Tokenizer, texts: list[str], *, offsets: bool = False) -> list[dict[str, Any]]:
-    """The tokens of each text without the special tokens around it."""
-    if not texts:
-        return []
-    options = {"return_offsets_mapping": True} if offsets else {}
-    try:
-        encoding = tokenizer(texts, add_special_tokens=False, **options)
-    except NotImplementedError as error:
-        raise ModelError("the tokenizer does not say where in the text its tokens stand", "use a fast one") from error
-    names = ("input_ids", "offset_mapping") if offsets else ("input_ids",)
-    return [dict(zip(names, values, strict=True)) for values in zip(*(encoding[name] for name in names), strict=True)]
-
-
-def _frame(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that the tokenizer puts before and behind a text by default."""
-    for probe in ("a", "0", "."):
-        bare = tuple(tokenizer(probe, add_special_tokens=False)["input_ids"])
-        full = tuple(tokenizer(probe)["input_ids"])
-        for at in range(len(full) - len(bare) + 1):
-            if bare and full[at : at + len(bare)] == bare:
-                return full[:at], full[at + len(bare) :]
-    raise ModelError("the tokenizer encodes neither 'a' nor '0' nor '.'", "the model's tokenizer files may be broken")
-
-
-def _starts_itself(tokenizer: Tokenizer, ids: tuple[int, ...]) -> bool:
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return start is not None and ids[:1] == (start,)
-
-
-def _prefix(tokenizer: Tokenizer) -> int:
-    prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if prefix is None:
-        raise ModelError("the tokenizer has neither a BOS nor an EOS token to start an empty prompt with")
-    return prefix
-
-
-def _end(tokenizer: Tokenizer) -> int:
-    if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer has no end-of-text token to end a free answer with", "set data.choices")
-    return tokenizer.eos_token_id
 
 
 def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctxtune.data.branch import shared
-from ctxtune.data.encode import content, encode_prompt
+from ctxtune.data.encode import encode_prompt
+from ctxtune.data.tokens import content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctxtune.data.encode import Tokenizer
+    from ctxtune.data.tokens import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,32 @@
 
     instruction   [prompt delimiter answer separator] x K   prompt delimiter choice
 
-The text is lm-evaluation-harness's. A question that is itself among the demonstrations does not see its own answer: it is
-asked behind the others.
+The text is lm-evaluation-harness's; in a chat each demonstration is two turns (data/turns.py). A question that is itself among
+the demonstrations does not see its own answer: it is asked behind the others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from ctxtune.data.encode import join
 from ctxtune.data.read import Row
+from ctxtune.data.turns import turns_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ctxtune.data.chat import ChatTokenizer
     from ctxtune.data.encode import EncodeSpec
+    from ctxtune.recipe.schema import Fewshot
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A demonstration: what is asked in it, all that is read of it, and the row that it is."""
+    """A demonstration: what is asked in it, what is answered, all that is read of it, and the row that it is."""
 
     question: str
+    answer: str
     text: str
     where: str = field(compare=False, default="")
 
@@ -34,24 +37,39 @@ Groups = dict[Shots, list[Row]]
 """demonstrations, and the rows that are asked behind them"""
 
 
+def formed(spec: EncodeSpec, settings: Fewshot) -> EncodeSpec:
+    """How questions become tokens with these settings: as turns of a chat, or by another's rules.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+    """
+    replay = settings.replay is not None
+    if not settings.chat:
+        return replace(spec, replay=replay)
+    turns = turns_of(cast("ChatTokenizer", spec.tokenizer), spec.instruction, drop=replay)
+    return replace(spec, replay=replay, turns=turns, instruction="", delimiter="")
+
+
 def shots_of(rows: Sequence[Row], spec: EncodeSpec, separator: str) -> Shots:
     """Rows as demonstrations, in their order."""
-    bare = replace(spec, instruction="")
+    bare = spec.bare
     rendered = [(bare.render(row), row.where) for row in rows]
     return tuple(
-        Shot(one.prompt, join(one.prompt, spec.delimiter, one.answer or "") + separator, where)
+        Shot(one.prompt, one.answer or "", spec.joined(one.prompt, one.answer or "") + separator, where)
         for one, where in rendered
     )
 
 
 def behind(shots: Shots, spec: EncodeSpec) -> EncodeSpec:
     """How a question becomes tokens behind these demonstrations."""
+    if spec.turns is not None:
+        return replace(spec, turns=spec.turns.behind([(shot.question, shot.answer) for shot in shots]))
     return replace(spec, instruction=spec.instruction + "".join(shot.text for shot in shots))
 
 
 def by_shots(rows: Sequence[Row], shots: Shots, spec: EncodeSpec) -> Groups:
     """The rows by the demonstrations, of these, that each of them is asked behind."""
-    known, bare = {shot.question for shot in shots}, replace(spec, instruction="", answer=None)
+    known, bare = {shot.question for shot in shots}, replace(spec.bare, answer=None)
     found: Groups = {}
     for row in rows:
         question = bare.render(row).prompt

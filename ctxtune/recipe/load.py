@@ -22,6 +22,7 @@ from ctxtune.recipe.schema import Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+SPELT = {"method.replay": "--as"}  # options that are not spelled like their keys: `as` is a word of Python's
 NOT_PATHS = {"data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none")}
 
 
@@ -142,7 +143,7 @@ def _from_flags(flags: Mapping[str, object], folder: Path, faults: list[Fault]) 
     for key, value in flags.items():
         if value is None:
             continue
-        where = f"--{key.rpartition('.')[2].replace('_', '-')}"
+        where = SPELT.get(key) or f"--{key.rpartition('.')[2].replace('_', '-')}"
         if key not in keys.owners():
             faults.append(Fault(0, f"{where}: unknown key {shown(key)}", keys.suggestion(key)))
             continue

@@ -12,6 +12,7 @@ from ctxtune.recipe.layers import checked
 from ctxtune.recipe.pattern import compiled
 
 MOST_STEPS = 10_000_000
+REPLAYED_SEED = 1234  # of lm-evaluation-harness, for what it draws
 
 Text = Annotated[str, Field(min_length=1)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
@@ -126,6 +127,15 @@ class Fewshot(Section):
     """In-context learning: examples stand before the question, and no weight moves."""
 
     name: Literal["fewshot"] = Field(description="the name of the method")
+    replay: Literal["lm-eval"] | None = Field(
+        None, description="lm-eval: draw and write as lm-evaluation-harness 0.4 does, select random or fixed, seed 1234"
+    )
+    one_more: Literal["auto"] | bool = Field(
+        "auto", description="replay: draw one more, leave the question itself out; auto: where it is of the same file"
+    )
+    chat: bool = Field(
+        False, description="whether demonstrations and question are turns of a chat, by the model's template"
+    )
     shots: int = Field(8, ge=0, le=65_536, description="demonstrations before each question")
     select: Literal["fixed", "random", "balanced", "bm25", "knn", "mmr", "cluster", "influence"] = Field(
         "balanced",
@@ -155,6 +165,27 @@ class Fewshot(Section):
         None, description="shares of the choices among the rows, in their order; auto estimates them, null is even"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _replayed(cls, given: Any) -> Any:
+        """What is replayed is drawn as it is there, where nothing else is asked for."""
+        replayed = isinstance(given, dict) and given.get("replay") is not None
+        return {"select": "random", "seed": REPLAYED_SEED, **given} if replayed else given
+
+    @model_validator(mode="after")
+    def _replay_fits(self) -> "Fewshot":
+        if self.replay is None:
+            if self.one_more != "auto":
+                raise ValueError("one_more is a rule of what is replayed: name that too, replay: lm-eval")
+            return self
+        if self.select not in ("random", "fixed"):
+            raise ValueError(f"replay {self.replay} knows select random and fixed (its first_n), not {self.select}")
+        if self.order not in ("auto", "as-is"):
+            raise ValueError(
+                f"replay {self.replay} leaves demonstrations as they are drawn, order {self.order} does not"
+            )
+        return self
+
     @model_validator(mode="after")
     def _prior_of_what(self) -> "Fewshot":
         if self.prior is not None and self.calibrate == "none":
@@ -163,9 +194,9 @@ class Fewshot(Section):
 
     @model_validator(mode="after")
     def _order_fits(self) -> "Fewshot":
-        if self.order == "near-last" and not self.by_question:
+        if self.order == "near-last" and not self.near:
             raise ValueError(f"order near-last asks for what is near, select {self.select} does not")
-        if self.on_trial and self.by_question:
+        if self.on_trial and self.near:
             raise ValueError(f"order {self.order} is tried for all questions, select {self.select} chooses for each")
         return self
 
@@ -183,9 +214,14 @@ class Fewshot(Section):
         return self.model_copy(update={"seed": seed, "seeds": 1})
 
     @property
+    def near(self) -> bool:
+        """Whether demonstrations are those near the question."""
+        return self.select in ("bm25", "knn", "mmr", "cluster")
+
+    @property
     def by_question(self) -> bool:
         """Whether each question has demonstrations of its own."""
-        return self.select in ("bm25", "knn", "mmr", "cluster")
+        return self.near or (self.replay is not None and self.select == "random")
 
     @property
     def on_trial(self) -> bool:
@@ -195,7 +231,7 @@ class Fewshot(Section):
     @property
     def near_last(self) -> bool:
         """Whether the nearest demonstration stands last."""
-        return self.by_question and self.order != "as-is"
+        return self.near and self.order != "as-is"
 
 
 # One more method is one more class; those that train have more in common.

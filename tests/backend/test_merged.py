@@ -43,7 +43,13 @@ def test_it_is_one_softmax_over_both(groups_of_heads: int, scaling: float | None
 
 @pytest.mark.parametrize(
     ("kind", "merged"),
-    [("llama-tied", True), ("gpt2-tied", True), ("gpt_neox-untied", True), ("phi3-untied", False), ("gemma3_text-tied", False)],
+    [
+        ("llama-tied", True),
+        ("gpt2-tied", True),
+        ("gpt_neox-untied", True),
+        ("phi3-untied", False),
+        ("gemma3_text-tied", False),
+    ],
 )
 def test_who_merges(kind: str, merged: bool, open_base: Callable[[str], Base]) -> None:
     """All but those whose window is shorter than the prefix; nothing of it is left in place behind a pass."""

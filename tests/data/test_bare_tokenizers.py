@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ctxtune.data.encode import Encoded, encode_pair, encode_pairs, encode_text_windows
+from ctxtune.data.encode import Encoded, encode_pair, encode_pairs
+from ctxtune.data.windows import encode_text_windows
 from ctxtune.errors import ModelError
 
 

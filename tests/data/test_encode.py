@@ -13,10 +13,10 @@ from ctxtune.data.encode import (
     encode_choices,
     encode_pair,
     encode_rows,
-    encode_text_windows,
 )
 from ctxtune.data.read import Row
 from ctxtune.data.render import compile_template
+from ctxtune.data.windows import encode_text_windows
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:

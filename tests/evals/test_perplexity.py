@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ctxtune.backend.trunk import Trunk
-from ctxtune.data.encode import encode_text_windows
+from ctxtune.data.windows import encode_text_windows
 from ctxtune.evals.choice import Requests
 from ctxtune.evals.perplexity import answer_perplexities, text_metrics, window_items
 
