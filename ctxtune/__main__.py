@@ -1,6 +1,6 @@
 """`python -m ctxtune` is the `ctxtune` command."""
 
-from ctxtune.cli.main import run
+from ctxtune.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -1,5 +1,6 @@
 """The command `ctxtune`: its tree of commands, and the one place where an error becomes a line and an exit code."""
 
+import atexit
 import errno
 import gc
 import os
@@ -55,6 +56,24 @@ class Debug:
     """Set once by --debug: errors show where they came from."""
 
     on = False
+
+
+def main() -> None:
+    """The command: run, and out at once. To free the million objects of torch and transformers one by one takes a second."""
+    code: Any = 0
+    try:
+        run()
+    except SystemExit as done:
+        code = done.code
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = 0
+    except OSError as error:
+        console.fail(f"standard output: {error.strerror}", None)
+        code = StorageError.exit_code
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def run() -> None:

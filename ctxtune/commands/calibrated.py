@@ -89,14 +89,16 @@ def check_calibration(settings: Fewshot, choices: list[str] | str | None) -> Non
 def unasked(run: Asking, rows: Sequence[Row], settings: Fewshot) -> Beside:
     """The inputs that ask nothing, made of the rows, and the choices behind the premise.
 
-    Where rows have choices of their own, these are read behind the premise only if `pmi` is asked for: it costs as much again.
+    What costs more than a few rows is read only where it is needed: random words, and, where rows have choices of their own,
+    these behind the premise, which costs as much again.
 
     Raises:
         RecipeError: the prompt leaves nothing of what the calibration asks for.
     """
     shared = isinstance(run.spec.choices, tuple)
     once = shared and not settings.by_question
-    free = {name: some for name in FREE if once and (some := _content_free(name, rows, run.spec, settings))}
+    names = [name for name in FREE if once and (name == "contextual" or name in _read(settings))]
+    free = {name: some for name in names if (some := _content_free(name, rows, run.spec, settings))}
     leans = (
         _behind_premise(run, rows[0], _every_choice(run.spec, rows)) if shared or settings.calibrate == "pmi" else {}
     )
@@ -111,6 +113,11 @@ def unasked(run: Asking, rows: Sequence[Row], settings: Fewshot) -> Beside:
 def _needed(settings: Fewshot) -> set[str]:
     """The content-free inputs without which there is no acc."""
     return {settings.calibrate, *(["domain"] if settings.prior == "auto" else [])} & set(FREE)
+
+
+def _read(settings: Fewshot) -> set[str]:
+    """The content-free inputs that say something of the result: what batch takes for granted is checked against `domain`."""
+    return _needed(settings) | ({"domain"} if settings.calibrate == "batch" else set())
 
 
 def _content_free(name: str, rows: Sequence[Row], spec: EncodeSpec, settings: Fewshot) -> list[Row]:

@@ -94,14 +94,14 @@ def by_hand_bare(base: Base) -> list[float]:
 def test_none_leaves_acc_as_it_is_and_one_pass_gives_all(ask: Callable[..., Any]) -> None:
     plain = ask(asked=MANY)
     found = {name: ask(asked=MANY, method__calibrate=name) for name in ("contextual", "batch", "pmi")}
-    assert list(plain["calibrations"]) == ["none", "contextual", "domain", "batch", "pmi"]
+    assert list(plain["calibrations"]) == ["none", "contextual", "batch", "pmi"]
     assert plain["scores"]["acc"] == plain["calibrations"]["none"]["acc"]
-    for name, facts in found.items():
-        assert facts["calibrations"] == plain["calibrations"]
+    for name, facts in found.items():  # what batch takes for granted is checked against random words
+        assert ("domain" in facts["calibrations"]) is (name == "batch")
+        assert {key: facts["calibrations"][key] for key in plain["calibrations"]} == plain["calibrations"]
         assert facts["scores"]["acc"] == plain["calibrations"][name]["acc"]
-        assert {key: facts["scores"][key] for key in ("acc_norm", "loss")} == {
-            key: plain["scores"][key] for key in ("acc_norm", "loss")
-        }
+        assert facts["scores"]["acc_norm"] == plain["scores"]["acc_norm"]
+        assert facts["scores"]["loss"] == pytest.approx(plain["scores"]["loss"], abs=1e-5)  # other rows are asked beside it
 
 
 def test_a_prior_moves_the_answers(ask: Callable[..., Any], tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_content_free_inputs_are_no_rows(ask: Callable[..., Any]) -> None:
     facts = ask(asked=POOL[:2], method__select="fixed")
     assert facts["asked_behind_fewer"] == 2
     assert (facts["scores"]["rows"], facts["scores"]["dropped"], facts["scores"]["truncated"]) == (2, 0, 0)
-    assert list(facts["calibrations"]) == ["none", "contextual", "domain", "batch", "pmi"]
+    assert list(facts["calibrations"]) == ["none", "contextual", "batch", "pmi"]
 
 
 def test_a_prompt_without_texts_has_no_content_free_input(ask: Callable[..., Any]) -> None:
