@@ -71,21 +71,35 @@ def _about_shown(shown: Shown) -> list[str]:
 
 def _python(shown: Shown | None, kind: str, given: str) -> str:
     """How plain PEFT loads the adapter, and is asked behind demonstrations: none of the tokens that it holds comes again."""
-    lines = ["from peft import PeftModel", f"from transformers import {kind}", ""]
+    more = "" if shown is None else ", AutoTokenizer"
+    lines = ["from peft import PeftModel", f"from transformers import {kind}{more}", ""]
     lines.append(f'model = PeftModel.from_pretrained({kind}.from_pretrained("BASE"{given}), ".")')
     if shown is not None:
-        lines[1] += ", AutoTokenizer"
-        lines.append('tokenizer = AutoTokenizer.from_pretrained("BASE")')
-        if shown.alone:
-            lines.append('ids = tokenizer("QUESTION", add_special_tokens=False, return_tensors="pt").input_ids')
-        else:
-            size = len(shown.tokens)
-            lines.append(
-                f"# A question alone would be other tokens: these follow the first {size}, which the adapter holds."
-            )
-            lines.append(f'ids = tokenizer("DEMONSTRATIONS" + "QUESTION", return_tensors="pt").input_ids[:, {size}:]')
-        lines.append("logits = model(input_ids=ids).logits")
+        lines = ["import torch", *lines, *_asked(len(shown.tokens), shown.alone)]
     return "\n".join(["```python", *lines, "```"])
+
+
+def _asked(size: int, alone: bool) -> list[str]:
+    """A question behind `size` tokens that PEFT holds, asked and continued; its own `generate` (0.21) knows the cache by a
+    name that transformers (5.20) no longer has."""
+    if alone:
+        ids = ['ids = tokenizer("QUESTION", add_special_tokens=False, return_tensors="pt").input_ids']
+    else:
+        ids = [
+            f"# A question alone would be other tokens: these follow the first {size}, which the adapter holds.",
+            f'ids = tokenizer("DEMONSTRATIONS" + "QUESTION", return_tensors="pt").input_ids[:, {size}:]',
+        ]
+    return [
+        'tokenizer = AutoTokenizer.from_pretrained("BASE")',
+        *ids,
+        "logits = model(input_ids=ids).logits",
+        f"# To write, go on from what is held: {size} tokens stand for it, whichever they are.",
+        f"whole = torch.nn.functional.pad(ids, ({size}, 0))",
+        "told = model.get_base_model().generate(",
+        "    whole, attention_mask=torch.ones_like(whole), past_key_values=model.get_prompt(1), max_new_tokens=8",
+        ")",
+        "print(tokenizer.decode(told[0, whole.shape[1] :]))",
+    ]
 
 
 def _table(scores: Change, forgetting: Change) -> str:

@@ -142,7 +142,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     for title in ("scores", "forgetting"):
         before, after = manifest[title]["before"], manifest[title]["after"]
         for name in dict.fromkeys([*before, *after]):
-            rows.append((f"{title}: {name}", f"{_number(before.get(name))} -> {_number(after.get(name))}"))
+            old = f"{_number(before.get(name))} -> " if before else ""  # examples are not scored against none
+            rows.append((f"{title}: {name}", old + _number(after.get(name))))
     return rows + _shown(manifest["shown"]) if manifest["shown"] else rows
 
 

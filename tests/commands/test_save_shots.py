@@ -135,6 +135,12 @@ def test_the_calibration_is_held(name: str, saved: Callable[..., Any], tmp_path:
     assert any("calibration is for the choices negative, positive" in note for note in notes)
 
 
+def test_quantisation_is_held(saved: Callable[..., Any], tmp_path: Path) -> None:
+    facts, notes = saved(quant="nf4"), list[str]()
+    assert evaluated(tmp_path, notes)["scores"] == pytest.approx(facts["scores"], abs=1e-4)
+    assert any("in nf4" in note for note in notes)
+
+
 def test_rows_that_are_demonstrations(saved: Callable[..., Any], tmp_path: Path) -> None:
     """Few-shot prompting asks them behind the others; the adapter holds all, and eval says so."""
     facts = saved(asked=[*POOL[:2], *ASKED])
@@ -177,6 +183,25 @@ def test_generate(kind: str, saved: Callable[..., Any], open_base: Callable[[str
     assert ["".join(session.ask(one)) for one in asked] == expected
     session.obey("/adapter none")
     assert "".join(session.ask(asked[1])) == written_by_hand(base, asked[1])
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+@pytest.mark.parametrize("kind", ["llama-tied", "gpt2-tied", "mistral-untied"])
+def test_the_python_of_the_card_runs(
+    kind: str, saved: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
+) -> None:
+    saved(kind)
+    base, asked = open_base(kind), question(ASKED[0])
+    shown = (tmp_path / "adapter" / "README.md").read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    for word, value in (('"BASE"', str(base.folder)), ('"QUESTION"', asked), ('"."', str(tmp_path / "adapter"))):
+        shown = shown.replace(word, repr(value))
+    said: dict[str, Any] = {}
+    exec(shown.replace("print", "text =").replace("max_new_tokens=8", "max_new_tokens=6, do_sample=False"), said)
+    whole = base.tokenizer(FRONT + asked, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = base.model(input_ids=whole).logits[0, -said["ids"].shape[1] :]
+    assert (said["logits"][0] - expected).abs().max() <= 2e-4
+    assert said["text"].partition("\n")[0] == written_by_hand(base, FRONT + asked)
 
 
 def test_a_chat_does_not_stand_behind_demonstrations(saved: Callable[..., Any], tmp_path: Path) -> None:

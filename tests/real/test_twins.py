@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from .conftest import ROWS, TASK
+from .conftest import ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from .conftest import Ended
@@ -49,40 +47,34 @@ def test_transformers_loads_the_merged_model(merge: Ended, attached: torch.Tenso
     assert (theirs - attached).abs().max() <= 1e-5 * attached.abs().max()
 
 
-def test_peft_alone_answers_as_behind_examples(model: Path, ctxtune: Callable[..., Ended], tmp_path: Path) -> None:
+def test_peft_alone_answers_as_behind_examples(model: Path, tmp_path: Path) -> None:
     """16 examples as an adapter: PEFT given a question says what the base says of all the text; eval what fewshot said."""
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    rows = tmp_path / "rows.jsonl"
+    from ctxtune.adapter.read import open_adapter
+    from ctxtune.commands.evaluate import evaluate
+    from ctxtune.commands.fewshot import fewshot
+    from ctxtune.recipe.load import load as load_recipe
+
+    rows, folder = tmp_path / "rows.jsonl", tmp_path / "adapter"
     rows.write_text("".join(ROWS.read_text("utf-8").splitlines(keepends=True)[:8]), "utf-8")
-    given = (
-        "--model",
-        model,
-        "--train",
-        ROWS.with_name("mr_train.jsonl"),
-        "--eval",
-        rows,
-        *TASK,
-        "--shots",
-        "16",
-        "--device",
-        "cpu",
-    )
-    made = ctxtune("fewshot", *given, "--calibrate", "pmi", "--save", tmp_path / "adapter", "--json")
-    assert made.code == 0, made.err
-    assert made.json["adapter"]["question_alone"]
-    again = ctxtune("eval", "--adapter", tmp_path / "adapter", "--eval", rows, "--device", "cpu", "--json")
+    given = {"model": str(model), "data.eval": str(rows), "device": "cpu", "method.calibrate": "pmi"}
+    made = fewshot(load_recipe("fewshot", given), [].append, save=folder)
+    assert made["adapter"]["question_alone"]
+    again = evaluate(None, {"data.eval": str(rows), "device": "cpu"}, [], folder, False, [].append)
     for name in ("acc", "acc_norm", "loss"):
-        assert again.json["scores"][name] == pytest.approx(made.json["scores"][name], abs=1e-4)
-    texts = json.loads(ctxtune("adapter", "show", tmp_path / "adapter", "--json").out)["manifest"]["shown"]["texts"]
+        assert again["scores"][name] == pytest.approx(made["scores"][name], abs=1e-4)
+    manifest = open_adapter(folder).manifest
+    assert manifest is not None
+    assert manifest.shown is not None
     base, tokenizer = load(model), AutoTokenizer.from_pretrained(model)
     question = "Review: a fine and moving film\nSentiment:"
-    whole = tokenizer("".join(texts) + question, return_tensors="pt").input_ids
+    whole = tokenizer(manifest.shown.front + question, return_tensors="pt").input_ids
     ids = tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids
     with torch.no_grad():
         expected = base(input_ids=whole).logits[0, -ids.shape[1] :]
-        found = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(input_ids=ids).logits[0]
+        found = PeftModel.from_pretrained(base, folder).eval()(input_ids=ids).logits[0]
     assert (found - expected).abs().max() <= 2e-4
 
 
