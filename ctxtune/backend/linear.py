@@ -9,6 +9,7 @@ the processor alone and never on a timing: a resumed run must take the same path
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Of every shape of a product that it has met oneDNN keeps the code, and torch the plan: 1,024 of each by default, a quarter
+# of a MiB a piece. A stream of questions meets a new shape in every batch; to make a plan anew costs nothing that shows.
+PLANS = 64
 WIDE = 16_384  # outputs of a layer that is a head over a vocabulary, and nothing else
 
 
@@ -83,6 +87,8 @@ def quicken(model: nn.Module) -> bool:
     Without AVX-512 the two are equal on what fits the caches, but a head of 50,000 rows, read from memory for a few states,
     takes MKL twice as long: it alone goes through oneDNN there.
     """
+    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(PLANS))
     everything = onednn_is_faster()
     if not everything and not _foreign_to_mkl():
         return False
