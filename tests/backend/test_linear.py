@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import TYPE_CHECKING
 
@@ -231,3 +232,12 @@ def test_empty_products() -> None:
     layer = nn.Linear(5, 3)
     linear_file._forward(layer, torch.zeros(0, 5)).sum().backward()  # type: ignore[no-untyped-call]
     assert torch.equal(layer.weight.grad, torch.zeros(3, 5))  # type: ignore[arg-type]
+
+
+def test_plans_of_a_few_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By oneDNN and by torch, each of which would keep 1,024; who asks for another number gets it."""
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    quicken(nn.Linear(2, 2))
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(linear_file.PLANS)

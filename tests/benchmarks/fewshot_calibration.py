@@ -77,7 +77,9 @@ def told(run: dict[str, Any]) -> str:
     """A task in a few lines."""
     lines = [f"{run['task']}, {run['shots']} shots, {run['rows']} rows, {run['seeds']} draws"]
     for name, spread in run["calibrations"].items():
-        lines.append(f"  {name:11} mean {spread['mean']:.3f}  worst {spread['worst']:.3f}  deviation {spread['deviation']:.3f}")
+        lines.append(
+            f"  {name:11} mean {spread['mean']:.3f}  worst {spread['worst']:.3f}  deviation {spread['deviation']:.3f}"
+        )
     return "\n".join(lines)
 
 

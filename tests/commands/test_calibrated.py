@@ -101,7 +101,9 @@ def test_none_leaves_acc_as_it_is_and_one_pass_gives_all(ask: Callable[..., Any]
         assert {key: facts["calibrations"][key] for key in plain["calibrations"]} == plain["calibrations"]
         assert facts["scores"]["acc"] == plain["calibrations"][name]["acc"]
         assert facts["scores"]["acc_norm"] == plain["scores"]["acc_norm"]
-        assert facts["scores"]["loss"] == pytest.approx(plain["scores"]["loss"], abs=1e-5)  # other rows are asked beside it
+        assert facts["scores"]["loss"] == pytest.approx(
+            plain["scores"]["loss"], abs=1e-5
+        )  # other rows are asked beside it
 
 
 def test_a_prior_moves_the_answers(ask: Callable[..., Any], tmp_path: Path) -> None:
