@@ -85,6 +85,13 @@ class Context:
 
         return Past(self.trunk.base, self.prefix)
 
+    def unlike(self, ids: Sequence[int]) -> str | None:
+        """What there is to say of one text that is about to be continued."""
+        if self._begins(ids):
+            return None
+        self.apart += 1
+        return "the text does not begin with the tokens that the adapter holds, and is read as a whole"
+
     def remark(self) -> str | None:
         """What there is to say of the texts that did not go on from the demonstrations."""
         if not self.apart:

@@ -198,6 +198,8 @@ def stream(
     ids, pace = voice.tokens(ask), Pace()
     with pace:
         past = voice.context.past() if voice.context is not None else None
+        if voice.context is not None and (remark := voice.context.unlike(ids)):
+            say(remark)
         written = yield from decode.stream(voice.base, ids, voice.settings, past=past)
     pace.tokens = len(written.tokens)
     say(str(pace))

@@ -85,7 +85,10 @@ class Session:
             ids = chat_tokens(self.base, self.settings, [*self.turns, turn], "the conversation")
             check_prompt(self.base, ids, "the conversation")
         else:
-            ids = Voice(self.base, self.settings, False, self._switch.context).tokens(Ask("the text", line, {}))
+            context = self._switch.context
+            ids = Voice(self.base, self.settings, False, context).tokens(Ask("the text", line, {}))
+            if context is not None and (remark := context.unlike(ids)):
+                self._say(remark)
         try:
             answer = stream(self.base, ids, self.settings, self._seeds_of_session(), self._past())
             while True:

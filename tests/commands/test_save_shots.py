@@ -11,7 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ctxtune.adapter import write
 from ctxtune.adapter.read import open_adapter
+from ctxtune.backend.load import load_base
 from ctxtune.commands import fewshot as command
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.commands.fewshot_run import fewshot_run
@@ -261,6 +263,55 @@ def test_texts_that_begin_otherwise_are_read_as_a_whole(saved: Callable[..., Any
         f"{found['scores']['truncated']} texts do not begin with the tokens that the adapter holds, and were read as a whole"
         in notes
     )
+
+
+def test_a_prompt_that_joins_otherwise(
+    saved: Callable[..., Any], model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Merged with the end of the demonstrations it is other tokens: it is read with them, as a whole, and that is said."""
+    folder = tmp_path / "merging"
+    shutil.copytree(model_folders["llama-tied"], folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer["pre_tokenizer"]["use_regex"] = False  # a line break may merge with what is behind it
+    size = len(tokenizer["model"]["vocab"])
+    vocabulary = {piece: number for piece, number in tokenizer["model"]["vocab"].items() if number < size - 1}
+    tokenizer["model"]["vocab"] = {**vocabulary, "\u010aZ": size - 1}
+    lost = next(
+        piece
+        for piece, number in json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"].items()
+        if number == size - 1
+    )
+    tokenizer["model"]["merges"] = [
+        ["\u010a", "Z"], *(pair for pair in tokenizer["model"]["merges"] if "".join(pair) != lost)
+    ]  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    saved(model=str(folder))
+    base, notes = load_base(folder, "cpu"), list[str]()
+    given = ({"device": "cpu", "generate.max_tokens": 6}, tmp_path / "adapter", False)
+    prompts = [question(ASKED[0]), "Zoo ="]
+    expected = [written_by_hand(base, FRONT + prompt) for prompt in prompts]
+    assert [one["text"] for one in generate(asks_of_prompts(prompts), *given, 2, notes.append)] == expected
+    assert "1 texts do not begin with the tokens that the adapter holds, and were read as a whole" in notes
+    assert "".join(stream(prompts[1], *given, notes.append)) == expected[1]
+    assert "the text does not begin with the tokens that the adapter holds, and is read as a whole" in notes
+
+
+def test_a_full_disk_leaves_nothing(saved: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, "write_tensors", lambda *_: full(0))
+    with pytest.raises(OSError, match="No space left"):
+        saved()
+    assert {path.name for path in tmp_path.iterdir()} <= {"pool.jsonl", "asked.jsonl", "items.jsonl", "home"}
+
+
+def test_a_narrow_type_is_held_as_it_is(saved: Callable[..., Any], tmp_path: Path) -> None:
+    facts = saved(dtype="bfloat16")
+    info = open_adapter(tmp_path / "adapter").header.tensors["prompt_embeddings"]
+    assert info.dtype == "BF16"
+    assert evaluated(tmp_path, dtype="bfloat16")["scores"] == pytest.approx(facts["scores"], abs=0.05)
+    assert evaluated(tmp_path)["scores"]["loss"] == pytest.approx(facts["scores"]["loss"], abs=0.1)
 
 
 @pytest.mark.parametrize(
