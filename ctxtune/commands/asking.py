@@ -72,7 +72,7 @@ class Asking:
         found: dict[int, Item] = {}
         most = max(groups, key=len)  # all but one, where each row is one of them
         with Trunk(self.base) as trunk:
-            for part in _together(groups, most):
+            for part in together(groups, most):
                 asked, own = self._encoded(part, beside if part[0][0] == most else ())
                 if not asked.requests:
                     continue
@@ -142,8 +142,11 @@ class Asking:
         return prefix
 
 
-def _together(groups: Groups, most: Shots) -> Iterator[list[tuple[Shots, list[Row]]]]:
-    """Demonstrations with the rows behind them; where each row has its own, some hundred at a time, for one pass over all."""
+def together(groups: Groups, most: Shots | None = None) -> Iterator[list[tuple[Shots, list[Row]]]]:
+    """Demonstrations with the rows behind them; where each row has its own, some hundred at a time, for one pass over all.
+
+    Those that have `most` stand alone.
+    """
     alone: list[tuple[Shots, list[Row]]] = []
     for shots, rows in groups.items():
         if len(rows) > 1 or shots == most:

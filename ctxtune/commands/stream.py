@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.commands.asking import answers_end
+from ctxtune.commands.asking import answers_end, together
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.fewshot import opened
 from ctxtune.data.branch import shared
@@ -93,17 +93,18 @@ class _Teller:
                 found[number] = error
         groups = self.chooser.groups(list(rows.values()))  # the model may be asked which: before it is opened
         with Trunk(self.run.base) as trunk:
-            for shots, some in groups.items():
+            for part in together(groups):
+                specs = [(behind(shots, asked), some) for shots, some in part]
                 answer = self._chosen if asked.choices is not None else self._written
-                found |= answer(trunk, some, behind(shots, asked))
+                found |= answer(trunk, [(row, spec) for spec, some in specs for row in some])
         yield from ((number, found[number]) for number, _ in batch)
 
-    def _chosen(self, trunk: Trunk, rows: list[Row], spec: EncodeSpec) -> dict[int, dict[str, Any] | CtxtuneError]:
+    def _chosen(self, trunk: Trunk, rows: list[tuple[Row, EncodeSpec]]) -> dict[int, dict[str, Any] | CtxtuneError]:
         from ctxtune.evals.choice import Requests, argmax, common_prefix
 
         found: dict[int, dict[str, Any] | CtxtuneError] = {}
         fit: list[tuple[Row, list[Encoded], tuple[str, ...]]] = []
-        for row in rows:
+        for row, spec in rows:
             try:
                 one = encode_choices([row], spec)
                 fit += [(row, one.requests[0], one.choices[0])] if one.requests else []
@@ -114,19 +115,19 @@ class _Teller:
         if not fit:
             return found
         groups = [requests for _, requests, _ in fit]
-        scores = iter(Requests(trunk, groups, self._prefix(trunk, common_prefix(groups), spec)).loglikelihoods())
+        scores = iter(Requests(trunk, groups, self._prefix(trunk, common_prefix(groups), rows)).loglikelihoods())
         for row, requests, choices in fit:
             lls = [next(scores)[0] for _ in requests]
             said = {"prediction": choices[argmax(lls)], "scores": dict(zip(choices, lls, strict=True))}
             found[row.line] = {"input": row.fields, **said}
         return found
 
-    def _written(self, trunk: Trunk, rows: list[Row], spec: EncodeSpec) -> dict[int, dict[str, Any] | CtxtuneError]:
+    def _written(self, trunk: Trunk, rows: list[tuple[Row, EncodeSpec]]) -> dict[int, dict[str, Any] | CtxtuneError]:
         from ctxtune.backend.decode import check_prompt, generate_batch
 
         found: dict[int, dict[str, Any] | CtxtuneError] = {}
         prompts: dict[int, list[int]] = {}
-        for row in rows:
+        for row, spec in rows:
             try:
                 prompt = spec.encode_question(row)
                 check_prompt(self.run.base, prompt, row.where)
@@ -137,19 +138,19 @@ class _Teller:
             return found
         least = min(map(len, prompts.values())) - 1
         with trunk.closed():
-            prefix = self._prefix(trunk, shared([tuple(prompt) for prompt in prompts.values()])[:least], spec)
+            prefix = self._prefix(trunk, shared([tuple(prompt) for prompt in prompts.values()])[:least], rows)
             settings = answers_end(self.run.recipe)
             both = (trunk, prefix) if prefix is not None else None
             written = generate_batch(self.run.base, list(prompts.values()), settings, self.seeds, both)
-        inputs = {row.line: row.fields for row in rows}
+        inputs = {row.line: row.fields for row, _ in rows}
         for line, one in zip(prompts, written, strict=True):
             found[line] = {"input": inputs[line], "prediction": one.text, "reason": one.reason}
         return found
 
-    def _prefix(self, trunk: Trunk, tokens: tuple[int, ...], spec: EncodeSpec) -> Prefix | None:
+    def _prefix(self, trunk: Trunk, tokens: tuple[int, ...], rows: list[tuple[Row, EncodeSpec]]) -> Prefix | None:
         """The demonstrations alone: what some questions share beside them others may not."""
-        front = tuple(spec.encode_front())
-        known = shared([tokens, front])
+        fronts = {id(spec): tuple(spec.encode_front()) for _, spec in rows}
+        known = shared([tokens, *fronts.values()])
         if known not in self.held:
             prefix = self.run.prefix(trunk, known, rows=2 - self.chooser.settings.by_question)
             if prefix is None:
