@@ -179,7 +179,7 @@ def test_a_pipe_is_told_what_a_file_is(
 def test_calibrations_ask_in_the_chat_too(chatty: Callable[..., Path], ask: Callable[..., Any]) -> None:
     model = chatty()
     facts, said = ask(model, method__calibrate="contextual", data__prompt="{{ text }} = ")
-    assert {"none", "contextual", "domain", "pmi"} <= facts["calibrations"].keys()
+    assert {"none", "contextual", "pmi"} <= facts["calibrations"].keys()
     base = load_base(model, "cpu")
     alone = by_hand(base, [{"role": "user", "content": "= "}])
     pmi = [ll - other for ll, other in zip(said[0]["ll"], alone, strict=True)]
