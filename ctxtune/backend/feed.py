@@ -105,10 +105,12 @@ class Feed:
                 yield i, hidden[b, : self.lengths[i]]
 
     def parts(self, indices: Sequence[int], rows: int | None = None) -> list[list[int]]:
-        """Cut a batch into what one forward pass takes, or into parts of `rows` examples."""
-        answer_rows = sum(len(self.examples[i].rows) for i in indices)
-        tokens = sum(self.lengths[i] for i in indices)
-        most = max(1, _TOKENS if answer_rows * _TOKENS <= ROWS * tokens else ROWS * tokens // answer_rows)
+        """Cut a batch into what one pass takes, forward alone where no gradients are kept; or into parts of `rows` examples."""
+        most = _TOKENS
+        if torch.is_grad_enabled():  # the logits of all answer rows are kept for the backward pass
+            answer_rows = sum(len(self.examples[i].rows) for i in indices)
+            tokens = sum(self.lengths[i] for i in indices)
+            most = max(1, min(most, ROWS * tokens // max(1, answer_rows)))
         return micro_batches(indices, self.lengths, rows=rows, max_tokens=most)
 
     def hidden(self, part: Sequence[int]) -> Tensor:

@@ -105,13 +105,15 @@ def test_parts_hold_every_example_once(open_base: Callable[[str], Base]) -> None
 
 
 def test_parts_fit_the_memory(open_base: Callable[[str], Base]) -> None:
-    """At most 2048 tokens with their padding; fewer where many of them are answer rows."""
+    """At most 2048 tokens with their padding; fewer where many of them are answer rows, all of whose logits are kept."""
     base = open_base("llama-tied")
     few = [Encoded((5,) * 60, (59,), (5,))] * 100
     many = [Encoded((5,) * 60, tuple(range(60)), (5,) * 60)] * 100
     with Trunk(base) as trunk:
         assert [len(part) for part in Feed(trunk, few).parts(range(100))] == [34, 34, 32]
         assert max(len(part) for part in Feed(trunk, many).parts(range(100))) == feed_file.ROWS // 60
+        with torch.no_grad():
+            assert [len(part) for part in Feed(trunk, many).parts(range(100))] == [34, 34, 32]
 
 
 def test_an_example_larger_than_a_part_stands_alone(open_base: Callable[[str], Base]) -> None:
