@@ -96,7 +96,9 @@ class Context:
         """What there is to say of the texts that did not go on from the demonstrations."""
         if not self.apart:
             return None
-        return f"{self.apart} texts do not begin with the tokens that the adapter holds, and were read as a whole"
+        return (
+            f"texts that do not begin with the tokens that the adapter holds, and were read as a whole: {self.apart:,}"
+        )
 
     def _begins(self, ids: Sequence[int]) -> bool:
         return tuple(ids[: len(self.prefix.tokens)]) == self.prefix.tokens and len(ids) > len(self.prefix.tokens)
@@ -179,7 +181,7 @@ def scored_behind(
     spec = replace(spec, instruction=context.shown.front)
     same = sum(shot.text in context.shown.texts for shot in shots_of(rows.rows, spec, recipe.data.separator))
     if same:
-        say(f"{same} rows are demonstrations of the adapter: they see their own answer")
+        say(f"rows that are demonstrations of the adapter, and see their own answer: {same:,}")
     if accepted is not None:
         write = partial(context.write, settings=answers_end(recipe))
         found = written_scores(context.trunk.base, rows.rows, spec, recipe, accepted, write)

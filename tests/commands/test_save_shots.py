@@ -150,7 +150,7 @@ def test_rows_that_are_demonstrations(saved: Callable[..., Any], tmp_path: Path)
     assert facts["adapter"]["demonstrations"] == 3
     notes: list[str] = []
     evaluated(tmp_path, notes)
-    assert "2 rows are demonstrations of the adapter: they see their own answer" in notes
+    assert "rows that are demonstrations of the adapter, and see their own answer: 2" in notes
     for one, other in list(zip(items(tmp_path / "items.jsonl"), items(tmp_path / "again.jsonl"), strict=True))[2:]:
         assert other["said"]["ll"] == pytest.approx(one["said"]["ll"], abs=1e-4)
 
@@ -259,10 +259,8 @@ def test_texts_that_begin_otherwise_are_read_as_a_whole(saved: Callable[..., Any
     found = evaluated(tmp_path, notes, **{"data.max_length": longest, "data.on_long": "truncate"})
     assert found["scores"]["rows"] == len(ASKED)
     assert 0 < found["scores"]["truncated"] <= len(ASKED)
-    assert (
-        f"{found['scores']['truncated']} texts do not begin with the tokens that the adapter holds, and were read as a whole"
-        in notes
-    )
+    said = "texts that do not begin with the tokens that the adapter holds, and were read as a whole"
+    assert f"{said}: {found['scores']['truncated']}" in notes
 
 
 def test_a_prompt_that_joins_otherwise(
@@ -291,7 +289,7 @@ def test_a_prompt_that_joins_otherwise(
     prompts = [question(ASKED[0]), "Zoo ="]
     expected = [written_by_hand(base, FRONT + prompt) for prompt in prompts]
     assert [one["text"] for one in generate(asks_of_prompts(prompts), *given, 2, notes.append)] == expected
-    assert "1 texts do not begin with the tokens that the adapter holds, and were read as a whole" in notes
+    assert "texts that do not begin with the tokens that the adapter holds, and were read as a whole: 1" in notes
     assert "".join(stream(prompts[1], *given, notes.append)) == expected[1]
     assert "the text does not begin with the tokens that the adapter holds, and is read as a whole" in notes
 
