@@ -58,16 +58,13 @@ class Fewshot(Task):
 
 
 FEWSHOT = {
-    "sst2": Fewshot("sst2.jsonl", REVIEW, "{{ label }}", SENTIMENT, pool="sst2_train.jsonl", shots=4),
+    "sst2": Fewshot("sst2.jsonl", REVIEW, "{{ label }}", SENTIMENT, pool="sst2_train.jsonl", shots=4, first=24),
     "mr": Fewshot("mr.jsonl", REVIEW, "{{ label }}", SENTIMENT, pool=str(TRAIN), shots=4, instruction=TELL),
     "mr_itself": Fewshot("mr.jsonl", REVIEW, "{{ label }}", SENTIMENT, pool="mr.jsonl", shots=4, splits="one", model=False),
     "mr_unnamed": Fewshot(
         "mr.jsonl", REVIEW, "{{ label }}", SENTIMENT, pool=str(TRAIN), shots=4, splits="unnamed", model=False
     ),
     "mr_space": Fewshot("mr.jsonl", f"{REVIEW} ", "{{ label }}", SENTIMENT, pool=str(TRAIN), first=16),
-    "mr_chat": Fewshot(
-        "mr.jsonl", REVIEW, "{{ label }}", SENTIMENT, pool=str(TRAIN), shots=2, instruction=TELL, chat=True
-    ),
     "arc_easy": Fewshot("arc_easy.jsonl", QUESTION, "{{ answer }}", "choices", pool="arc_challenge.jsonl"),
     "arc_first": Fewshot(
         "arc_easy.jsonl", QUESTION, "{{ answer }}", "choices", pool="arc_easy.jsonl", select="fixed", splits="one",
