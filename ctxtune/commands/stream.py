@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
 
 _PREFIXES = 4  # that are held at once
+_TIDY = 16  # batches of questions, after which memory is given back
 
 
 def fewshot_stream(
@@ -54,11 +55,13 @@ def fewshot_stream(
             f"--eval -: {settings.seeds} draws would give {settings.seeds} answers to each question", "--seeds 1"
         )
     from ctxtune.backend.sample import Seeds
+    from ctxtune.backend.tidy import give_back, settle
 
     recipe = resolved.recipe
     chooser = Chooser(pool, settings, recipe.data.separator, run, say)
     teller = _Teller(run, chooser, Seeds(recipe.generate.seed))
-    for batch in batches:
+    settle()
+    for number, batch in enumerate(batches, 1):
         for line, told in teller.told(batch):
             if isinstance(told, dict):
                 yield {"line": line, **told}
@@ -66,6 +69,8 @@ def fewshot_stream(
             if on_error == "stop":
                 raise told
             yield {"line": line, "error": str(told)}
+        if number % _TIDY == 0:
+            give_back()
 
 
 @dataclass
