@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
-
-import pytest
+from typing import TYPE_CHECKING
 
 from ctxtune.backend import tidy
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Held:
