@@ -64,7 +64,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l prompt -r -f -d 'The pr
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l answer -r -f -d 'The answer, a Jinja template over a row\'s fields.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l choices -r -f -d 'The possible answers, split at commas, or a template that lists a row\'s own.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l metric -r -f -a 'likelihood exact f1 number bleu chrf rouge' -d 'Free answers are scored by: likelihood, exact, f1, number, bleu, chrf or rouge.'
-complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l as -r -f -a 'lm-eval' -d 'Draw and write demonstrations as another does: lm-eval.'
+complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l as -r -f -a 'lm-eval' -d 'Replay another tool, its draws and words: lm-eval.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l chat -l no-chat -d 'Demonstrations are turns of a chat.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l shots -r -f -d 'Demonstrations before each question.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l select -r -f -a 'fixed random balanced bm25 knn mmr cluster influence' -d 'fixed, random, balanced, influence, bm25, knn, mmr or cluster.'

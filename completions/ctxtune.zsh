@@ -99,7 +99,7 @@ _ctxtune_fewshot() {
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--metric=[Free answers are scored by\: likelihood, exact, f1, number, bleu, chrf or rouge.]:metric:(likelihood exact f1 number bleu chrf rouge)' \
-        '--as=[Draw and write demonstrations as another does\: lm-eval.]:as:(lm-eval)' \
+        '--as=[Replay another tool, its draws and words\: lm-eval.]:as:(lm-eval)' \
         '(--chat --no-chat)--chat[Demonstrations are turns of a chat.]' \
         '(--chat --no-chat)--no-chat[Demonstrations are turns of a chat.]' \
         '--shots=[Demonstrations before each question.]:shots: ' \

@@ -16,7 +16,7 @@ SCORES = (
 )  # fmt: skip
 MOST_LABELS = 10  # of a confusion matrix that is printed
 
-As = Annotated[str | None, typer.Option("--as", help="Draw and write demonstrations as another does: lm-eval.")]
+As = Annotated[str | None, typer.Option("--as", help="Replay another tool, its draws and words: lm-eval.")]
 Chat = Annotated[
     bool | None, typer.Option("--chat/--no-chat", help="Demonstrations are turns of a chat.", show_default=False)
 ]
