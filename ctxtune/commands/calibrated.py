@@ -11,7 +11,7 @@ import numpy as np
 from ctxtune.commands.channel import question_likelihoods
 from ctxtune.data.content_free import contextual_rows, domain_rows, premise
 from ctxtune.errors import DataError, RecipeError
-from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, distance, estimated_prior
+from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, counted_shares, distance, estimated_prior
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -195,9 +195,9 @@ def _shared(
         return Answers(list(items))
     estimate = estimated_prior(lls, known.free["domain"]) if "domain" in known.free else None
     prior = _shares(settings, len(choices)) if settings.prior != "auto" or estimate is None else estimate
-    if settings.calibrate == "batch":
-        _check_batch(len(lls), estimate, prior, choices, say)
     scores = calibrated(lls, known, prior)
+    if settings.calibrate == "batch":
+        _check_batch(len(lls), counted_shares(scores["domain"]) if "domain" in scores else None, prior, choices, say)
     rows = iter([{name: table[at] for name, table in scores.items()} for at in range(len(lls))])
     done = [item and rescored(item, next(rows), settings.calibrate) for item in items]
     return Answers(done, dict(zip(choices, estimate.tolist(), strict=True)) if estimate is not None else None)
@@ -246,15 +246,15 @@ def rescored(item: Item, scores: dict[str, Table], chosen: str) -> Item:
 
 
 def _check_batch(
-    rows: int, estimate: Table | None, prior: Table, choices: Sequence[str], say: Callable[[str], None]
+    rows: int, counted: Table | None, prior: Table, choices: Sequence[str], say: Callable[[str], None]
 ) -> None:
-    """Say where the mean over the rows does not tell what the model prefers."""
+    """Say where the mean over the rows does not tell what the model prefers: by what is answered without looking at it."""
     if rows < LEAST * len(choices):
         least = LEAST * len(choices)
         say(f"batch calibration of {len(choices)} choices begins at {least} rows: with {rows} it changes nothing")
-    if estimate is not None and distance(estimate, prior) > SKEWED:
-        most = int((estimate - prior).argmax())
+    if counted is not None and distance(counted, prior) > SKEWED:
+        most = int((counted - prior).argmax())
         say(
-            f"batch calibration takes {prior[most]:.0%} of the rows for {choices[most]!r}, an estimate says"
-            f" {estimate[most]:.0%}: if the labels are skewed, give their shares with --prior"
+            f"batch calibration takes {prior[most]:.0%} of the rows for {choices[most]!r}, by random words it is"
+            f" {counted[most]:.0%}: if the labels are skewed, give their shares with --prior"
         )

@@ -10,8 +10,8 @@ With log-likelihoods ll (n, k) of k choices in n rows, p(y|x) = softmax of a row
     channel      log p(x|y) + log pi(y)                       the question behind the choice (Min 2022)
 
 pi is even, unless it is given or estimated. Batch takes q for the model's preference, which is right where the labels of the
-rows have the shares pi: that is checked against an estimate. g = n / (n + k): q is off by the chance of the rows, which moves
-log q by about sqrt(k / n), against preferences of about one nat. Below `LEAST` rows a choice, g = 0.
+rows have the shares pi: that is checked against what `domain` answers. g = n / (n + k): q is off by the chance of the rows,
+which moves log q by about sqrt(k / n), against preferences of about one nat. Below `LEAST` rows a choice, g = 0.
 
 Shapes: n rows, k choices, m content-free inputs. All are natural logarithms in float64.
 """
@@ -100,6 +100,16 @@ def estimated_prior(lls: Table, free: Table, steps: int = 1000, tolerance: float
         if np.abs(prior - last).max() < tolerance:
             break
     return prior
+
+
+def counted_shares(scores: Table) -> Table:
+    """The shares of the labels among the answers, (k,), of scores (n, k).
+
+    What `estimated_prior` says is the likeliest if p(y|x) / p0(y) is; where a model is too sure of itself, or prefers another
+    label behind real texts than behind random words, it goes to the extremes. Counting what wins errs towards even shares.
+    """
+    shares: Table = np.bincount(scores.argmax(-1), minlength=scores.shape[-1]) / len(scores)
+    return shares
 
 
 def distance(shares: Any, others: Any) -> float:

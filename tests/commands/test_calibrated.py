@@ -129,11 +129,11 @@ def test_batch_says_where_it_should_not_be_believed(ask: Callable[..., Any], mon
     assert any("batch calibration of 2 choices begins at 32 rows: with 9 it changes nothing" in note for note in notes)
     import numpy as np
 
-    monkeypatch.setattr("ctxtune.commands.calibrated.estimated_prior", lambda *_: np.array([0.1, 0.9]))
+    monkeypatch.setattr("ctxtune.commands.calibrated.counted_shares", lambda *_: np.array([0.1, 0.9]))
     notes.clear()
     ask(say=notes.append, asked=MANY, method__calibrate="batch")
     (note,) = [note for note in notes if "batch" in note]
-    assert "takes 50% of the rows for 'positive', an estimate says 90%" in note
+    assert "takes 50% of the rows for 'positive', by random words it is 90%" in note
     notes.clear()
     ask(say=notes.append, asked=MANY, method__calibrate="batch", method__prior=[1.0, 9.0])
     ask(say=notes.append, asked=MANY)

@@ -12,6 +12,7 @@ from ctxtune.evals.calibrate import (
     LEAST,
     Unasked,
     calibrated,
+    counted_shares,
     distance,
     estimated_prior,
     log_mean,
@@ -115,6 +116,11 @@ def test_the_estimate_finds_the_shares_that_rows_were_drawn_with(true: list[floa
 def test_the_mean_over_the_rows_would_estimate_itself() -> None:
     rows = np.log([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
     assert estimated_prior(rows, rows).tolist() == pytest.approx([0.65, 0.35], abs=1e-5)
+
+
+def test_answers_are_counted() -> None:
+    scores = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.4, 0.5, 0.1], [0.6, 0.2, 0.2]])
+    assert counted_shares(scores).tolist() == [0.5, 0.5, 0.0]
 
 
 def test_distance() -> None:
