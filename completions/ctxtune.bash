@@ -74,7 +74,7 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --set --seed --device --dtype --quant --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --set --seed --device --dtype --quant --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'fewshot freeze quickstart' ;; esac
         ;;
     "ctxtune run")

@@ -81,6 +81,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l seed -r -f -d 'The seed
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l device -r -f -a 'auto cpu cuda' -d 'auto, cpu or cuda.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l dtype -r -f -a 'auto float32 bfloat16 float16' -d 'What it computes in: auto, float32, bfloat16 or float16.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l quant -r -f -a 'none int8 nf4 fp4' -d 'How frozen linear layers are stored: none, int8, nf4 or fp4.'
+complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l dry-run -d 'Print what the run would cost, and leave.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l json -d 'Print one JSON object.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -l quiet -s q -d 'No progress, no notes.'
 complete -c ctxtune -n '__ctxtune_at ctxtune fewshot' -s h -l help -d 'Show this message and exit.'

@@ -117,6 +117,7 @@ _ctxtune_fewshot() {
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
+        '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
         '(--quiet -q)--quiet[No progress, no notes.]' \
         '(--quiet -q)-q[No progress, no notes.]' \

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctxtune.backend.device import Device
+    from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
 
 Layers = list[tuple["Tensor", "Tensor"]]
@@ -126,6 +127,15 @@ def as_rows(layers: Layers) -> Tensor:
     """Keys and values (1, H, P, d) of every layer as one row a token, (P, sum of H d)."""
     both = [part[0].transpose(0, 1).flatten(1) for keys, values in layers for part in (keys, values)]
     return torch.cat(both, dim=1).cpu()
+
+
+def bytes_a_token(base: Base) -> int:
+    """What a token of a kept prefix takes on disk, as the model's configuration tells it."""
+    config: Any = base.model.config
+    told = config.get_text_config()
+    heads = getattr(told, "num_key_value_heads", None) or told.num_attention_heads
+    dim = getattr(told, "head_dim", None) or told.hidden_size // told.num_attention_heads
+    return int(2 * told.num_hidden_layers * heads * dim * torch.float32.itemsize)
 
 
 def _from_rows(rows: Tensor, shapes: Sequence[tuple[int, int, int]], device: Device) -> Layers:

@@ -66,6 +66,7 @@ def fewshot(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quant: options.Quant = None,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -87,6 +88,9 @@ def fewshot(
     from ctxtune.recipe.load import load
 
     resolved = load(recipe, given, set_ or [])
+    if dry_run:
+        foresee(resolved, json)
+        return
     if resolved.recipe.data.eval == "-":
         _stream(resolved, on_error, "--scores" if scores else "--save" if save else None)
         return
@@ -111,6 +115,29 @@ def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
         if "error" in facts:
             console.fail(facts["error"], None)
         console.emit_json(facts)
+
+
+def foresee(resolved: "Resolved", as_json: bool) -> None:
+    """Print what it would cost."""
+    from ctxtune.commands.dry_fewshot import dry_fewshot
+
+    facts = dry_fewshot(resolved, console.note)
+    console.emit(facts, as_json, lambda: _cost_table(facts))
+
+
+def _cost_table(facts: Mapping[str, Any]) -> Any:
+    tokens, method = facts["tokens"], facts["method"]
+    most = ", at most: the model itself chooses" if facts["at_most"] else ""
+    rows = [
+        ["rows", f"{facts['rows']:,}"],
+        *([f"rows {key} as too long", f"{facts[key]:,}"] for key in ("dropped", "truncated") if facts[key]),
+        ["tokens of the demonstrations", f"{tokens['prefix']:,}"],
+        ["tokens to read, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}"],
+        ["demonstrations kept, bytes", f"{facts['kept_bytes']:,}"],
+        ["weights in memory, bytes", f"{facts['weight_bytes']:,}"],
+    ]
+    title = f"{facts['model']}, {method['shots']} shots, {method['select']}{most} (nothing was asked)"
+    return console.grid(title, ["", ""], rows)
 
 
 def start(

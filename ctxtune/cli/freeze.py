@@ -86,7 +86,10 @@ def start(
 
     resolved = _resumed(out, given, sets) if resume and recipe is None else load(recipe, given, sets)
     if resolved.recipe.method.name == "fewshot":
-        fewshot.start(resolved, as_json, resume=resume)
+        if dry_run:
+            fewshot.foresee(resolved, as_json)
+        else:
+            fewshot.start(resolved, as_json, resume=resume)
         return
     if dry_run:
         from ctxtune.commands.dry_run import dry_run as foresee

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Generation, Recipe
 
 _ALONE = 256  # rows that share nothing, in memory at once
-_LEAST = 16  # tokens from which a prefix is worth a pass of its own
+LEAST = 16  # tokens from which a prefix is worth a pass of its own
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Asking:
         most = max(groups, key=len)  # all but one, where each row is one of them
         with Trunk(self.base) as trunk:
             for part in together(groups, most):
-                asked, own = self._encoded(part, beside if part[0][0] == most else ())
+                asked, own = self.encoded(part, beside if part[0][0] == most else ())
                 if not asked.requests:
                     continue
                 if self.accepted is None:
@@ -82,7 +82,7 @@ class Asking:
                     found |= self._written(trunk, asked, self.accepted)
         return [found.get(id(row)) for row in (*rows, *beside)]
 
-    def _encoded(self, part: Sequence[tuple[Shots, list[Row]]], beside: Sequence[Row]) -> tuple[ChoiceSet, int]:
+    def encoded(self, part: Sequence[tuple[Shots, list[Row]]], beside: Sequence[Row]) -> tuple[ChoiceSet, int]:
         """Rows behind their demonstrations, then what is asked beside them; and how many of these are rows of the result."""
         asked = ChoiceSet()
         with self.clock.part("encode"):
@@ -129,7 +129,7 @@ class Asking:
         """What all texts begin with, read once; None where that is too little, or this model cannot go on from it."""
         from ctxtune.backend.prefix import read_prefix
 
-        if len(tokens) < _LEAST or not trunk.goes_on:
+        if len(tokens) < LEAST or not trunk.goes_on:
             return None
         with self.clock.part("prefix"):
             # What one question asks for nobody asks again.

@@ -8,9 +8,14 @@ from ctxtune.commands import depth, prepare
 from ctxtune.commands.sources import default_out, read_sources, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
+    from torch import nn
+
+    from ctxtune.backend.anatomy import Anatomy
     from ctxtune.recipe.load import Resolved
+    from ctxtune.recipe.schema import Recipe
 
 
 def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -22,12 +27,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         CtxtuneError: whatever the run itself would meet before it begins to train.
     """
     from ctxtune.backend.context import context_length
-    from ctxtune.backend.device import choose_device
-    from ctxtune.backend.precision import narrow
-    from ctxtune.backend.quantise import foreseen_bytes
     from ctxtune.backend.skeleton import check_headers, skeleton
     from ctxtune.backend.tokenizer import load_tokenizer
-    from ctxtune.backend.words import keep_words
     from ctxtune.methods.registry import open_method
 
     recipe = resolved.recipe
@@ -45,10 +46,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     course = span(recipe, mixture.per_epoch)
     settings = depth.widest(recipe, len(anatomy.block_list(model)))
     method = open_method(settings, model, anatomy, course)
-    if (device := choose_device(recipe.device, recipe.dtype)).narrow:
-        narrow(model, device.dtype, method.params)
-    elif recipe.quant != "none":
-        keep_words(model, sources.model, method.params)
+    weight_bytes = weights_in_memory(recipe, model, anatomy, sources.model, method.params)
     tensors = method.tensors()
     kept = method.start > 0 and recipe.cache != "off"
     return {
@@ -58,7 +56,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "out": recipe.out or default_out(recipe),
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),
-        "weight_bytes": foreseen_bytes(model, anatomy, recipe.quant, method.params),
+        "weight_bytes": weight_bytes,
         "adapter_tensors": len(tensors),
         "adapter_tensor_bytes": sum(tensor.nbytes for tensor in tensors.values()),
         "rows": len(examples.examples),
@@ -71,3 +69,19 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "start_layer": method.start,
         "cache_bytes": examples.tokens * config.get_text_config().hidden_size * 4 if kept else 0,
     }
+
+
+def weights_in_memory(
+    recipe: Recipe, model: nn.Module, anatomy: Anatomy, folder: Path, moving: Mapping[str, nn.Parameter]
+) -> int:
+    """Bytes of the weights as the recipe has them loaded, of which some move; the skeleton takes their types."""
+    from ctxtune.backend.device import choose_device
+    from ctxtune.backend.precision import narrow
+    from ctxtune.backend.quantise import foreseen_bytes
+    from ctxtune.backend.words import keep_words
+
+    if (device := choose_device(recipe.device, recipe.dtype)).narrow:
+        narrow(model, device.dtype, moving)
+    elif recipe.quant != "none":
+        keep_words(model, folder, moving)
+    return foreseen_bytes(model, anatomy, recipe.quant, moving)

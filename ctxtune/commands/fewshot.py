@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
 
+    Load = Callable[[Recipe, Callable[[str], None]], tuple[Base, str]]
+
 
 def fewshot(
     resolved: Resolved,
@@ -51,7 +53,7 @@ def fewshot(
     """
     recipe, clock = resolved.recipe, Clock()
     with clock.part("total"):
-        rows, pool, run, settings = _prepared(resolved, say, clock, save)
+        rows, pool, run, settings = prepared(resolved, say, clock, save)
         if recipe_file is not None:
             write_text(recipe_file, run.recipe_text(resolved, recipe_file.parent))
         with clock.part("choose"):
@@ -61,7 +63,7 @@ def fewshot(
             }
             drawn = {seed: chooser.groups(rows) for seed, chooser in choosers.items()}
         for groups in drawn.values():
-            _check_room(groups, run.spec)
+            check_room(groups, run.spec)
         beside = unasked(run, rows, settings)
         draws = [draw(run, rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
         items = row_by_row(draws)
@@ -83,15 +85,19 @@ def fewshot(
     return result
 
 
-def _prepared(
-    resolved: Resolved, say: Callable[[str], None], clock: Clock, save: Path | None
+def prepared(
+    resolved: Resolved,
+    say: Callable[[str], None],
+    clock: Clock | None = None,
+    save: Path | None = None,
+    load: Load | None = None,
 ) -> tuple[list[Row], list[Row], Asking, Fewshot]:
     """The rows to ask, and what `opened` gives; all that can be found out before anything is asked has been."""
     settings = _checked(resolved.recipe)
     if save is not None:
         check_saved(save, settings, resolved.recipe.data)
     asked = _asked(resolved.recipe)
-    pool, run, settings = opened(resolved, say, clock)
+    pool, run, settings = opened(resolved, say, clock, load)
     if save is not None:
         check_going_on(run.base)
     run.inputs.update(asked.inputs("eval"))
@@ -131,9 +137,9 @@ def _asked(recipe: Recipe) -> prepare.Source:
 
 
 def opened(
-    resolved: Resolved, say: Callable[[str], None], clock: Clock | None = None
+    resolved: Resolved, say: Callable[[str], None], clock: Clock | None = None, load: Load | None = None
 ) -> tuple[list[Row], Asking, Fewshot]:
-    """The pool of demonstrations, the model, ready to be asked, and the method's settings.
+    """The pool of demonstrations, the model, ready to be asked, and the settings; `load` opens the model in another way.
 
     Raises:
         CtxtuneError: as in `fewshot`.
@@ -143,8 +149,14 @@ def opened(
     templates, known = prepare.compile_templates(data), recipe.inputs or {}
     pool = prepare.read_source(data.train, data, templates, known.get("train"), "train") if data.train else None
     with clock.part("load"):
-        base, mark = _load(recipe, say)
-        prepare.check_model(recipe, mark)
+        base, mark = (load or _load)(recipe, say)
+        if load is None:
+            prepare.check_model(recipe, mark)
+    if base.anatomy.kind != "causal":
+        raise ModelError(
+            f"a {base.anatomy.family} model {base.anatomy.verb}, it does not go on from examples",
+            "choose a causal model",
+        )
     spec = prepare.encoder(data, templates, base.tokenizer, base.anatomy, base.max_length)
     assert isinstance(spec, EncodeSpec)
     spec = formed(spec, settings)
@@ -167,15 +179,10 @@ def _load(recipe: Recipe, say: Callable[[str], None]) -> tuple[Base, str]:
     base = load_base(folder, recipe.device, recipe.quant, dtype=recipe.dtype)
     for remark in base.remarks:
         say(remark)
-    if base.anatomy.kind != "causal":
-        raise ModelError(
-            f"a {base.anatomy.family} model {base.anatomy.verb}, it does not go on from examples",
-            "choose a causal model",
-        )
     return base, fingerprint(folder)
 
 
-def _check_room(groups: Groups, spec: EncodeSpec) -> None:
+def check_room(groups: Groups, spec: EncodeSpec) -> None:
     """Refuse more demonstrations than fit before the longest question.
 
     Raises:

@@ -83,7 +83,7 @@ def written_items(
     require_causal(base)
     if not asked.requests:
         raise DataError("all eval rows were too long and dropped", "raise data.max_length")
-    tokenizer, (prompts, answers) = base.tokenizer, zip(*(_last_answer(one) for (one,) in asked.requests), strict=True)
+    tokenizer, (prompts, answers) = base.tokenizer, zip(*(last_answer(one) for (one,) in asked.requests), strict=True)
     names, scores = [sha256_fields(row.fields) for row in asked.row_of], row_scores(recipe.score)
     right = [
         accepted.get(name) or [tokenizer.decode(answer, skip_special_tokens=True)]
@@ -133,7 +133,7 @@ def _answered(text: str, pattern: str | None, row: Row) -> str:
         ) from error
 
 
-def _last_answer(one: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def last_answer(one: Encoded) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What stands before the last run of supervised tokens, as it is fed in training, and the run."""
     start = max(i for i in range(len(one.rows)) if i == 0 or one.rows[i] != one.rows[i - 1] + 1)
     return one.ids[: one.rows[start] + 1], one.labels[start:]

@@ -87,7 +87,7 @@ def test_candidates_are_limited_and_of_the_seed(ask: Callable[..., Any]) -> None
 
 def test_what_orders_begin_with_is_read_once(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six orders as many tokens are run as their tree has."""
-    monkeypatch.setattr(story, "_LEAST", 1)
+    monkeypatch.setattr(story, "LEAST", 1)
     sets, run = [], []
     read = prefix_file._read
 
