@@ -43,15 +43,16 @@ def dry_fewshot(resolved: Resolved, say: Callable[[str], None]) -> dict[str, Any
     recipe = resolved.recipe
     rows, pool, run, settings = prepared(resolved, say, load=_bare)
     at_most = settings.select in ("knn", "mmr", "cluster", "influence")
-    counts: Counter[str] = Counter()
+    draws: list[Groups] = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         order = "as-is" if settings.on_trial else settings.order
         drawn = settings.drawn(seed).model_copy(update={"order": order})
         chooser = Chooser(pool, drawn, recipe.data.separator, run, say)
-        groups = _longest(rows, pool, chooser) if at_most else chooser.groups(rows)
-        check_room(groups, run.spec)
-        for one in _counted(run, groups):
-            counts.update(one)
+        draws.append(_longest(rows, pool, chooser) if at_most else chooser.groups(rows))
+        check_room(draws[-1], run.spec)
+    counts: Counter[str] = Counter()
+    for one in _counted(run, draws):
+        counts.update(one)
     if at_most and settings.by_question:
         counts["read"] = counts["whole"]
     return {
@@ -76,10 +77,10 @@ def _longest(rows: Sequence[Row], pool: Sequence[Row], chooser: Chooser) -> Grou
     return by_shots(rows, tuple(order), chooser.asking.spec)
 
 
-def _counted(run: Asking, groups: Groups) -> Iterator[dict[str, int]]:
+def _counted(run: Asking, draws: Sequence[Groups]) -> Iterator[dict[str, int]]:
     """What each pass costs, as `Asking` does it: what is not kept goes on from the prefix before."""
     last: tuple[int, ...] = ()
-    for part in together(groups, max(groups, key=len)):
+    for part in (part for groups in draws for part in together(groups, max(groups, key=len))):
         asked, rows = run.encoded(part, ())
         if not asked.requests:
             continue
