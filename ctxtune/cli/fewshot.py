@@ -23,6 +23,16 @@ Chat = Annotated[
 Select = Annotated[
     str | None, typer.Option("--select", help="fixed, random, balanced, influence, bm25, knn, mmr or cluster.")
 ]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option("--calibrate", help="What acc goes by: none, contextual, domain, batch, pmi or channel."),
+]
+Prior = Annotated[
+    str | None, typer.Option("--prior", help="Shares of the choices among the rows, split at commas, or auto.")
+]
 Scores = Annotated[Path | None, typer.Option("--scores", help="Write what every row gave: a .jsonl file.")]
 OnError = Annotated[
     str, typer.Option("--on-error", metavar="stop|mark", help="With --eval -, when a row is wrong: stop, or mark it.")
@@ -47,16 +57,9 @@ def fewshot(
     shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations before each question.")] = None,
     select: Select = None,
     order: Annotated[str | None, typer.Option("--order", help="as-is, near-last, global-e or best.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")
-    ] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option("--calibrate", help="What acc goes by: none, contextual, domain, batch, pmi or channel."),
-    ] = None,
-    prior: Annotated[
-        str | None, typer.Option("--prior", help="Shares of the choices among the rows, split at commas, or auto.")
-    ] = None,
+    seeds: Seeds = None,
+    calibrate: Calibrate = None,
+    prior: Prior = None,
     scores: Scores = None,
     save: Save = None,
     on_error: OnError = "stop",
