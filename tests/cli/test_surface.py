@@ -34,6 +34,7 @@ SURFACE = {
     "fewshot": (TASK - {"--messages"})
     | {
         "recipe",
+        "--dry-run",
         "--model",
         "--metric",
         "--on-error",
