@@ -182,24 +182,33 @@ def _table(facts: Mapping[str, Any]) -> Any:
         rows.append(["rows that are demonstrations, asked behind the others", f"{facts['asked_behind_fewer']:,}"])
     if facts["prefixes"] > 1:
         rows.append(["sets of demonstrations", f"{facts['prefixes']:,}"])
+    if facts["method"]["prior"] is not None:
+        rows.append(["shares of the labels taken for granted", _shares(facts)])
     kept = f", {tokens['kept']:,} kept from before" if tokens["kept"] else ""
-    rows.append(["tokens read, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"])
+    rows.append(["tokens read for the rows, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"])
     rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])
     shots = facts["method"]["shots"]
     draws = f", {facts['method']['seeds']} draws" * (facts["method"]["seeds"] > 1)
     form = "".join(f", {name}" for name in (facts["method"]["replay"], "chat" * facts["method"]["chat"]) if name)
     table = console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}{draws}{form}", ["", ""], rows)
     confused = facts["confusion"]
-    return _with_confusion(table, **confused) if confused and len(confused["labels"]) <= MOST_LABELS else table
+    return _with_confusion(table, draws, **confused) if confused and len(confused["labels"]) <= MOST_LABELS else table
 
 
-def _with_confusion(table: Any, labels: list[str], counts: list[list[int]]) -> Any:
+def _with_confusion(table: Any, draws: str, labels: list[str], counts: list[list[int]]) -> Any:
     from rich.console import Group
     from rich.markup import escape
 
     labels = [escape(label) for label in labels]
     rows = [[label, *(f"{count:,}" for count in row)] for label, row in zip(labels, counts, strict=True)]
-    return Group(table, console.grid("Rows by their label (down) and what was answered (across)", ["", *labels], rows))
+    return Group(table, console.grid(f"Rows by their label (down) and what was answered (across){draws}", ["", *labels], rows))
+
+
+def _shares(facts: Mapping[str, Any]) -> str:
+    """Those that were given, or were estimated from the rows."""
+    prior = facts["method"]["prior"]
+    shares: list[float] = list((facts["label_shares"] or {}).values()) if prior == "auto" else prior
+    return ", ".join(f"{share / sum(shares):.2f}" for share in shares) + (" (auto)" if prior == "auto" else "")
 
 
 def _told(scores: Mapping[str, Any], key: str, spread: Mapping[str, float] | None) -> str:

@@ -197,7 +197,8 @@ def _shared(
     prior = _shares(settings, len(choices)) if settings.prior != "auto" or estimate is None else estimate
     scores = calibrated(lls, known, prior)
     if settings.calibrate == "batch":
-        _check_batch(len(lls), counted_shares(scores["domain"]) if "domain" in scores else None, prior, choices, say)
+        told = settings.prior is not None or "domain" not in scores
+        _check_batch(len(lls), None if told else counted_shares(scores["domain"]), prior, choices, say)
     rows = iter([{name: table[at] for name, table in scores.items()} for at in range(len(lls))])
     done = [item and rescored(item, next(rows), settings.calibrate) for item in items]
     return Answers(done, dict(zip(choices, estimate.tolist(), strict=True)) if estimate is not None else None)
@@ -248,11 +249,11 @@ def rescored(item: Item, scores: dict[str, Table], chosen: str) -> Item:
 def _check_batch(
     rows: int, counted: Table | None, prior: Table, choices: Sequence[str], say: Callable[[str], None]
 ) -> None:
-    """Say where the mean over the rows does not tell what the model prefers: by what is answered without looking at it."""
+    """Say where the mean over the rows does not tell what the model prefers, by the answers that were `counted` without it."""
     if rows < LEAST * len(choices):
         least = LEAST * len(choices)
         say(f"batch calibration of {len(choices)} choices begins at {least} rows: with {rows} it changes nothing")
-    if counted is not None and distance(counted, prior) > SKEWED:
+    elif counted is not None and distance(counted, prior) > SKEWED:
         most = int((counted - prior).argmax())
         say(
             f"batch calibration takes {prior[most]:.0%} of the rows for {choices[most]!r}, by random words it is"

@@ -52,6 +52,8 @@ def fewshot(
         CtxtuneError: a wrong recipe, row or model; more demonstrations than the model can read.
     """
     recipe, clock = resolved.recipe, Clock()
+    if scores is not None and not scores.parent.is_dir():
+        raise RecipeError(f"--scores {scores}: there is no folder {scores.parent}", f"mkdir {scores.parent}")
     with clock.part("total"):
         rows, pool, run, settings = prepared(resolved, say, clock, save)
         if recipe_file is not None:
