@@ -135,12 +135,18 @@ class Feed:
         """Whether examples behind a prefix have to share a row: attention to it cannot be merged here, or not exactly."""
         if self.prefix is None or not may_merge(self.trunk.base, self.prefix, max(self.lengths)):
             return self.prefix is not None
+        if self.prefix.merges is None:  # once for all questions behind it, however few are asked at a time
+            self.prefix.merges = self._merges()
+        return not self.prefix.merges
+
+    def _merges(self) -> bool:
+        """Whether the two shortest examples say the same either way."""
         few = sorted(range(len(self.examples)), key=lambda i: self.lengths[i])[:2]
         try:
             off = difference(self._rows(few, False), self._rows(few, True))
         except Unmerged:
-            return True
-        return not is_exact(off, self.trunk.base.device.dtype)
+            return False
+        return is_exact(off, self.trunk.base.device.dtype)
 
     def _pass(self, part: Sequence[int]) -> Tensor:
         return self._rows(part, self._side_by_side)

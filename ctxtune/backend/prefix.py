@@ -35,13 +35,17 @@ if TYPE_CHECKING:
 Layers = list[tuple["Tensor", "Tensor"]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prefix:
-    """Keys and values (1, H, P, d) of every layer, of these tokens; `place` as of `cache.States`."""
+    """Keys and values (1, H, P, d) of every layer, of these tokens; `place` as of `cache.States`.
+
+    `merges`: whether attention to it was found to merge exactly (merged.py); None where nobody has tried yet.
+    """
 
     tokens: tuple[int, ...]
     layers: Layers
     place: str
+    merges: bool | None = None
 
     def shared_with(self, tokens: Sequence[int]) -> Prefix:
         """As much of it as these tokens begin with."""

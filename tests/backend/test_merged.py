@@ -92,6 +92,22 @@ def test_what_is_not_exact_is_not_done(
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_prefix_is_tried_once(open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe brings question after question: each is read once."""
+    base = open_base("llama-tied")
+    asked = groups(base)
+    tried: list[bool] = []
+    rows = feed_file.Feed._rows
+    monkeypatch.setattr(
+        feed_file.Feed, "_rows", lambda feed, part, together: (tried.append(together), rows(feed, part, together))[1]
+    )
+    with Trunk(base) as trunk:
+        prefix = read_prefix(trunk, common_prefix(asked), "off", "mark")
+        for group in asked:
+            Requests(trunk, [group], prefix).token_scores()
+    assert tried == [False, True, *[False] * len(asked)]
+
+
 def test_an_attention_that_caps_its_scores_is_not_known() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
