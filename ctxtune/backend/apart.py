@@ -52,15 +52,21 @@ def by_layer(base: Base, seen: Tensor, here: Tensor, there: Tensor) -> Mask:
 
     `here` (B, T) and `there` (B, P + T) are the positions of those that look and of what they look at.
     """
-    config = cast("Any", base.model.config)
-    window = getattr(config, "sliding_window", None)
-    if not window or getattr(config, "use_sliding_window", True) is False:
+    window = window_of(base)
+    if window is None:
         return seen
     near = seen & (here[:, None, :, None] - there[:, None, None, :] < window)
-    types = set(getattr(config, "layer_types", None) or ())
+    types = set(getattr(base.model.config, "layer_types", None) or ())
     if types <= {"sliding_attention"}:
         return near
     return {name: near if name == "sliding_attention" else seen for name in types}
+
+
+def window_of(base: Base) -> int | None:
+    """How far back layers with a sliding window look; None where all layers see everything."""
+    config = cast("Any", base.model.config)
+    used = getattr(config, "use_sliding_window", True) is not False
+    return (getattr(config, "sliding_window", None) or None) if used else None
 
 
 def _behind_pad(ids: Tensor, order: Tensor, pad: int) -> Tensor:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ctxtune.backend.apart import window_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -38,12 +40,11 @@ class Unmerged(Exception):
 
 def may_merge(base: Base, prefix: Prefix, longest: int) -> bool:
     """Whether texts of up to so many tokens behind it can attend to it in this way, as far as can be told from outside."""
-    config = cast("Any", base.model.config)
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    window = window_of(base)
     return (
         base.device.name == "cpu"
         and base.attention == "sdpa"
-        and (not window or len(prefix.tokens) + longest <= window)
+        and (window is None or len(prefix.tokens) + longest <= window)
         and all(keys.shape == values.shape for keys, values in prefix.layers)
     )
 

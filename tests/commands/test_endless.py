@@ -8,7 +8,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 import threading
 import tracemalloc
 from itertools import count, islice
@@ -88,27 +87,10 @@ def held() -> tuple[int, int]:
 def test_a_process_stays_as_large_as_it_is(
     more: dict[str, object], first: int, last: int, given: dict[str, object], tmp_path: Path
 ) -> None:
-    options = {**given, **more}
-    sets = [
-        f"--set={key}={json.dumps(value)}"
-        for key, value in options.items()
-        if key not in ("method.name", "model", "data.eval")
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "ctxtune",
-        "fewshot",
-        "--model",
-        str(given["model"]),
-        "--eval",
-        "-",
-        "--on-error",
-        "mark",
-    ]
+    command = [*test_stream.piped({**given, **more}), "--on-error", "mark"]
     with (tmp_path / "notes").open("wb") as notes:
         process = subprocess.Popen(
-            [*command, *sets], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=notes,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=notes,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         thread = threading.Thread(target=feed, args=(process.stdin, last))

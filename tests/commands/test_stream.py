@@ -129,27 +129,17 @@ def test_a_demonstration_is_read_once(given: dict[str, object], monkeypatch: pyt
     assert len(counted) == 1
 
 
+def piped(given: dict[str, object]) -> list[str]:
+    """The command line that answers questions from a pipe."""
+    command = [sys.executable, "-m", "ctxtune", "fewshot", "--model", str(given["model"]), "--eval", "-"]
+    rest = {key: value for key, value in given.items() if key not in ("method.name", "data.eval", "model")}
+    return [*command, *(f"--set={key}={json.dumps(value)}" for key, value in rest.items())]
+
+
 def test_a_pipe_whose_reader_leaves_ends_quietly(given: dict[str, object], tmp_path: Path) -> None:
     """The whole command: answers come before the writer is done, and `head` may leave."""
-    options = [
-        f"--set={key}={json.dumps(value)}"
-        for key, value in given.items()
-        if key not in ("method.name", "data.eval", "model")
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "ctxtune",
-        "fewshot",
-        "--model",
-        str(given["model"]),
-        "--eval",
-        "-",
-        "--quiet",
-        *options,
-    ]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+        [*piped(given), "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
     )
     assert process.stdin is not None
     assert process.stdout is not None
