@@ -1,6 +1,7 @@
 """What a quantised base costs and saves: SST-2, last:4 in float, the layers below in nf4 (or int8), against all in float32.
 
     python tests/benchmarks/freeze_quant.py --data DATA --model MODEL [--quants none,nf4] [--rows 1024] [--dev 872] [--epochs 3]
+        [--lr auto] [--seed 0]
 
 DATA and MODEL as in freeze_speed.py. Each way of storing runs as a whole process with the same rows, rate and seed. Compared
 are the accuracy on the dev rows, the seconds of each part, and two peaks of memory, read twenty times a second: of anonymous
@@ -55,13 +56,14 @@ def one(args: argparse.Namespace, quant: str, folder: Path) -> dict:
     text, peak = run(
         [sys.executable, "-m", "ctxtune", "freeze", "--model", args.model, "--train", str(folder / "train.jsonl"), *task, *TASK,
          "--layers", "last:4", "--batch", "16", "--epochs", str(args.epochs), "--lr", args.lr, "--quant", quant,
-         "--set", "forget.probe=none", "--out", str(folder / quant), "--json"],
+         "--seed", str(args.seed), "--set", "forget.probe=none", "--out", str(folder / quant), "--json"],
         folder / "stderr",
     )  # fmt: skip
     facts = json.loads(text)
     after = facts["scores"]["after"]
     return {
-        "quant": quant, "acc": after.get("acc"), "stderr": after.get("acc_stderr"), "peak_mib": peak,
+        "quant": quant, "seed": args.seed, "lr": facts["lr"]["value"], "acc": after.get("acc"),
+        "stderr": after.get("acc_stderr"), "peak_mib": peak,
         "weight_mib": round(facts["weight_bytes"] / 2**20, 1), "device": facts["device"], "seconds": facts["seconds"],
     }  # fmt: skip
 
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--dev", type=int, default=872)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--lr", default="1e-4")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.model = str(Path(args.model).resolve())
     with tempfile.TemporaryDirectory() as name:
