@@ -23,9 +23,7 @@ Chat = Annotated[
 Select = Annotated[
     str | None, typer.Option("--select", help="fixed, random, balanced, influence, bm25, knn, mmr or cluster.")
 ]
-Seeds = Annotated[
-    int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")
-]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Draws of demonstrations: mean, worst and spread.")]
 Calibrate = Annotated[
     str | None,
     typer.Option("--calibrate", help="What acc goes by: none, contextual, domain, batch, pmi or channel."),
@@ -91,6 +89,7 @@ def fewshot(
     from ctxtune.recipe.load import load
 
     resolved = load(recipe, given, set_ or [])
+    _check_on_error(on_error, resolved.recipe.data.eval)
     if dry_run:
         foresee(resolved, json)
         return
@@ -98,6 +97,15 @@ def fewshot(
         _stream(resolved, on_error, "--scores" if scores else "--save" if save else None)
         return
     start(resolved, json, scores, save)
+
+
+def _check_on_error(on_error: str, rows: str | None) -> None:
+    from ctxtune.errors import RecipeError
+
+    if on_error not in ("stop", "mark"):
+        raise RecipeError(f"--on-error is {on_error!r}, allowed: stop or mark")
+    if on_error != "stop" and rows != "-":
+        raise RecipeError(f"--on-error {on_error}: rows of a file are checked before any is asked", "--eval -")
 
 
 def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
@@ -108,8 +116,6 @@ def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
 
     if sys.stdin is None:
         raise DataError("--eval -: standard input is closed", "pipe JSON lines into the command, or name a file")
-    if on_error not in ("stop", "mark"):
-        raise RecipeError(f"--on-error is {on_error!r}, allowed: stop or mark")
     if kept is not None:
         raise RecipeError(
             f"{kept}: the answers to --eval - go to standard output", "write > FILE, or name a file to score"
@@ -185,7 +191,9 @@ def _table(facts: Mapping[str, Any]) -> Any:
     if facts["method"]["prior"] is not None:
         rows.append(["shares of the labels taken for granted", _shares(facts)])
     kept = f", {tokens['kept']:,} kept from before" if tokens["kept"] else ""
-    rows.append(["tokens read for the rows, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"])
+    rows.append(
+        ["tokens read for the rows, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"]
+    )
     rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])
     shots = facts["method"]["shots"]
     draws = f", {facts['method']['seeds']} draws" * (facts["method"]["seeds"] > 1)
@@ -201,7 +209,9 @@ def _with_confusion(table: Any, draws: str, labels: list[str], counts: list[list
 
     labels = [escape(label) for label in labels]
     rows = [[label, *(f"{count:,}" for count in row)] for label, row in zip(labels, counts, strict=True)]
-    return Group(table, console.grid(f"Rows by their label (down) and what was answered (across){draws}", ["", *labels], rows))
+    return Group(
+        table, console.grid(f"Rows by their label (down) and what was answered (across){draws}", ["", *labels], rows)
+    )
 
 
 def _shares(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctxtune.commands.channel import question_likelihoods
+from ctxtune.commands.channel import question_likelihoods, tail_of
 from ctxtune.data.content_free import contextual_rows, domain_rows, premise
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, counted_shares, distance, estimated_prior
@@ -93,21 +93,33 @@ def unasked(run: Asking, rows: Sequence[Row], settings: Fewshot) -> Beside:
     these behind the premise, which costs as much again.
 
     Raises:
+        RecipeError: as in `content_free`.
+    """
+    free = content_free(rows, run.spec, settings)
+    text = _premise_of(rows[0], run.spec)
+    if text is None or not (isinstance(run.spec.choices, tuple) or settings.calibrate == "pmi"):
+        return Beside(free)
+    return Beside(free, _behind_premise(run, text, _every_choice(run.spec, rows)))
+
+
+def content_free(rows: Sequence[Row], spec: EncodeSpec, settings: Fewshot) -> dict[str, list[Row]]:
+    """Rows that ask nothing, by the name of the calibration; needs no model, and neither does `spec`.
+
+    Raises:
         RecipeError: the prompt leaves nothing of what the calibration asks for.
     """
-    shared = isinstance(run.spec.choices, tuple)
+    shared = isinstance(spec.choices, tuple)
     once = shared and not settings.by_question
     names = [name for name in FREE if once and (name == "contextual" or name in _read(settings))]
-    free = {name: some for name in names if (some := _content_free(name, rows, run.spec, settings))}
-    leans = (
-        _behind_premise(run, rows[0], _every_choice(run.spec, rows)) if shared or settings.calibrate == "pmi" else {}
-    )
-    if _needed(settings) - free.keys() or (settings.calibrate == "pmi" and not leans):
+    free = {name: some for name in names if (some := _content_free(name, rows, spec, settings))}
+    if _needed(settings) - free.keys() or (settings.calibrate == "pmi" and _premise_of(rows[0], spec) is None):
         raise RecipeError(
             f"method.calibrate {settings.calibrate}: data.prompt cannot be filled with texts that say nothing",
             "--calibrate batch asks for nothing of the kind" if shared else "--calibrate none",
         )
-    return Beside(free, leans)
+    if settings.calibrate == "channel":
+        tail_of(rows[0], spec.prompt)
+    return free
 
 
 def _needed(settings: Fewshot) -> set[str]:
@@ -136,19 +148,19 @@ def _every_choice(spec: EncodeSpec, rows: Sequence[Row]) -> Iterator[str]:
     return iter(spec.choices if isinstance(spec.choices, tuple) else dict.fromkeys(own))
 
 
-def _behind_premise(run: Asking, row: Row, texts: Iterator[str]) -> dict[str, float]:
+def _premise_of(row: Row, spec: EncodeSpec) -> str | None:
+    try:
+        text = premise(row, spec.prompt)
+    except DataError:
+        return None
+    return text if text is None or spec.turns is None else spec.turns.asked(text, row.where)
+
+
+def _behind_premise(run: Asking, text: str, texts: Iterator[str]) -> dict[str, float]:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.evals.choice import Requests
 
     spec = run.spec
-    try:
-        text = premise(row, spec.prompt)
-    except DataError:
-        return {}
-    if text is None:
-        return {}
-    if spec.turns is not None:
-        text = spec.turns.asked(text, row.where)
     found: dict[str, float] = {}
     with Trunk(run.base) as trunk, run.clock.part("premise"):
         while some := list(islice(texts, _TOGETHER)):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ctxtune.commands.asking import Asking
     from ctxtune.data.encode import Encoded, EncodeSpec
     from ctxtune.data.read import Row
+    from ctxtune.data.render import Template
     from ctxtune.methods.fewshot import Groups, Shot
 
 _LINE = "\n"  # between the label and the question
@@ -41,15 +42,25 @@ def question_likelihoods(run: Asking, groups: Groups, choices: Sequence[str]) ->
         for shots, rows in groups.items():
             if not rows:
                 continue
-            tail = premise(rows[0], run.spec.prompt)
-            if tail is None:
-                raise RecipeError("method.calibrate channel: data.prompt has no text to stand behind a label")
+            tail = tail_of(rows[0], run.spec.prompt)
             front = run.spec.instruction + "".join(_turned(shot, tail, run) for shot in shots)
             starts = [front + join(tail, run.spec.delimiter, choice) for choice in choices]
             with run.clock.part("encode"):
                 requests = [one for chunk in chunks(rows) for one in _requests(chunk, starts, tail, run.spec)]
             found |= zip(map(id, rows), _scored(run, trunk, requests), strict=True)
     return found
+
+
+def tail_of(row: Row, prompt: Template) -> str:
+    """What of the prompt comes first, with the label.
+
+    Raises:
+        RecipeError: it has no text behind which it could be cut.
+    """
+    tail = premise(row, prompt)
+    if tail is None:
+        raise RecipeError("method.calibrate channel: data.prompt has no text to stand behind a label")
+    return tail
 
 
 def _turned(shot: Shot, tail: str, run: Asking) -> str:

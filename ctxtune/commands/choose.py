@@ -26,7 +26,36 @@ if TYPE_CHECKING:
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.data.read import Row
     from ctxtune.methods.fewshot import Groups, Shots
-    from ctxtune.recipe.schema import Fewshot
+    from ctxtune.recipe.schema import Data, Fewshot
+
+
+def check_enough(pool: int, settings: Fewshot, data: Data) -> None:
+    """Refuse, before anything is loaded, more demonstrations than there are rows beside those that have another use.
+
+    Raises:
+        DataError: it says how many there are.
+    """
+    other, beside = 0, ""
+    if settings.replay is not None:
+        other, beside = (1, " beside the question") if _one_more(settings, data) else (0, "")
+    elif settings.select == "influence":
+        other = _tried_on(pool, settings)
+        beside = f" beside {other} that are held out"
+    elif settings.on_trial:
+        other, beside = 1, " beside one on which an order is tried"
+    check_pool(max(0, pool - other), settings.shots, beside)
+
+
+def _one_more(settings: Fewshot, data: Data) -> bool:
+    """Whether the question may be in the pool itself, of what is replayed."""
+    if settings.one_more != "auto":
+        return settings.one_more
+    return data.eval in [part.path for part in parts_of(data.train or [])]
+
+
+def _tried_on(pool: int, settings: Fewshot) -> int:
+    """Rows of the pool that are held out for `influence`: at most a half."""
+    return min(settings.held_out, max(1, pool // 2))
 
 
 @dataclass
@@ -63,7 +92,7 @@ class Chooser:
     def _influential(self) -> tuple[Trial, Shots]:
         """Demonstrations, and how they were tried: on at most half of the pool, on none of the candidates."""
         settings = self.settings
-        held = self._draw("balanced", self.pool, min(settings.held_out, max(1, len(self.pool) // 2)))
+        held = self._draw("balanced", self.pool, _tried_on(len(self.pool), settings))
         rest = self._without({self._question(row) for row in held})
         number = min(len(rest), max(settings.candidates, settings.shots))
         drawn = shots_of(self._draw("random", rest, number), self.asking.spec, self.separator)
@@ -121,10 +150,8 @@ class Chooser:
 
     @cached_property
     def _replay(self) -> Replay:
-        settings, data = self.settings, self.asking.recipe.data
-        same = data.eval in [part.path for part in parts_of(data.train or [])]
-        more = same if settings.one_more == "auto" else settings.one_more
-        pool = [row.fields for row in self.pool]
+        settings, pool = self.settings, [row.fields for row in self.pool]
+        more = _one_more(settings, self.asking.recipe.data)
         return Replay(pool, settings.select, settings.shots, settings.seed, more)
 
     def _near(self, questions: Sequence[str]) -> Iterator[NDArray[np.floating]]:

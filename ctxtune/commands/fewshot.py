@@ -9,8 +9,8 @@ from ctxtune.backend.atomic import write_text
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.asking import Asking
-from ctxtune.commands.calibrated import check_calibration, unasked
-from ctxtune.commands.choose import Chooser
+from ctxtune.commands.calibrated import check_calibration, content_free, unasked
+from ctxtune.commands.choose import Chooser, check_enough
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.draws import draw, facts_of, row_by_row
 from ctxtune.commands.save_shots import check_going_on, check_saved, save_shots
@@ -52,8 +52,8 @@ def fewshot(
         CtxtuneError: a wrong recipe, row or model; more demonstrations than the model can read.
     """
     recipe, clock = resolved.recipe, Clock()
-    if scores is not None and not scores.parent.is_dir():
-        raise RecipeError(f"--scores {scores}: there is no folder {scores.parent}", f"mkdir {scores.parent}")
+    if scores is not None:
+        _check_scores(scores)
     with clock.part("total"):
         rows, pool, run, settings = prepared(resolved, say, clock, save)
         if recipe_file is not None:
@@ -95,20 +95,35 @@ def prepared(
     load: Load | None = None,
 ) -> tuple[list[Row], list[Row], Asking, Fewshot]:
     """The rows to ask, and what `opened` gives; all that can be found out before anything is asked has been."""
-    settings = _checked(resolved.recipe)
+    recipe, settings = resolved.recipe, checked(resolved.recipe)
     if save is not None:
-        check_saved(save, settings, resolved.recipe.data)
-    asked = _asked(resolved.recipe)
+        check_saved(save, settings, recipe.data)
+    asked = _asked(recipe)
+    accepted = accepted_answers(recipe, asked)
+    plain_spec = prepare.unbound(recipe.data, prepare.compile_templates(recipe.data))
+    assert isinstance(plain_spec, EncodeSpec)
+    content_free(asked.rows, plain_spec, settings)
     pool, run, settings = opened(resolved, say, clock, load)
     if save is not None:
         check_going_on(run.base)
     run.inputs.update(asked.inputs("eval"))
-    run.accepted = accepted_answers(resolved.recipe, asked)
+    run.accepted = accepted
     return asked.rows, pool, run, settings
 
 
-def _checked(recipe: Recipe) -> Fewshot:
-    """The method's settings, which fit each other and the data."""
+def _check_scores(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise RecipeError(f"--scores {path}: there is no folder {path.parent}", f"mkdir {path.parent}")
+    if path.is_dir():
+        raise RecipeError(f"--scores {path} is a folder", "name a file: --scores items.jsonl")
+
+
+def checked(recipe: Recipe) -> Fewshot:
+    """The method's settings, which fit each other and the data.
+
+    Raises:
+        RecipeError: they do not.
+    """
     data, settings = recipe.data, recipe.method
     assert isinstance(settings, Fewshot)
     if data.messages is not None:
@@ -147,9 +162,10 @@ def opened(
         CtxtuneError: as in `fewshot`.
     """
     recipe, clock = resolved.recipe, clock or Clock()
-    data, settings = recipe.data, _checked(recipe)
+    data, settings = recipe.data, checked(recipe)
     templates, known = prepare.compile_templates(data), recipe.inputs or {}
     pool = prepare.read_source(data.train, data, templates, known.get("train"), "train") if data.train else None
+    check_enough(len(pool.rows) if pool else 0, settings, data)
     with clock.part("load"):
         base, mark = (load or _load)(recipe, say)
         if load is None:
@@ -174,10 +190,10 @@ def opened(
 
 
 def _load(recipe: Recipe, say: Callable[[str], None]) -> tuple[Base, str]:
+    folder = resolve_model(recipe.model, say)
     from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.load import load_base
 
-    folder = resolve_model(recipe.model, say)
     base = load_base(folder, recipe.device, recipe.quant, dtype=recipe.dtype)
     for remark in base.remarks:
         say(remark)

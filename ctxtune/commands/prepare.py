@@ -104,7 +104,7 @@ def read_source(
     read = [read_files(files) for files in found]
     rows = [row for some in read for row in some]
     check_types(rows, templates.names)
-    spec = _spec(data, templates, None, "causal", 1 << 24)  # what a row says does not depend on the model
+    spec = unbound(data, templates)
     for row in rows:
         spec.render(row)
     shares = [Share(part.path, part.weight, len(some)) for part, some in zip(parts, read, strict=True)]
@@ -173,6 +173,11 @@ def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, 
             "list them: --choices a,b,c",
         )
     return _spec(data, templates, tokenizer, anatomy.kind, data.max_length or context)
+
+
+def unbound(data: Data, templates: Templates) -> Spec:
+    """How rows become texts, which does not depend on the model; to become tokens they need one."""
+    return _spec(data, templates, None, "causal", 1 << 24)
 
 
 def classes(data: Data) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.asking import answers_end, together
 from ctxtune.commands.choose import Chooser
-from ctxtune.commands.fewshot import opened
+from ctxtune.commands.fewshot import checked, opened
 from ctxtune.data.branch import shared
 from ctxtune.data.encode import encode_choices
 from ctxtune.data.objects import read_json_object
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.data.encode import Encoded, EncodeSpec
     from ctxtune.data.stream import Line
     from ctxtune.recipe.load import Resolved
+    from ctxtune.recipe.schema import Fewshot
 
 _PREFIXES = 4  # that are held at once
 _TIDY = 16  # batches of questions, after which memory is given back
@@ -41,19 +42,8 @@ def fewshot_stream(
     Raises:
         CtxtuneError: as `fewshot`; a row is wrong, and `on_error` is `stop`: what stood before it has its answer.
     """
+    _check_endless(checked(resolved.recipe))
     pool, run, settings = opened(resolved, say)
-    if settings.calibrate != "none" or settings.prior is not None:
-        raise RecipeError(
-            "--eval -: calibration looks at all rows, and a stream has no end", "--calibrate none, or a file"
-        )
-    if settings.select == "cluster":
-        raise RecipeError(
-            "--eval -: select cluster looks at all questions, and a stream has no end", "--select knn, or a file"
-        )
-    if settings.seeds > 1:
-        raise RecipeError(
-            f"--eval -: {settings.seeds} draws would give {settings.seeds} answers to each question", "--seeds 1"
-        )
     from ctxtune.backend.sample import Seeds
     from ctxtune.backend.tidy import give_back, settle
 
@@ -71,6 +61,22 @@ def fewshot_stream(
             yield {"line": line, "error": str(told)}
         if number % _TIDY == 0:
             give_back()
+
+
+def _check_endless(settings: Fewshot) -> None:
+    """Refuse, before anything is loaded, what looks at all rows."""
+    if settings.calibrate != "none" or settings.prior is not None:
+        raise RecipeError(
+            "--eval -: calibration looks at all rows, and a stream has no end", "--calibrate none, or a file"
+        )
+    if settings.select == "cluster":
+        raise RecipeError(
+            "--eval -: select cluster looks at all questions, and a stream has no end", "--select knn, or a file"
+        )
+    if settings.seeds > 1:
+        raise RecipeError(
+            f"--eval -: {settings.seeds} draws would give {settings.seeds} answers to each question", "--seeds 1"
+        )
 
 
 @dataclass

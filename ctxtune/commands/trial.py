@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ctxtune.commands.clock import Clock
 from ctxtune.data.shots import entropy, grow_by, permutations_of
 from ctxtune.errors import RecipeError
-from ctxtune.evals.choice import argmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +64,8 @@ class Trial:
 
     def ordered(self, shots: Shots) -> Shots:
         """The best of some orders: of least loss (best), or with the most even answers (global-e, Lu et al. 2022)."""
+        from ctxtune.evals.choice import argmax
+
         orders = permutations_of(len(shots), _ORDERS, self.settings.seed)
         sets = [tuple(shots[place] for place in order) for order in orders]
         if self.settings.order == "best":

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
     from ctxtune.data.encode import ChoiceSet, Encoded
     from ctxtune.data.read import Row
-    from ctxtune.evals.overlap import RowScores
     from ctxtune.recipe.schema import Recipe, Score
 
 MOST_ANSWERS = 1_000
@@ -33,7 +32,7 @@ def accepted_answers(recipe: Recipe, rows: prepare.Source | None) -> dict[str, l
 
     Raises:
         RecipeError: `score` asks for what choices and running text do not have, or for a library that is not installed.
-        DataError: a row lists no answers.
+        DataError: a row lists no answers; nothing could be right in the eyes of the metric.
     """
     score, data = recipe.score, recipe.data
     if score.metric == "likelihood":
@@ -49,10 +48,9 @@ def accepted_answers(recipe: Recipe, rows: prepare.Source | None) -> dict[str, l
         return {}
     answer = compile_template(data.answer, "data.answer")
     listed = compile_template(score.references, "score.references") if score.references else None
-    return {
-        sha256_fields(row.fields): [answer.render(row)] if listed is None else _texts(row, listed.value(row))
-        for row in rows.rows
-    }
+    right = [[answer.render(row)] if listed is None else _texts(row, listed.value(row)) for row in rows.rows]
+    _check_reachable(rows.rows, right, score)
+    return {sha256_fields(row.fields): wanted for row, wanted in zip(rows.rows, right, strict=True)}
 
 
 def _texts(row: Row, value: object) -> list[str]:
@@ -75,7 +73,7 @@ def written_items(
     `write` continues prompts, given as tokens.
 
     Raises:
-        DataError: every row was dropped; nothing could be right in the eyes of the metric.
+        DataError: every row was dropped; nothing that a chat replies could be right in the eyes of the metric.
         ModelError: the model cannot continue a text.
     """
     from ctxtune.backend.decode import require_causal
@@ -89,7 +87,8 @@ def written_items(
         accepted.get(name) or [tokenizer.decode(answer, skip_special_tokens=True)]
         for name, answer in zip(names, answers, strict=True)
     ]
-    _check_reachable(asked.row_of, right, scores, recipe.score)
+    if not accepted:
+        _check_reachable(asked.row_of, right, recipe.score)
     items, unfinished = [], 0
     for row, name, wanted, written in zip(asked.row_of, names, right, write(prompts), strict=True):
         answered = _answered(written.text, recipe.score.extract, row)
@@ -110,8 +109,9 @@ def written_scores(
     return {**total, **summarise(items), **counts}, items, signature
 
 
-def _check_reachable(rows: Sequence[Row], right: Sequence[Sequence[str]], scores: RowScores, score: Score) -> None:
+def _check_reachable(rows: Sequence[Row], right: Sequence[Sequence[str]], score: Score) -> None:
     """Refuse rows that get nothing even for an accepted answer: rouge-score reads no Chinese, a text may hold no number."""
+    scores = row_scores(score)
     for row, wanted in zip(rows, right, strict=True):
         if not any(found for one in wanted for found in scores(one, wanted).values()):
             hint = (

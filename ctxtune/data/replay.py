@@ -17,7 +17,7 @@ from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.errors import DataError
+from ctxtune.data.shots import check_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,13 +60,7 @@ class Replay:
         return (place for place in places if asked is None or self.pool[place] != asked)
 
     def _check(self, rows: int) -> None:
-        rows = max(rows, 0)
-        if self.shots > rows:
-            beside = " beside the question" * self.one_more
-            raise DataError(
-                f"{self.shots} demonstrations are asked for, the training rows are {rows}{beside}",
-                f"name more rows with --train, or --shots {rows}",
-            )
+        check_pool(max(rows, 0), self.shots, " beside the question" * self.one_more)
 
 
 def _said(row: Mapping[str, Any]) -> dict[str, Any]:

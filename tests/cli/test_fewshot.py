@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import pick
+from ..conftest import write_jsonl
+from .conftest import Stream, but, pick
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -36,3 +38,60 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_loaded(
     assert done.code == 2
     assert done.out == ""
     assert f"--scores {missing}: there is no folder" in done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("--shots 10", "10 demonstrations are asked for, the training rows are 9"),
+        ("--shots 6 --select influence", "the training rows are 5 beside 4 that are held out"),
+        ("--shots 9 --order best", "the training rows are 8 beside one on which an order is tried"),
+        ("--shots 9 --as lm-eval --eval {train}", "the training rows are 8 beside the question"),
+        ("--metric exact", "score.metric is exact, but a row with choices has no answer that is written"),
+        ("--eval {odd}", "odd.jsonl line 1: the answer 'odd' is none of the choices"),
+        ("--train {odd}", "odd.jsonl line 1: the answer 'odd' is none of the choices"),
+        ("--prompt So: --calibrate contextual", "data.prompt cannot be filled with texts that say nothing"),
+        ("--prompt So: --calibrate pmi", "data.prompt cannot be filled with texts that say nothing"),
+        ("--prompt So: --calibrate channel", "data.prompt has no text to stand behind a label"),
+        ("--scores {folder}", "is a folder"),
+        ("--on-error mark", "--on-error mark: rows of a file are checked before any is asked"),
+        ("--eval - --calibrate batch", "--eval -: calibration looks at all rows"),
+        ("--eval - --seeds 2", "--eval -: 2 draws would give 2 answers"),
+        ("--eval - --select cluster", "--eval -: select cluster looks at all questions"),
+        ("--eval - --shots 10", "10 demonstrations are asked for, the training rows are 9"),
+        ("--model {folder}/none", "none"),
+    ],
+)
+def test_what_needs_no_model_is_told_before_one_is_loaded(
+    more: str, told: str, said: Callable[..., Said], given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxtune.backend import load
+
+    monkeypatch.setattr(load, "load_base", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Stream, "fileno", lambda _: -1, raising=False)  # nothing is read from it
+    odd = write_jsonl(tmp_path / "odd.jsonl", [{"text": "x", "label": "odd"}])
+    train = pick(given, "--train")[1]
+    added = [part.format(odd=odd, folder=tmp_path, train=train) for part in more.split()]
+    kept = but(given, *added)
+    done = said("fewshot", *kept, *added)
+    assert told in done.complaint()[0]
+
+
+def test_an_answer_that_the_metric_cannot_see_is_told_before_a_model_is_loaded(
+    said: Callable[..., Said], given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxtune.backend import load
+
+    monkeypatch.setattr(load, "load_base", lambda *_, **__: pytest.fail("the model was loaded"))
+    done = said("fewshot", *but(given, "--choices"), "--metric", "number")
+    assert "score.metric number finds nothing in the answer 'positive'" in done.complaint()[0]
+
+
+def test_a_fault_of_the_rows_imports_no_torch(
+    process: Callable[..., subprocess.CompletedProcess[bytes]], given: list[str]
+) -> None:
+    done = process("fewshot", *given[:-1], "10", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 4
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.decode().splitlines()}
+    assert "ctxtune.commands.fewshot" in imported
+    assert not imported & {"torch", "transformers"}

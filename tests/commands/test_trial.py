@@ -128,6 +128,11 @@ def test_a_set_that_does_not_fit_is_the_worst(ask: Callable[..., Any]) -> None:
         (
             {"method__select": "fixed", "method__shots": 12, "method__order": "best"},
             DataError,
+            "training rows are 11 beside one on which an order is tried",
+        ),
+        (
+            {"method__select": "fixed", "method__order": "best", "pool": [*POOL[:3], POOL[0]]},
+            DataError,
             "no training row is left",
         ),
         (
