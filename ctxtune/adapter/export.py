@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.card import model_card
 from ctxtune.adapter.container import layer_config, layer_names
-from ctxtune.adapter.folder import CARD, CONFIG, TENSORS, require_free
+from ctxtune.adapter.folder import CARD, CONFIG, TENSORS, require_new
 from ctxtune.adapter.prefix import layout_of, prefix_config, shown
 from ctxtune.backend.atomic import new_folder, write_text
 from ctxtune.backend.tensors import mapped, write_tensors
@@ -26,10 +26,10 @@ def export_peft(adapter: AdapterFile, out: Path) -> int:
 
     Raises:
         AdapterError: PEFT has no type for this adapter.
-        StorageError: `out` holds something else, or cannot be written.
+        StorageError: `out` holds something, or cannot be written.
     """
     config = _config(adapter)
-    require_free(out)
+    require_new(out)
     layout = {name: (info.dtype, info.shape) for name, info in adapter.header.tensors.items()}
     with mapped(adapter.path) as view, new_folder(out) as tmp:
 

@@ -15,6 +15,17 @@ CARD = "README.md"
 PICKLE = "adapter_model.bin"
 
 
+def require_new(folder: Path) -> None:
+    """Refuse to write where anything lies, an older adapter too: nobody has said that it may go.
+
+    Raises:
+        StorageError: `folder` holds files, or is a file.
+    """
+    require_free(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise StorageError(f"{folder} holds an adapter already", "name a new folder, or remove that one")
+
+
 def require_free(folder: Path) -> None:
     """Refuse to write where anything but an older adapter lies: writing replaces the folder.
 

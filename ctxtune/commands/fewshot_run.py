@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.adapter.folder import require_free
 from ctxtune.commands.fewshot import fewshot
 from ctxtune.commands.resume import same_recipe
 from ctxtune.commands.run_folder import open_run
@@ -43,6 +45,8 @@ def fewshot_run(
             say(f"no adapter: {why[0]}")
         elif save is None:
             save = run.adapter
+            require_free(save)
+            rmtree(save, ignore_errors=True)  # of a run that was killed before it had a result
         facts = fewshot(resolved, say, scores or run.scores, save, run.recipe)
         run.write_result(facts)
     return facts

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.adapter.folder import require_free
+from ctxtune.adapter.folder import require_new
 from ctxtune.data.finite import finite
 from ctxtune.data.joint import joint
 from ctxtune.errors import ModelError, RecipeError
@@ -58,11 +58,11 @@ def check_saved(folder: Path, settings: Fewshot, data: Data) -> None:
 
     Raises:
         RecipeError: there are several sets of demonstrations, or none; a calibration that comes to no constants.
-        StorageError: something else lies in the folder.
+        StorageError: something lies in the folder.
     """
     if (why := unsaved(settings, data)) is not None:
         raise RecipeError(f"--save: {why[0]}", why[1])
-    require_free(folder)
+    require_new(folder)
 
 
 def check_going_on(base: Base) -> None:

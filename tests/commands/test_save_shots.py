@@ -15,6 +15,7 @@ from ctxtune.adapter import write
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.load import load_base
 from ctxtune.commands import fewshot as command
+from ctxtune.commands.adapter import export
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.commands.fewshot_run import fewshot_run
 from ctxtune.commands.generate import asks_of_prompts, generate, stream
@@ -304,6 +305,20 @@ def test_a_full_disk_leaves_nothing(saved: Callable[..., Any], tmp_path: Path, m
     assert {path.name for path in tmp_path.iterdir()} <= {"pool.jsonl", "asked.jsonl", "items.jsonl", "home"}
 
 
+def test_an_older_adapter_is_not_replaced(
+    saved: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by --save nor by an export; a run that was killed before its result is done again in its own folder."""
+    saved()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    monkeypatch.setattr(command, "_load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(StorageError, match="adapter holds an adapter already"):
+        saved(method__seed=1)
+    with pytest.raises(StorageError, match="adapter holds an adapter already"):
+        export(tmp_path / "adapter", "peft", tmp_path / "adapter")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()} == before
+
+
 def test_a_narrow_type_is_held_as_it_is(saved: Callable[..., Any], tmp_path: Path) -> None:
     facts = saved(dtype="bfloat16")
     info = open_adapter(tmp_path / "adapter").header.tensors["prompt_embeddings"]
@@ -412,6 +427,10 @@ def test_a_run_leaves_a_folder(model_folders: dict[str, Path], tmp_path: Path) -
     assert {"train", "eval", "model"} <= (resolved.recipe.inputs or {}).keys()
     with pytest.raises(RecipeError, match="holds a complete run"):
         fewshot_run(resolved, False, notes.append)
+    (run / "result.json").unlink()
+    again = fewshot_run(load(str(run / "recipe.yaml"), {"out": str(run)}), True, notes.append)
+    assert again["scores"] == facts["scores"]
+    assert open_adapter(run).manifest is not None
     resolved = load(str(run / "recipe.yaml"), {"out": str(run)})
     assert fewshot_run(resolved, True, notes.append) == json.loads((run / "result.json").read_text())
     assert notes[-1].endswith("is complete: nothing to resume")
