@@ -1,6 +1,6 @@
 """Files and folders that are whole or not there: temporary name beside the target, fsync, rename.
 
-A killed process can leave a hidden `.NAME.PID-XXXX.tmp` behind; the next folder written to NAME sweeps those whose
+A killed process can leave a hidden `.NAME.PID-XXXX.tmp` behind; the next file or folder written to NAME sweeps those whose
 process is gone.
 """
 
@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ctxtune.errors import StorageError
@@ -26,6 +26,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, which is afterwards either the new file or untouched."""
     tmp = temporary_name(path)
     with storing(path, len(data)):
+        _sweep(path)
         try:
             with tmp.open("xb") as file:
                 file.write(data)
@@ -143,7 +144,16 @@ def _sweep(final: Path) -> None:
     for path in final.parent.glob(f".{_literal(final.name)}.*-*.tmp"):
         pid = path.name.removeprefix(f".{final.name}.").partition("-")[0]
         if pid.isdecimal() and not alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, as far as that can be done."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()
 
 
 def _literal(name: str) -> str:

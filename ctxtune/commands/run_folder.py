@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.atomic import storing, write_text
+from ctxtune.backend.atomic import remove, storing, write_text
 from ctxtune.errors import RecipeError, StorageError
 
 if TYPE_CHECKING:
@@ -142,10 +141,7 @@ def _leave_nothing(path: Path, made: list[Path]) -> None:
 def _sweep(path: Path) -> None:
     """Delete what a killed run left half-written: the lock is ours, so nobody is writing it now."""
     for stray in path.glob(".*.tmp"):
-        if stray.is_dir():
-            shutil.rmtree(stray, ignore_errors=True)
-        else:
-            stray.unlink(missing_ok=True)
+        remove(stray)
 
 
 def _check_use(run: RunFolder, resume: bool) -> None:

@@ -112,3 +112,13 @@ def test_sweep_spares_the_living_and_other_names(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a[b]"):
         pass
     assert names(tmp_path) == sorted(["a[b]", *left[1:]])
+
+
+def test_a_file_written_again_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [f".a.jsonl.{dead.pid}-00.tmp", f".a.jsonl.{os.getpid()}-00.tmp", f".b.jsonl.{dead.pid}-00.tmp"]
+    for name in left:
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a.jsonl", "whole")
+    assert names(tmp_path) == sorted(["a.jsonl", *left[1:]])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -317,6 +319,17 @@ def test_an_older_adapter_is_not_replaced(
     with pytest.raises(StorageError, match="adapter holds an adapter already"):
         export(tmp_path / "adapter", "peft", tmp_path / "adapter")
     assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()} == before
+
+
+def test_a_killed_save_is_swept_by_the_next(saved: Callable[..., Any], tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [tmp_path / f".{name}.{dead.pid}-0badf00d.tmp" for name in ("adapter", "items.jsonl")]
+    left[0].mkdir()
+    (left[0] / "adapter_model.safetensors").write_text("half")
+    left[1].write_text("half")
+    saved()
+    assert not [path for path in left if path.exists()]
 
 
 def test_a_narrow_type_is_held_as_it_is(saved: Callable[..., Any], tmp_path: Path) -> None:
