@@ -348,9 +348,9 @@ class Recipe(Section):
     generate: Generation = Field(Generation(), description="how text is written")
     score: Score = Field(Score(), description="what free answers are scored by")
     cache: Literal["auto", "memory", "disk", "off"] = Field(
-        "auto", description="where the output of the frozen layers is kept: auto, memory, disk or off"
+        "auto", description="where what frozen layers and demonstrations said is kept: auto, memory, disk or off"
     )
-    out: Text | None = Field(None, description="the run's folder; null is a new one below runs/")
+    out: Text | None = Field(None, description="the run's folder; null is a new one below runs/, and of fewshot none")
     inputs: dict[Annotated[str, Field(min_length=1, max_length=64)], Text] | None = Field(
         None, description="sha256 of what was read; written by a run"
     )
