@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands.asking import answers_end, together
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.fewshot import checked, opened
+from ctxtune.commands.written import answer_in
 from ctxtune.data.branch import shared
 from ctxtune.data.encode import encode_choices
 from ctxtune.data.objects import read_json_object
@@ -19,6 +20,7 @@ from ctxtune.methods.fewshot import behind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from ctxtune.backend.decode import Written
     from ctxtune.backend.prefix import Prefix
     from ctxtune.backend.sample import Seeds
     from ctxtune.backend.trunk import Trunk
@@ -153,10 +155,11 @@ class _Teller:
             settings = answers_end(self.run.recipe)
             both = (trunk, prefix) if prefix is not None else None
             written = generate_batch(self.run.base, list(prompts.values()), settings, self.seeds, both)
-        inputs = {row.line: row.fields for row, _ in rows}
-        for line, one in zip(prompts, written, strict=True):
-            found[line] = {"input": inputs[line], "prediction": one.text, "reason": one.reason}
-        return found
+        of_line = {row.line: row for row, _ in rows}
+        return found | {
+            line: _tell(of_line[line], one, self.run.recipe.score.extract)
+            for line, one in zip(prompts, written, strict=True)
+        }
 
     def _prefix(self, trunk: Trunk, tokens: tuple[int, ...], rows: list[tuple[Row, EncodeSpec]]) -> Prefix | None:
         """The demonstrations alone: what some questions share beside them others may not."""
@@ -171,6 +174,16 @@ class _Teller:
                 self.held.popitem(last=False)
         self.held.move_to_end(known)
         return self.held[known]
+
+
+def _tell(row: Row, written: Written, pattern: str | None) -> dict[str, Any] | CtxtuneError:
+    """What was written; where only a part of it is the answer, all of it stands beside."""
+    try:
+        answer = answer_in(written.text, pattern, row)
+    except DataError as error:
+        return error
+    whole = {"text": written.text} if pattern is not None else {}
+    return {"input": row.fields, "prediction": answer, **whole, "reason": written.reason}
 
 
 def _row(number: int, raw: bytes | None) -> Row:

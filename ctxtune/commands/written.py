@@ -91,10 +91,8 @@ def written_items(
         _check_reachable(asked.row_of, right, recipe.score)
     items, unfinished = [], 0
     for row, name, wanted, written in zip(asked.row_of, names, right, write(prompts), strict=True):
-        answered = _answered(written.text, recipe.score.extract, row)
-        said = {"text": written.text, "accepted": wanted, "reason": written.reason}
-        if recipe.score.extract is not None:
-            said["answer"] = answered
+        answered = answer_in(written.text, recipe.score.extract, row)
+        said = {"text": written.text, "answer": answered, "accepted": wanted, "reason": written.reason}
         items.append(Item(name, row.line, scores(answered, wanted), said))
         unfinished += written.reason == "length"
     return items, {"dropped": asked.dropped, "truncated": asked.truncated, "unfinished": unfinished}
@@ -120,10 +118,14 @@ def _check_reachable(rows: Sequence[Row], right: Sequence[Sequence[str]], score:
             raise DataError(f"{row.where}: score.metric {score.metric} finds nothing in the answer {wanted[0]!r}", hint)
 
 
-def _answered(text: str, pattern: str | None, row: Row) -> str:
-    """What counts as the answer of all that was written."""
+def answer_in(text: str, pattern: str | None, row: Row) -> str:
+    """What counts as the answer of all that was written: without the white space around it, which is the prompt's.
+
+    Raises:
+        DataError: the pattern takes too long.
+    """
     if pattern is None:
-        return text
+        return text.strip()
     try:
         return last_match(pattern, text) or ""
     except TimeoutError as error:

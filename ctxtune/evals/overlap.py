@@ -55,7 +55,7 @@ def total_scores(items: Sequence[Item], settings: Score) -> tuple[dict[str, floa
         return {}, _rouge_signature(settings)
     if settings.metric not in ("bleu", "chrf") or not items:
         return {}, None
-    texts = [item.said.get("answer", item.said["text"]) for item in items]
+    texts = [item.said["answer"] for item in items]
     accepted = [item.said["accepted"] for item in items]
     most = max(map(len, accepted))
     references = [[row[at] if at < len(row) else None for row in accepted] for at in range(most)]

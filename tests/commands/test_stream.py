@@ -72,10 +72,14 @@ def test_the_answers_are_those_of_a_file(
 def test_what_is_written_is_that_of_a_file(given: dict[str, object], ask: Callable[..., Any], tmp_path: Path) -> None:  # noqa: F811
     more = {"data__choices": None, "generate__max_tokens": 5, "method__select": "fixed"}
     ask(scores=tmp_path / "items.jsonl", score__metric="exact", **more)
-    texts = [
-        json.loads(line)["said"]["text"] for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert [one["prediction"] for one in told(given, ASKED, **more)] == texts
+    said = [json.loads(line)["said"] for line in (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one["answer"] for one in said] == [one["text"].strip() for one in said]
+    found = told(given, ASKED, **more)
+    assert [one["prediction"] for one in found] == [one["answer"] for one in said]
+    assert "text" not in found[0]
+    parts = told(given, ASKED, score__extract="(?s)(.)$", **more)
+    assert [one["prediction"] for one in parts] == [one["text"][-1:] for one in said]
+    assert [one["text"] for one in parts] == [one["text"] for one in said]
 
 
 def test_what_is_drawn_is_no_matter_of_what_came_together(given: dict[str, object]) -> None:

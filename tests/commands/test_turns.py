@@ -161,7 +161,7 @@ def test_written_answers_are_those_of_whole_chats(
         assert one["text"] == base.tokenizer.decode(told[0, ids.shape[1] :], skip_special_tokens=True)
         assert one["accepted"] == [row["label"]]
     streamed = fewshot_stream(recipe(model, **more, data__eval="-"), lines(ASKED), "stop", [].append)
-    assert [one["prediction"] for one in streamed] == [one["text"] for one in said]
+    assert [one["prediction"] for one in streamed] == [one["answer"] for one in said]
 
 
 @pytest.mark.parametrize("replay", [None, "lm-eval"])

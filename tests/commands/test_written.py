@@ -11,6 +11,8 @@ import sacrebleu
 
 from ctxtune.backend.load import load_base
 from ctxtune.commands.evaluate import evaluate
+from ctxtune.commands.written import answer_in
+from ctxtune.data.read import Row
 from ctxtune.errors import DataError, ModelError, RecipeError
 from ctxtune.evals.answers import f1, normalise
 
@@ -177,3 +179,10 @@ def test_where_nothing_is_written(model_folders: dict[str, Path], dev: Path, tmp
     flags = {"model": str(tmp_path / "no model"), "data.eval": str(tmp_path / "text.txt"), "score.metric": "f1"}
     with pytest.raises(RecipeError, match="but a running text has no answer"):
         evaluate(None, flags, [], None, False, lambda note: None)
+
+
+def test_an_answer_is_without_the_space_that_belongs_to_the_prompt() -> None:
+    row = Row({}, "rows.jsonl", 1)
+    assert answer_in(" a red hat\n", None, row) == "a red hat"
+    assert answer_in(" a red hat\n", "a.*", row) == "a red hat"
+    assert answer_in("So: 7 ", ":(.*)", row) == " 7 "  # what the pattern says is taken at its word

@@ -53,7 +53,7 @@ def corpus(words: Any, between: str, rows: int = 40) -> tuple[list[str], list[li
 def scored(texts: list[str], right: list[list[str]], settings: Score) -> list[Item]:
     rule = row_scores(settings)
     return [
-        Item(str(at), at, rule(text, answers), {"text": text, "accepted": answers})
+        Item(str(at), at, rule(text, answers), {"text": text, "answer": text, "accepted": answers})
         for at, (text, answers) in enumerate(zip(texts, right, strict=True))
     ]
 
