@@ -11,7 +11,8 @@ import numpy as np
 from ctxtune.commands.channel import question_likelihoods, tail_of
 from ctxtune.data.content_free import contextual_rows, domain_rows, premise
 from ctxtune.errors import DataError, RecipeError
-from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, counted_shares, distance, estimated_prior
+from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, counted_shares, distance
+from ctxtune.evals.shares import LEAST_KNOWN, estimated_shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,16 +30,18 @@ _TOGETHER = 32  # choices in one tree behind the premise
 
 @dataclass(frozen=True)
 class Beside:
-    """What is asked beside the rows: content-free inputs by the name of the calibration, which stand behind the same
-    demonstrations, where all rows share them, and how likely each choice is behind the premise alone."""
+    """What is asked beside the rows: content-free inputs by the name of the calibration and rows whose labels are `known`,
+    which stand behind the same demonstrations, where all rows share them; and how likely each choice is behind the premise
+    alone."""
 
     free: dict[str, list[Row]] = field(default_factory=dict)
     premise: dict[str, float] = field(default_factory=dict)
+    known: Sequence[Row] = ()
 
     @property
     def rows(self) -> list[Row]:
-        """All content-free inputs."""
-        return [row for some in self.free.values() for row in some]
+        """All that stands behind the demonstrations."""
+        return [*(row for some in self.free.values() for row in some), *self.known]
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ def check_calibration(settings: Fewshot, choices: list[str] | str | None) -> Non
 
     Raises:
         RecipeError: any calibration of written answers; a mean over rows, or shares, where every row lists its own choices;
-            as many shares as no choices; content-free inputs, which would be asked again for every row; the question as a
-            reply to its answer.
+            as many shares as no choices; inputs beside the rows, which would be asked again for every row, or too few of
+            them; the question as a reply to its answer.
     """
     if settings.chat and settings.calibrate == "channel":
         raise RecipeError(
@@ -77,17 +80,28 @@ def check_calibration(settings: Fewshot, choices: list[str] | str | None) -> Non
             f"method.prior lists {len(settings.prior)} shares, data.choices {len(choices)} choices",
             f"one each, in this order: {', '.join(choices[:8])}{', ...' * (len(choices) > 8)}",
         )
-    if settings.by_question and _needed(settings):
-        key = "calibrate" if settings.calibrate in FREE else "prior"
+    elif settings.prior == "auto" and settings.held_out < LEAST_KNOWN * len(choices):
         raise RecipeError(
-            f"method.{key}: select {settings.select} shows each question other examples, and content-free inputs would have"
-            " to be asked behind all of them",
-            "--calibrate batch or pmi",
+            f"method.prior auto looks at {LEAST_KNOWN} training rows of each of the {len(choices)} choices, and"
+            f" method.held_out is {settings.held_out}",
+            f"--set method.held_out={LEAST_KNOWN * len(choices)}",
+        )
+    _check_beside(settings)
+
+
+def _check_beside(settings: Fewshot) -> None:
+    key = "calibrate" if settings.calibrate in FREE else "prior" if settings.prior == "auto" else None
+    if settings.by_question and key is not None:
+        what = "content-free inputs" if key == "calibrate" else "rows whose labels are known"
+        raise RecipeError(
+            f"method.{key}: select {settings.select} shows each question other examples, and {what} would have to be asked"
+            " behind all of them",
+            "--calibrate batch or pmi" if key == "calibrate" else "give the shares: --prior 0.9,0.1",
         )
 
 
-def unasked(run: Asking, rows: Sequence[Row], settings: Fewshot) -> Beside:
-    """The inputs that ask nothing, made of the rows, and the choices behind the premise.
+def unasked(run: Asking, rows: Sequence[Row], settings: Fewshot, known: Sequence[Row] = ()) -> Beside:
+    """The inputs that ask nothing, made of the rows, and the choices behind the premise; `known` are asked with them.
 
     What costs more than a few rows is read only where it is needed: random words, and, where rows have choices of their own,
     these behind the premise, which costs as much again.
@@ -98,8 +112,8 @@ def unasked(run: Asking, rows: Sequence[Row], settings: Fewshot) -> Beside:
     free = content_free(rows, run.spec, settings)
     text = _premise_of(rows[0], run.spec)
     if text is None or not (isinstance(run.spec.choices, tuple) or settings.calibrate == "pmi"):
-        return Beside(free)
-    return Beside(free, _behind_premise(run, text, _every_choice(run.spec, rows)))
+        return Beside(free, {}, known)
+    return Beside(free, _behind_premise(run, text, _every_choice(run.spec, rows)), known)
 
 
 def content_free(rows: Sequence[Row], spec: EncodeSpec, settings: Fewshot) -> dict[str, list[Row]]:
@@ -124,7 +138,7 @@ def content_free(rows: Sequence[Row], spec: EncodeSpec, settings: Fewshot) -> di
 
 def _needed(settings: Fewshot) -> set[str]:
     """The content-free inputs without which there is no acc."""
-    return {settings.calibrate, *(["domain"] if settings.prior == "auto" else [])} & set(FREE)
+    return set(FREE).intersection([settings.calibrate])
 
 
 def _read(settings: Fewshot) -> set[str]:
@@ -188,6 +202,7 @@ def answered(
         )
     rest = iter(given[len(rows) :])
     free = {name: _table([next(rest) for _ in some]) for name, some in beside.free.items()}
+    labelled = [item for item in rest if item is not None]
     known = Unasked(
         {name: table for name, table in free.items() if len(table)},
         _premise(run.spec.choices, beside),
@@ -195,18 +210,23 @@ def answered(
     )
     if _needed(settings) - known.free.keys():
         raise DataError("no content-free input fits behind the demonstrations", "fewer --shots, or --calibrate batch")
-    return _shared(asked, run.spec.choices, known, settings, say)
+    if settings.prior == "auto" and not labelled:
+        raise DataError("no training row beside the demonstrations fits behind them", "fewer --shots, or give --prior")
+    return _shared(asked, run.spec.choices, known, labelled, settings, say)
 
 
 def _shared(
-    items: Sequence[Item | None], choices: Sequence[str], known: Unasked, settings: Fewshot, say: Callable[[str], None]
-) -> Answers:
+    items: Sequence[Item | None], choices: Sequence[str], known: Unasked, labelled: Sequence[Item], settings: Fewshot,
+    say: Callable[[str], None],
+) -> Answers:  # fmt: skip
     """Rows with the same choices, all in one table."""
     lls = _table(items)
     if not len(lls):
         return Answers(list(items))
-    estimate = estimated_prior(lls, known.free["domain"]) if "domain" in known.free else None
-    prior = _shares(settings, len(choices)) if settings.prior != "auto" or estimate is None else estimate
+    estimate = None
+    if settings.prior == "auto":
+        estimate = estimated_shares(lls, _table(labelled), np.array([item.said["gold"] for item in labelled]))
+    prior = _shares(settings, len(choices)) if estimate is None else estimate
     scores = calibrated(lls, known, prior)
     if settings.calibrate == "batch":
         told = settings.prior is not None or "domain" not in scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,10 +15,11 @@ from ctxtune.data.replay import Replay
 from ctxtune.data.shots import check_pool, choose, directions, nearest, unlike
 from ctxtune.errors import DataError
 from ctxtune.evals.answers import words
+from ctxtune.evals.shares import LEAST_KNOWN
 from ctxtune.methods.fewshot import by_shots, shots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -102,11 +104,33 @@ class Chooser:
         trial = Trial(self.asking, held, settings)
         return trial, trial.influential(candidates)
 
+    def labelled(self, rows: Sequence[Row], drawn: Iterable[Groups]) -> list[Row]:
+        """Rows of the pool that are neither asked nor shown in any draw, of each label alike.
+
+        Raises:
+            DataError: of some label too few are left.
+        """
+        shown = {shot.question for groups in drawn for shots in groups for shot in shots}
+        held = self._others(shown | {self._question(row) for row in rows})
+        choices, found = self.asking.spec.choices, Counter(self._bare.render(row).gold for row in held)
+        for place, choice in enumerate(choices if isinstance(choices, tuple) else ()):
+            if found[place] < LEAST_KNOWN:
+                raise DataError(
+                    f"method.prior auto looks at {LEAST_KNOWN} training rows of each label that are no demonstrations:"
+                    f" of {choice!r} there are {found[place]}",
+                    "name more rows with --train, or give the shares: --prior 0.9,0.1",
+                )
+        return held
+
     def _held_out(self, shots: Shots) -> list[Row]:
         """Rows that are none of the demonstrations."""
-        rest = self._without({shot.question for shot in shots})
+        rest = self._others({shot.question for shot in shots})
         if not rest:
             raise DataError("no training row is left on which an order could be tried", "name more rows with --train")
+        return rest
+
+    def _others(self, known: set[str]) -> list[Row]:
+        rest = self._without(known)
         return self._draw("balanced", rest, min(self.settings.held_out, len(rest)))
 
     def _without(self, known: set[str]) -> list[Row]:

@@ -66,7 +66,8 @@ def fewshot(
             drawn = {seed: chooser.groups(rows) for seed, chooser in choosers.items()}
         for groups in drawn.values():
             check_room(groups, run.spec)
-        beside = unasked(run, rows, settings)
+        known = choosers[settings.seed].labelled(rows, drawn.values()) if settings.prior == "auto" else []
+        beside = unasked(run, rows, settings, known)
         draws = [draw(run, rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
         items = row_by_row(draws)
         facts = facts_of(draws, items, prepare.classes(recipe.data))

@@ -9,9 +9,9 @@ With log-likelihoods ll (n, k) of k choices in n rows, p(y|x) = softmax of a row
     pmi          ll(y|x) - ll(y|premise) + log pi(y)          the choice behind nothing but a premise (Holtzman 2021)
     channel      log p(x|y) + log pi(y)                       the question behind the choice (Min 2022)
 
-pi is even, unless it is given or estimated. Batch takes q for the model's preference, which is right where the labels of the
-rows have the shares pi: that is checked against what `domain` answers. g = n / (n + k): q is off by the chance of the rows,
-which moves log q by about sqrt(k / n), against preferences of about one nat. Below `LEAST` rows a choice, g = 0.
+pi is even, unless it is given or estimated (shares.py). Batch takes q for the model's preference, which is right where the
+labels of the rows have the shares pi: that is checked against what `domain` answers. g = n / (n + k): q is off by the chance
+of the rows, which moves log q by about sqrt(k / n), against preferences of about one nat. Below `LEAST` rows a choice, g = 0.
 
 Shapes: n rows, k choices, m content-free inputs. All are natural logarithms in float64.
 """
@@ -86,27 +86,11 @@ def calibrated(lls: Table, unasked: Unasked, prior: Table | None = None, *, shar
     return scores
 
 
-def estimated_prior(lls: Table, free: Table, steps: int = 1000, tolerance: float = 1e-8) -> Table:
-    """The shares of the labels among the rows, (k,), the likeliest by expectation maximisation (Saerens et al. 2002).
-
-    r_x(y) = pi(y) p(y|x) / p0(y), normalised over y;  pi = mean of r_x;  p0 is what the model says behind content-free inputs.
-    The mean over the rows cannot stand for p0: it is then its own answer, and nothing would be learned.
-    """
-    likelihood = np.exp(log_shares(log_shares(lls) - log_mean(free)))
-    prior = np.full(lls.shape[-1], 1 / lls.shape[-1])
-    for _ in range(steps):
-        joint = likelihood * prior
-        last, prior = prior, (joint / joint.sum(-1, keepdims=True)).mean(0)
-        if np.abs(prior - last).max() < tolerance:
-            break
-    return prior
-
-
 def counted_shares(scores: Table) -> Table:
     """The shares of the labels among the answers, (k,), of scores (n, k).
 
-    What `estimated_prior` says is the likeliest if p(y|x) / p0(y) is; where a model is too sure of itself, or prefers another
-    label behind real texts than behind random words, it goes to the extremes. Counting what wins errs towards even shares.
+    The likeliest shares (shares.py) go to the extremes where a model is more or less sure than it is right, or prefers another
+    label behind real texts than behind random words. Counting what wins errs towards even shares.
     """
     shares: Table = np.bincount(scores.argmax(-1), minlength=scores.shape[-1]) / len(scores)
     return shares

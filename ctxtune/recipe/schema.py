@@ -149,7 +149,9 @@ class Fewshot(Section):
         8, description="cluster: how many, at most; each has demonstrations of its own"
     )
     candidates: Rows = Field(64, description="influence: training rows that are tried, drawn by lot")
-    held_out: Rows = Field(32, description="training rows on which influence, and orders global-e and best, are tried")
+    held_out: Rows = Field(
+        32, description="training rows on which influence, orders global-e and best, and prior auto are tried"
+    )
     mmr_lambda: float = Field(
         0.6,
         ge=0,

@@ -6,12 +6,15 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from ctxtune.data.content_free import NOTHING, domain_rows
 from ctxtune.data.read import Row
 from ctxtune.data.render import compile_template
+from ctxtune.data.shots import choose
 from ctxtune.errors import DataError, RecipeError
+from ctxtune.evals.shares import estimated_shares
 
 from ..conftest import CHOICES
 from . import test_fewshot
@@ -75,7 +78,7 @@ def test_every_calibration_against_whole_texts(
         assert found["acc"] == pytest.approx(sum(right) / 48), name
     assert facts["scores"]["acc"] == facts["calibrations"]["domain"]["acc"]
     assert facts["scores"]["rows"] == 48
-    assert sum(facts["label_shares"].values()) == pytest.approx(1.0)
+    assert facts["label_shares"] is None
 
 
 def by_hand_bare(base: Base) -> list[float]:
@@ -115,20 +118,39 @@ def test_a_prior_moves_the_answers(ask: Callable[..., Any], tmp_path: Path) -> N
         max(range(2), key=item["said"]["calibrated"]["domain"].__getitem__) for item in items_of(tmp_path / "i.jsonl")
     } == {1}
     assert facts["calibrations"]["none"] == ask(asked=MANY)["calibrations"]["none"]
-    estimated = ask(asked=MANY, scores=tmp_path / "auto.jsonl", method__calibrate="domain", method__prior="auto")
-    given = ask(
-        asked=MANY, scores=tmp_path / "same.jsonl", method__calibrate="domain",
-        method__prior=list(estimated["label_shares"].values()),
-    )  # fmt: skip
+
+
+def test_shares_are_estimated_by_training_rows_that_are_not_shown(
+    ask: Callable[..., Any], open_base: Callable[[str], Base], tmp_path: Path
+) -> None:
+    more = {"method__select": "fixed", "method__shots": 2, "method__calibrate": "batch", "asked": MANY}
+    estimated = ask(method__prior="auto", method__held_out=9, scores=tmp_path / "auto.jsonl", **more)
+    shares = estimated["label_shares"]
+    assert list(shares) == CHOICES
+    base, said = open_base("llama-tied"), [item["said"]["ll"] for item in items_of(tmp_path / "auto.jsonl")]
+    rest = POOL[2:]
+    held = [rest[place] for place in choose("balanced", [CHOICES.index(row["label"]) for row in rest], 9, 0)]
+    known = [by_hand(base, POOL[:2], row) for row in held]
+    gold = np.array([CHOICES.index(row["label"]) for row in held])
+    by_hand_ = estimated_shares(np.array(said), np.array(known), gold)
+    assert list(shares.values()) == pytest.approx(by_hand_.tolist(), abs=1e-3)
+    given = ask(method__prior=list(shares.values()), **more)
     assert given["calibrations"] == estimated["calibrations"]
+    assert estimated["scores"]["rows"] == len(MANY)
+
+
+def test_shares_are_not_estimated_from_too_few(ask: Callable[..., Any]) -> None:
+    more = {"method__calibrate": "batch", "method__prior": "auto"}
+    with pytest.raises(RecipeError, match=r"looks at 4 training rows of each of the 2 choices, and method\.held_out is 7"):
+        ask(method__held_out=7, **more)
+    with pytest.raises(DataError, match="of 'negative' there are 3"):  # nor are rows that are asked among them
+        ask(method__shots=2, method__select="fixed", asked=[*MANY, POOL[2], POOL[4]], **more)
 
 
 def test_batch_says_where_it_should_not_be_believed(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     ask(say=notes.append, method__calibrate="batch")
     assert any("batch calibration of 2 choices begins at 32 rows: with 9 it changes nothing" in note for note in notes)
-    import numpy as np
-
     monkeypatch.setattr("ctxtune.commands.calibrated.counted_shares", lambda *_: np.array([0.1, 0.9]))
     notes.clear()
     ask(say=notes.append, asked=MANY, method__calibrate="batch")

@@ -14,7 +14,6 @@ from ctxtune.evals.calibrate import (
     calibrated,
     counted_shares,
     distance,
-    estimated_prior,
     log_mean,
     log_shares,
     shrinkage,
@@ -95,27 +94,6 @@ def test_batch_with_the_right_shares_leaves_a_model_alone_that_prefers_nothing()
     skewed = np.log(np.repeat([[0.95, 0.05], [0.8, 0.2], [0.45, 0.55]], [70, 20, 10], axis=0))
     assert (calibrated(skewed, Unasked())["batch"][70:90].argmax(1) == 1).all()  # right ones are turned over
     assert (calibrated(skewed, Unasked(), np.array([0.9, 0.1]))["batch"][70:90].argmax(1) == 0).all()
-
-
-@pytest.mark.parametrize("true", [[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
-def test_the_estimate_finds_the_shares_that_rows_were_drawn_with(true: list[float]) -> None:
-    """Two normal densities one apart, seen through a model that prefers the first label three to one."""
-    random = np.random.default_rng(0)
-    labels = random.random(4000) < true[1]
-    x = random.normal(labels * 2.0, 1.0)
-    likelihood = np.stack([-(x**2) / 2, -((x - 2.0) ** 2) / 2], 1)
-    lls = likelihood + np.log([0.75, 0.25]) - 7.0
-    found = estimated_prior(lls, np.log([[0.75, 0.25]]))
-    assert found.sum() == pytest.approx(1.0)
-    assert distance(found, true) < 0.03
-    # It is where the likelihood of all rows is highest: a step to either side is lower.
-    at = [np.log(np.exp(likelihood) @ [a, 1 - a]).sum() for a in (found[0] - 0.01, found[0], found[0] + 0.01)]
-    assert at[1] == max(at)
-
-
-def test_the_mean_over_the_rows_would_estimate_itself() -> None:
-    rows = np.log([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
-    assert estimated_prior(rows, rows).tolist() == pytest.approx([0.65, 0.35], abs=1e-5)
 
 
 def test_answers_are_counted() -> None:
