@@ -1,4 +1,4 @@
-"""The story of `layers: auto`: sample -> run every depth once -> probe -> try deeper and deeper cuts -> take one.
+"""The story of `layers: auto`: sample -> run every depth once -> probe -> try cuts -> take one.
 
 What speaks for a depth is explained in methods/depth.py. All candidates start from one forward pass over the same rows.
 """
@@ -121,7 +121,7 @@ class _Search:
 
     def table(self, note: Callable[[str], None]) -> dict[str, Any]:
         """Every candidate with what speaks for it, and the one that was taken."""
-        from ctxtune.methods.depth import candidates, cost, deep_enough, first_sufficient
+        from ctxtune.methods.depth import candidates, cost, first_sufficient, not_worse
 
         ks = candidates(self.num_layers, self.recipe.training.sample or 1)
         depths = self._depths(ks)
@@ -138,15 +138,17 @@ class _Search:
                 "cost": cost(k, self.num_layers, passes) / cost(ks[-1], self.num_layers, passes),
                 "lr": None, "loss": None, "worse": None, "worse_stderr": None, "tried": [],
             })  # fmt: skip
-        tests = self._climb(ks, deep_enough(ks, self.num_layers, sufficient), depths)
-        best = min(tests, key=lambda k: tests[k].loss)
+        tests = self._tests(ks, depths)
+        gaps = _gaps(tests)
+        best = not_worse(gaps)
         for k, test in tests.items():
-            table[ks.index(k)].update(_facts(test, tests[best]))
+            table[ks.index(k)].update(_facts(test, *gaps[k]))
         for row in table:
             note(_line(row))
         note(
-            f"last:{best} chosen, rate {tests[best].lr:.0e}; what enters block {sufficient} of {self.num_layers} is enough "
-            f"for a linear reader ({100 * probes[sufficient].accuracy:.1f} %)"
+            f"last:{best} chosen, the deepest within one standard error of the lowest loss, rate {tests[best].lr:.0e}; "
+            f"what enters block {sufficient} of {self.num_layers} is enough for a linear reader "
+            f"({100 * probes[sufficient].accuracy:.1f} %)"
         )
         return {
             "layers": f"last:{best}", "lr": tests[best].lr, "rows": len(self.rows), "sufficient_depth": sufficient,
@@ -198,40 +200,47 @@ class _Search:
                 squares[place] = sum(float(p.grad.square().sum()) for p in block.parameters() if p.grad is not None)
         return squares
 
-    def _climb(self, ks: Sequence[int], enough: int, depths: Depths) -> dict[int, RateTest]:
-        """Short runs with more and more layers, up to `enough` and on until more of them do harm.
+    def _tests(self, ks: Sequence[int], depths: Depths) -> dict[int, RateTest]:
+        """Short runs: the fewest layers, for a rate, then the most, and fewer until some lose by no more than chance."""
+        from ctxtune.engine.rate import LADDER
+        from ctxtune.methods.depth import not_worse, rungs_below
 
-        The fewest layers find their rate cheaply; from there to half of what is `enough` nothing is tried.
-        """
-        from ctxtune.engine.rate import LADDER, Trials, find_rate, paired_gap
+        by_hand = () if self.recipe.train.lr == "auto" else (self.recipe.train.lr,)
+        tests = {ks[0]: self._test(ks[0], depths, by_hand or LADDER, ())}
+        at = 0 if by_hand else LADDER.index(min(tests[ks[0]].tried, key=lambda pair: pair[1])[0])
+        for k in reversed(ks[1:]):
+            first = max(0, at - rungs_below(k))
+            tests[k] = self._test(
+                k, depths, by_hand or LADDER[first : first + 1], () if by_hand else LADDER[:first][::-1]
+            )
+            if not_worse(_gaps(tests)) >= k:
+                break
+        return tests
 
-        options, tests = self.recipe.train, dict[int, "RateTest"]()
-        held = max(1, len(self.rows) // 4)
+    def _test(self, k: int, depths: Depths, rates: Sequence[float], below: Sequence[float]) -> RateTest:
+        """Short runs of the last k layers at some rates, and at those below while the lowest of all is the best."""
+        from ctxtune.engine.rate import Trials, find_rate
+
+        options, held = self.recipe.train, max(1, len(self.rows) // 4)
         steps = max(_LEAST_STEPS, math.ceil((len(self.rows) - held) / options.batch / 1.5))
         passes = self.course.steps / self.course.per_epoch
         as_long = max(1, round(passes * math.ceil(len(self.rows) / options.batch)))
-        rates: Sequence[float] = LADDER if options.lr == "auto" else (options.lr,)
-        below: Sequence[float] = ()
-        for k in (k for k in ks if k == ks[0] or 2 * k >= enough):
-            with self._opened(k, depths) as (method, labels):
-                tests[k] = find_rate(
-                    method.params, labels, labels.feed.lengths, as_long, method.shares, options,
-                    trials=Trials(rates, steps, held, below),
-                )  # fmt: skip
-            gap, _ = paired_gap(tests[k].losses, min(tests.values(), key=lambda test: test.loss).losses)
-            if k >= enough and gap > 0:
-                break
-            if options.lr == "auto":
-                # More layers want the same rate or a lower one.
-                at = LADDER.index(min(tests[k].tried, key=lambda pair: pair[1])[0])
-                rates, below = LADDER[at : at + 1], LADDER[:at][::-1]
-        return tests
+        with self._opened(k, depths) as (method, labels):
+            return find_rate(
+                method.params, labels, labels.feed.lengths, as_long, method.shares, options,
+                trials=Trials(rates, steps, held, below),
+            )  # fmt: skip
 
 
-def _facts(test: RateTest, best: RateTest) -> dict[str, Any]:
+def _gaps(tests: Mapping[int, RateTest]) -> dict[int, tuple[float, float]]:
+    """How much higher each loss is than the lowest, and the standard error of that."""
     from ctxtune.engine.rate import paired_gap
 
-    worse, stderr = paired_gap(test.losses, best.losses)
+    lowest = min(tests.values(), key=lambda test: test.loss)
+    return {k: paired_gap(test.losses, lowest.losses) for k, test in tests.items()}
+
+
+def _facts(test: RateTest, worse: float, stderr: float) -> dict[str, Any]:
     return {
         "lr": test.lr, "loss": test.loss, "worse": worse, "worse_stderr": stderr,
         "tried": [list(pair) for pair in test.tried],

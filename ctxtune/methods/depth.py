@@ -4,14 +4,16 @@ Three kinds of evidence, from cheap to dear:
 
     probe      a ridge regression on what enters block l, at the answer slot, to the answers' classes (closed form):
                accuracy a_l in five folds. The first depth with a_l >= max - 1 standard error holds what a linear reader
-               can find; layers below it need not train, and a cut further down goes on being tried only while it helps.
-               Head2Toe (Evci et al. 2022) reads depths in this way; the cut is ours.
+               can find. It is shown, not decided on: on SST-2 it calls 8 layers of 30 enough, and 16 give 5 points more.
+               Head2Toe (Evci et al. 2022) reads depths in this way.
     gradient   share_k = sum over the last k layers of |g_l|^2, over that of all candidates, at the start (AutoFreeze,
                Liu et al. 2021, looks at gradient norms as well). It is shown against cost_k, not decided on:
                large gradients in low layers say that they would move, not that it would help.
-    trial      the held-out loss after a short run from kept states at its best rate. The fewest layers come first, to
-               find a rate; the others from half as many as the probe says have to train, and behind that until a deeper
-               cut does harm. The lowest loss is taken.
+    trial      the held-out loss after a short run from kept states at its best rate. The fewest layers come first: they
+               find a rate cheaply, and more layers want a lower one, by a rung of the ladder for four times as many. Then
+               the most, and fewer only where these lose by more than one standard error (paired, by example). Of cuts that
+               cannot be told apart the deepest is taken: at its lower rate it forgets less (a KL of 0.01 with 16 layers of
+               SmolLM2 on SST-2, where the last alone moved it by 0.09), and it is the one that has not yet learned most.
 
     cost_k     L - k  +  passes x 3k      forward once through the frozen blocks, then 3 for forward and backward
 """
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -88,6 +90,14 @@ def first_sufficient(probes: Sequence[Probe]) -> int:
     return next(depth for depth, probe in enumerate(probes) if probe.accuracy >= best.accuracy - best.stderr)
 
 
-def deep_enough(ks: Sequence[int], num_layers: int, depth: int) -> int:
-    """The first candidate whose cut lies at or below a depth, so that it can rewrite everything above; or the deepest."""
-    return next((k for k in ks if num_layers - k <= depth), ks[-1])
+def rungs_below(k: int) -> int:
+    """How many rungs below the best rate of the last layer k layers start: 0, 0, 1, 1, 2 for 1 to 16."""
+    return (k.bit_length() - 1) // 2
+
+
+def not_worse(gaps: Mapping[int, tuple[float, float]]) -> int:
+    """The deepest of the cuts that were tried whose loss lies within one standard error of the lowest.
+
+    `gaps` are, of each number of layers, how much higher its loss is, and the standard error of that.
+    """
+    return max(k for k, (gap, stderr) in gaps.items() if gap <= stderr)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctxtune.methods.depth import FOLDS, Probe, candidates, cost, deep_enough, first_sufficient, probe_depths
+from ctxtune.methods.depth import FOLDS, Probe, candidates, cost, first_sufficient, not_worse, probe_depths, rungs_below
 
 
 @pytest.mark.parametrize(("num_layers", "least", "expected"), [
@@ -62,8 +62,11 @@ def test_the_first_depth_within_one_error_of_the_best() -> None:
     assert first_sufficient([Probe(accuracy, 0.0) for accuracy in accuracies]) == 3
 
 
-@pytest.mark.parametrize(
-    ("depth", "expected"), [(0, 16), (14, 16), (15, 16), (22, 8), (23, 8), (26, 4), (28, 2), (29, 1), (30, 1)]
-)
-def test_the_first_cut_below_what_is_sufficient(depth: int, expected: int) -> None:
-    assert deep_enough([1, 2, 4, 8, 16], 30, depth) == expected
+def test_the_deepest_that_cannot_be_told_from_the_best() -> None:
+    gaps = {1: (0.3, 0.1), 4: (0.0, 0.0), 8: (0.05, 0.06), 16: (0.2, 0.1)}
+    assert not_worse(gaps) == 8
+    assert not_worse({1: (0.0, 0.0), 16: (0.2, 0.1)}) == 1
+
+
+def test_more_layers_start_at_lower_rates() -> None:
+    assert [rungs_below(k) for k in (1, 2, 4, 8, 16)] == [0, 0, 1, 1, 2]
