@@ -140,6 +140,11 @@ def with_error(scores: Mapping[str, Any], key: str) -> str:
     return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
 
 
+def calibrated(name: str) -> str:
+    """What the accuracy under a calibration is called."""
+    return "acc, as it is" if name == "none" else f"acc, {name} calibration"
+
+
 class Progress:
     """The state of a run on standard error: a bar on a terminal, a plain line every few seconds elsewhere."""
 

@@ -60,6 +60,8 @@ def _table(facts: Mapping[str, Any]) -> Any:
         if key.endswith("_stderr"):
             continue
         rows.append([key, f"{value:,}" if isinstance(value, int) else console.with_error(scores, key)])
+    for name, found in facts.get("calibrations", {}).items():
+        rows.append([console.calibrated(name), console.with_error(found, "acc")])
     if "signature" in facts:
         rows.append(["signature", facts["signature"]])
     who = f"{facts['model']} with {facts['adapter']}" if facts["adapter"] else str(facts["model"])
@@ -69,6 +71,7 @@ def _table(facts: Mapping[str, Any]) -> Any:
 
 def _differences(against: Mapping[str, Any]) -> Any:
     columns = ["", against["name"], "difference", "95 % interval", "higher / lower rows", "p"]
+    calibrations = {console.calibrated(name): found["acc"] for name, found in against["calibrations"].items()}
     rows = [
         [
             name,
@@ -78,6 +81,6 @@ def _differences(against: Mapping[str, Any]) -> Any:
             f"{one['higher']} / {one['lower']}",
             f"{one['p']:.2g}",
         ]
-        for name, one in against["differences"].items()
+        for name, one in {**against["differences"], **calibrations}.items()
     ]
     return console.grid(f"against {against['name']}, on the same rows", columns, rows)

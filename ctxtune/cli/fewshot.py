@@ -175,7 +175,7 @@ def _table(facts: Mapping[str, Any]) -> Any:
     if chosen in calibrations:
         rows.append(["expected calibration error", f"{calibrations[chosen]['ece']:.4f}"])
     rows += [
-        [f"acc, {name} calibration" if name != "none" else "acc, as it is", _told(found, "acc", found.get("spread"))]
+        [console.calibrated(name), _told(found, "acc", found.get("spread"))]
         for name, found in calibrations.items()
         if len(calibrations) > 1
     ]

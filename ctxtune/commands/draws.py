@@ -10,7 +10,7 @@ import numpy as np
 
 from ctxtune.commands.calibrated import answered
 from ctxtune.errors import DataError
-from ctxtune.evals.calibrate import CALIBRATIONS, log_shares
+from ctxtune.evals.calibrate import log_shares, parted
 from ctxtune.evals.items import Item, averaged, summarise
 from ctxtune.evals.overlap import total_scores
 from ctxtune.evals.reliability import calibration_error, confusion
@@ -43,7 +43,7 @@ class Draw:
     def facts(self) -> dict[str, Any]:
         """What there is to say of this draw alone."""
         items = [item for item in self.answers.items if item is not None]
-        scores, calibrations = _means(items)
+        scores, calibrations = parted(summarise(items))
         return {
             "seed": self.seed,
             "shots": list(dict.fromkeys(shot.where for shots in self.groups for shot in shots)),
@@ -101,7 +101,7 @@ def facts_of(draws: Sequence[Draw], items: Sequence[Item], labels: Sequence[str]
 
     `labels` are the choices, where all rows have the same.
     """
-    scores, calibrations = _means(items)
+    scores, calibrations = parted(summarise(items))
     each, (total, signature) = [draw.facts for draw in draws], draws[0].total
     total = {name: sum(one["scores"][name] for one in each) / len(each) for name in total}
     cut = {name: max(draw.cut[name] for draw in draws) for name in draws[0].cut}
@@ -138,17 +138,6 @@ def _error(items: Sequence[Item], name: str) -> float:
     """The calibration error of what a calibration says of the choices."""
     sure = [float(np.exp(log_shares(np.array(item.said["calibrated"][name]))).max()) for item in items]
     return calibration_error(sure, [item.scores[f"acc_{name}"] for item in items])
-
-
-def _means(items: Sequence[Item]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Scores by name, and apart from them those of every calibration."""
-    scores = summarise(items)
-    calibrations = {
-        name: {"acc": scores.pop(f"acc_{name}"), "acc_stderr": scores.pop(f"acc_{name}_stderr")}
-        for name in CALIBRATIONS
-        if f"acc_{name}" in scores
-    }
-    return scores, calibrations
 
 
 def _spread(draws: Sequence[dict[str, float]], name: str) -> dict[str, float]:

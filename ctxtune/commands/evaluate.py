@@ -15,6 +15,7 @@ from ctxtune.commands.written import accepted_answers, written_scores
 from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import AdapterError, RecipeError
+from ctxtune.evals.calibrate import parted
 from ctxtune.evals.items import Item, write_items
 from ctxtune.evals.paired import check_same_rows
 from ctxtune.recipe.load import Resolved, load
@@ -62,11 +63,13 @@ def evaluate(
     ours = score(base, opened)
     if save is not None:
         write_items(save, ours.items)
+    scores, calibrations = parted(ours.scores)
     facts = {
         "model": recipe.model,
         "adapter": str(adapter) if adapter else None,
         "eval": recipe.data.eval,
-        "scores": plain(ours.scores),
+        "scores": plain(scores),
+        **({"calibrations": plain(calibrations)} if calibrations else {}),
         **({"signature": ours.signature} if ours.signature else {}),
     }
     if rival is None:

@@ -27,10 +27,12 @@ class Rival:
 
     def compared(self, ours: Sequence[Item], theirs: Sequence[Item]) -> dict[str, Any]:
         """The differences as facts: this result minus the rival's."""
+        from ctxtune.evals.calibrate import parted
         from ctxtune.evals.paired import compare
 
-        found = compare(ours, theirs, self.name)
-        return {"name": self.name, "differences": {name: asdict(difference) for name, difference in found.items()}}
+        found = {name: asdict(one) for name, one in compare(ours, theirs, self.name).items()}
+        differences, calibrations = parted(found)
+        return {"name": self.name, "differences": differences, "calibrations": calibrations}
 
 
 def open_rival(named: str | None, adapter: Path | None) -> Rival | None:

@@ -19,7 +19,7 @@ Shapes: n rows, k choices, m content-free inputs. All are natural logarithms in 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Table = NDArray[np.float64]
+
+T = TypeVar("T")
 
 CALIBRATIONS = ("none", "contextual", "domain", "batch", "pmi", "channel")
 FREE = ("contextual", "domain")
@@ -84,6 +86,16 @@ def calibrated(lls: Table, unasked: Unasked, prior: Table | None = None, *, shar
     if unasked.channel is not None:
         scores["channel"] = log_shares(unasked.channel) + lean
     return scores
+
+
+def parted(scores: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str, T]]]:
+    """Scores by name, and apart from them those of every calibration: {name: {acc, acc_stderr}}."""
+    own = {f"acc_{name}{end}": (name, f"acc{end}") for name in CALIBRATIONS for end in ("", "_stderr")}
+    calibrations: dict[str, dict[str, T]] = {}
+    for key in (key for key in own if key in scores):
+        name, score = own[key]
+        calibrations.setdefault(name, {})[score] = scores[key]
+    return {key: value for key, value in scores.items() if key not in own}, calibrations
 
 
 def counted_shares(scores: Table) -> Table:

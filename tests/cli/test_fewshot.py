@@ -95,3 +95,17 @@ def test_a_fault_of_the_rows_imports_no_torch(
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.decode().splitlines()}
     assert "ctxtune.commands.fewshot" in imported
     assert not imported & {"torch", "transformers"}
+
+
+def test_calibrations_have_the_same_names_in_fewshot_and_in_eval(
+    said: Callable[..., Said], given: list[str], tmp_path: Path
+) -> None:
+    kept = ["--save", str(tmp_path / "adapter"), "--scores", str(tmp_path / "items.jsonl")]
+    first = said("fewshot", *given, "--calibrate", "contextual", *kept).out
+    again = said(
+        "eval", "--adapter", tmp_path / "adapter", *pick(given, "--eval", "--device"), "--against", kept[-1]
+    ).out
+    table, _, differences = again.partition("against ")
+    for name in ("acc, as it is", "acc, contextual calibration"):
+        assert all(name in text for text in (first, table, differences)), name
+    assert "acc_" not in again.replace("acc_norm", "").replace("acc_bytes", "")

@@ -129,14 +129,17 @@ def test_nothing_that_is_held_is_read(
 @pytest.mark.parametrize("name", ["contextual", "domain", "batch", "pmi"])
 def test_the_calibration_is_held(name: str, saved: Callable[..., Any], tmp_path: Path) -> None:
     facts = saved(asked=MANY, method__calibrate=name, method__prior=[0.3, 0.7])
-    again = evaluated(tmp_path)["scores"]
-    assert again["acc"] == facts["scores"]["acc"] == again[f"acc_{name}"]
-    assert again["acc_none"] == facts["calibrations"]["none"]["acc"]
+    again = evaluated(tmp_path)
+    assert again["scores"]["acc"] == facts["scores"]["acc"]
+    assert not [key for key in again["scores"] if key in ("acc_none", f"acc_{name}")]
+    for key, found in again["calibrations"].items():
+        assert found == {part: facts["calibrations"][key][part] for part in ("acc", "acc_stderr")}
+    assert list(again["calibrations"]) == ["none", name]
     for one, other in zip(items(tmp_path / "items.jsonl"), items(tmp_path / "again.jsonl"), strict=True):
         assert other["said"]["calibrated"][name] == pytest.approx(one["said"]["calibrated"][name], abs=1e-4)
     notes: list[str] = []
-    other = evaluated(tmp_path, notes, **{"data.choices": [*CHOICES, "odd"]})["scores"]
-    assert "acc_none" not in other
+    other = evaluated(tmp_path, notes, **{"data.choices": [*CHOICES, "odd"]})
+    assert "calibrations" not in other
     assert any("calibration is for the choices negative, positive" in note for note in notes)
 
 
