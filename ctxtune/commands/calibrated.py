@@ -11,7 +11,7 @@ import numpy as np
 from ctxtune.commands.channel import question_likelihoods, tail_of
 from ctxtune.data.content_free import contextual_rows, domain_rows, premise
 from ctxtune.errors import DataError, RecipeError
-from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, counted_shares, distance
+from ctxtune.evals.calibrate import FREE, LEAST, SKEWED, Unasked, calibrated, counted_shares, distance, shrinkage
 from ctxtune.evals.shares import LEAST_KNOWN, estimated_shares
 
 if TYPE_CHECKING:
@@ -228,6 +228,8 @@ def _shared(
         estimate = estimated_shares(lls, _table(labelled), np.array([item.said["gold"] for item in labelled]))
     prior = _shares(settings, len(choices)) if estimate is None else estimate
     scores = calibrated(lls, known, prior)
+    if settings.calibrate != "batch" and not shrinkage(len(lls), len(choices)):
+        del scores["batch"]  # of so few rows it would be `none` by another name
     if settings.calibrate == "batch":
         told = settings.prior is not None or "domain" not in scores
         _check_batch(len(lls), None if told else counted_shares(scores["domain"]), prior, choices, say)

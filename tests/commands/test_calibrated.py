@@ -162,6 +162,13 @@ def test_batch_says_where_it_should_not_be_believed(ask: Callable[..., Any], mon
     assert not [note for note in notes if "batch" in note]
 
 
+def test_batch_is_listed_only_where_it_does_something(ask: Callable[..., Any]) -> None:
+    assert [name for rows in (MANY[:31], MANY[:32]) for name in ask(asked=rows)["calibrations"]] == [
+        "none", "contextual", "pmi", "none", "contextual", "batch", "pmi"
+    ]  # fmt: skip
+    assert "batch" in ask(asked=MANY[:31], method__calibrate="batch")["calibrations"]  # it is asked for, and a note says so
+
+
 def test_rows_with_choices_of_their_own(ask: Callable[..., Any], tmp_path: Path) -> None:
     asked = [{"text": row["text"], "label": 0, "own": [row["label"], WORDS[at]]} for at, row in enumerate(ASKED)]
     pool = [{"text": row["text"], "label": 0, "own": [row["label"], "x"]} for row in POOL]
@@ -183,13 +190,13 @@ def test_content_free_inputs_are_no_rows(ask: Callable[..., Any]) -> None:
     facts = ask(asked=POOL[:2], method__select="fixed")
     assert facts["asked_behind_fewer"] == 2
     assert (facts["scores"]["rows"], facts["scores"]["dropped"], facts["scores"]["truncated"]) == (2, 0, 0)
-    assert list(facts["calibrations"]) == ["none", "contextual", "batch", "pmi"]
+    assert list(facts["calibrations"]) == ["none", "contextual", "pmi"]
 
 
 def test_a_prompt_without_texts_has_no_content_free_input(ask: Callable[..., Any]) -> None:
     numbers = {"pool": [{**row, "n": at} for at, row in enumerate(POOL)], "asked": [{**row, "n": 3} for row in ASKED]}
     facts = ask(**numbers, data__prompt="{{ n }} =")
-    assert list(facts["calibrations"]) == ["none", "batch"]
+    assert list(facts["calibrations"]) == ["none"]
     with pytest.raises(RecipeError, match="cannot be filled with texts that say nothing"):
         ask(**numbers, data__prompt="{{ n }} =", method__calibrate="contextual")
 
@@ -240,7 +247,7 @@ def test_shares_are_one_a_choice(ask: Callable[..., Any]) -> None:
 
 
 def test_demonstrations_of_each_question_have_no_content_free_input(ask: Callable[..., Any]) -> None:
-    assert list(ask(asked=MANY[:5], method__select="bm25")["calibrations"]) == ["none", "batch", "pmi"]
+    assert list(ask(asked=MANY, method__select="bm25")["calibrations"]) == ["none", "batch", "pmi"]
     with pytest.raises(RecipeError, match=r"method\.calibrate: select bm25 shows each question other examples"):
         ask(method__select="bm25", method__calibrate="domain")
     with pytest.raises(RecipeError, match=r"method\.prior: select bm25"):

@@ -101,7 +101,7 @@ def test_the_table_says_how_far_draws_lie_apart(ask: Callable[..., Any], capsys:
     console.emit(facts, False, lambda: _table(facts))
     said = capsys.readouterr().out
     assert f"worst of the draws {facts['spread']['acc']['worst']:.4f}, deviation" in said
-    assert "acc, batch calibration" in said
+    assert "acc, contextual calibration" in said
     assert "balanced, 2 draws" in said
     assert f"{facts['calibrations']['none']['ece']:.4f}" in said
     assert "what was answered (across)" in said
