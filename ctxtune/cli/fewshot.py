@@ -195,12 +195,26 @@ def _table(facts: Mapping[str, Any]) -> Any:
         ["tokens read for the rows, of what the texts hold", f"{tokens['read']:,} of {tokens['whole']:,}{kept}"]
     )
     rows.append(["seconds", f"{facts['seconds']['total']:.1f}"])
-    shots = facts["method"]["shots"]
-    draws = f", {facts['method']['seeds']} draws" * (facts["method"]["seeds"] > 1)
-    form = "".join(f", {name}" for name in (facts["method"]["replay"], "chat" * facts["method"]["chat"]) if name)
-    table = console.grid(f"{facts['model']}, {shots} shots, {facts['method']['select']}{draws}{form}", ["", ""], rows)
-    confused = facts["confusion"]
+    table = console.grid(_title(facts), ["", ""], rows)
+    confused, draws = facts["confusion"], _draws(facts["method"])
     return _with_confusion(table, draws, **confused) if confused and len(confused["labels"]) <= MOST_LABELS else table
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    """What was asked for: all that is not as it would be anyway."""
+    method = facts["method"]
+    parts = [
+        f"order {method['order']}" if method["order"] != "auto" else "",
+        f"{method['calibrate']} calibration" if method["calibrate"] != "none" else "",
+        method["replay"] or "",
+        "chat" * method["chat"],
+    ]
+    form = "".join(f", {part}" for part in parts if part)
+    return f"{facts['model']}, {method['shots']} shots, {method['select']}{_draws(method)}{form}"
+
+
+def _draws(method: Mapping[str, Any]) -> str:
+    return f", {method['seeds']} draws" if method["seeds"] > 1 else ""
 
 
 def _with_confusion(table: Any, draws: str, labels: list[str], counts: list[list[int]]) -> Any:

@@ -27,6 +27,10 @@ def test_the_table_says_what_it_took_for_granted(said: Callable[..., Said], give
     assert "taken for granted" not in plain
     skewed = said("fewshot", *given, "--calibrate", "pmi", "--prior", "3,1", "--seeds", "2", "--select", "random").out
     assert "0.75, 0.25" in skewed
+    assert skewed.splitlines()[0].endswith(", 1 shots, random, 2 draws, pmi calibration")
+    assert plain.splitlines()[0].endswith(", 1 shots, balanced")
+    ordered = said("fewshot", *given, "--order", "best").out
+    assert ordered.splitlines()[0].endswith(", 1 shots, balanced, order best")
     assert ", 2 draws" in skewed[skewed.index("Rows by their label") :]
 
 
