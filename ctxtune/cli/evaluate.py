@@ -73,14 +73,14 @@ def _differences(against: Mapping[str, Any]) -> Any:
     columns = ["", against["name"], "difference", "95 % interval", "higher / lower rows", "p"]
     calibrations = {console.calibrated(name): found["acc"] for name, found in against["calibrations"].items()}
     rows = [
-        [
-            name,
-            f"{one['other']:.4f}",
-            f"{one['difference']:+.4f}",
-            f"{one['low']:+.4f} .. {one['high']:+.4f}",
-            f"{one['higher']} / {one['lower']}",
-            f"{one['p']:.2g}",
-        ]
+        [name, f"{one['other']:.4f}", *_difference(one), f"{one['higher']} / {one['lower']}", f"{one['p']:.2g}"]
         for name, one in {**against["differences"], **calibrations}.items()
     ]
     return console.grid(f"against {against['name']}, on the same rows", columns, rows)
+
+
+def _difference(one: Mapping[str, Any]) -> tuple[str, str]:
+    """The mean and its interval; what rounding leaves where no row differs is no difference."""
+    if not one["higher"] + one["lower"]:
+        return "equal", "equal in every row"
+    return f"{one['difference']:+.4f}", f"{one['low']:+.4f} .. {one['high']:+.4f}"

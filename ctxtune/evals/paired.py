@@ -9,6 +9,8 @@ For rows i = 1 .. n with scores a_i and b_i, weights w_i and d_i = a_i - b_i:
                  two-sided sign test. Where scores are hits and misses it is the exact test of McNemar (1947).
 
 Rows that both results got equally say nothing about the difference, but they say that it is small: they stay in the mean.
+Equal is what lies within `ROUNDING`: float32 in another order of sums moves log p by some 1e-4, and of such gaps a sign test
+would find a lot to say.
 """
 
 from __future__ import annotations
@@ -29,12 +31,16 @@ if TYPE_CHECKING:
     from ctxtune.evals.items import Item
 
 DRAWS = 10_000
+ROUNDING = 1e-3  # of a row's score; hits and misses are 1 apart, log-probabilities are told to 1e-3
 _CELLS = 1 << 22  # numbers in memory at once
 
 
 @dataclass(frozen=True)
 class Difference:
-    """This result minus the other: the mean, its 95 % interval, and the sign test over the rows that differ."""
+    """This result minus the other: the mean, its 95 % interval, and the sign test over the rows that differ.
+
+    Where none differs by more than rounding, the mean is what rounding has left.
+    """
 
     other: float
     difference: float
@@ -110,7 +116,7 @@ def sign_test(higher: int, lower: int) -> float:
 
 
 def _signs(gaps: NDArray[np.float64]) -> tuple[float, int, int]:
-    higher, lower = int((gaps > 0).sum()), int((gaps < 0).sum())
+    higher, lower = int((gaps > ROUNDING).sum()), int((gaps < -ROUNDING).sum())
     return sign_test(higher, lower), higher, lower
 
 

@@ -104,12 +104,15 @@ def test_a_fault_of_the_rows_imports_no_torch(
 def test_calibrations_have_the_same_names_in_fewshot_and_in_eval(
     said: Callable[..., Said], given: list[str], tmp_path: Path
 ) -> None:
-    kept = ["--save", str(tmp_path / "adapter"), "--scores", str(tmp_path / "items.jsonl")]
-    first = said("fewshot", *given, "--calibrate", "contextual", *kept).out
-    again = said(
-        "eval", "--adapter", tmp_path / "adapter", *pick(given, "--eval", "--device"), "--against", kept[-1]
-    ).out
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": text, "label": "positive"} for text in ("a film", "an epic")])
+    kept = ["--save", str(tmp_path / "adapter"), "--scores", str(tmp_path / "items.jsonl"), "--eval", str(rows)]
+    first = said("fewshot", *but(given, "--eval"), "--calibrate", "contextual", *kept).out
+    device = pick(given, "--device")
+    again = said("eval", "--adapter", kept[1], "--eval", rows, *device, "--against", kept[3]).out
     table, _, differences = again.partition("against ")
     for name in ("acc, as it is", "acc, contextual calibration"):
         assert all(name in text for text in (first, table, differences)), name
+    (loss,) = [line for line in differences.splitlines() if line.split()[:1] == ["loss"]]
+    assert "equal" in loss
+    assert "0 / 0" in loss
     assert "acc_" not in again.replace("acc_norm", "").replace("acc_bytes", "")

@@ -113,3 +113,14 @@ def test_only_scores_that_both_have_are_compared() -> None:
     assert compare(ours, theirs, "base").keys() == {"acc"}
     with pytest.raises(DataError, match="earlier has none of the scores acc"):
         compare(table([1.0]), table([1.0], "f1"), "earlier")
+
+
+def test_rounding_is_no_difference_and_what_is_larger_is() -> None:
+    """Log-probabilities of one model, summed in another order: all a little higher, and none of it means anything."""
+    loss = np.random.default_rng(0).normal(2.0, 0.5, 40)
+    noise = compare(table((loss + 9e-4).tolist()), table(loss.tolist()), "base")["acc"]
+    assert (noise.higher, noise.lower, noise.p) == (0, 0, 1.0)
+    assert noise.difference == pytest.approx(9e-4)
+    told = compare(table((loss + 1.1e-3).tolist()), table(loss.tolist()), "base")["acc"]
+    assert (told.higher, told.lower) == (40, 0)
+    assert told.p < 1e-9
