@@ -59,7 +59,7 @@ _ctxtune() {
     "ctxtune fewshot")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
-        --train|--eval|--scores|--save) _ctxtune_offer files ''; return ;;
+        --train|--eval|--scores|--save|--out) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--shots|--seeds|--seed) :; return ;;
         --metric) _ctxtune_offer words 'likelihood exact f1 number bleu chrf rouge'; return ;;
         --as) _ctxtune_offer words 'lm-eval'; return ;;
@@ -74,7 +74,7 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --set --seed --device --dtype --quant --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'fewshot freeze quickstart' ;; esac
         ;;
     "ctxtune run")

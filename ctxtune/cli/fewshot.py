@@ -62,11 +62,13 @@ def fewshot(
     save: Save = None,
     on_error: OnError = "stop",
     cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
+    out: options.Out = None,
     set_: options.Set = None,
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     quant: options.Quant = None,
+    resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -74,29 +76,31 @@ def fewshot(
     """Ask a model behind examples; no weight moves.
 
     The examples are read once, and kept: all questions go on from there, the choices of a question branch from it. The
-    numbers are those of reading every text as a whole. --save makes an adapter of them, for eval, generate and PEFT. With
-    --eval - questions come through a pipe, one JSON object a line, and each is answered as it comes: one JSON object with
-    its prediction and the scores of all choices.
+    numbers are those of reading every text as a whole. --save makes an adapter of them, for eval, generate and PEFT; --out
+    keeps it in a folder with the recipe, what every row gave and the result. With --eval - questions come through a pipe,
+    one JSON object a line, and each is answered as it comes: one JSON object with its prediction and the scores of all
+    choices.
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         score__metric=metric, method__name="fewshot", method__shots=shots, method__select=select, method__order=order,
         method__seed=seed, method__replay=as_, method__chat=chat, cache=cache,
         method__seeds=seeds, method__calibrate=calibrate, method__prior=options.numbers(prior),
-        device=device, dtype=dtype, quant=quant,
+        device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     console.Quiet.on = quiet
-    from ctxtune.recipe.load import load
+    from ctxtune.commands.resume import resolve
 
-    resolved = load(recipe, given, set_ or [])
+    resolved = resolve(recipe, given, set_ or [], out, resume)
     _check_on_error(on_error, resolved.recipe.data.eval)
     if dry_run:
         foresee(resolved, json)
         return
     if resolved.recipe.data.eval == "-":
-        _stream(resolved, on_error, "--scores" if scores else "--save" if save else None)
+        kept = {"--scores": scores, "--save": save, "--out": out}
+        _stream(resolved, on_error, next((name for name, place in kept.items() if place is not None), None))
         return
-    start(resolved, json, scores, save)
+    start(resolved, json, scores, save, resume)
 
 
 def _check_on_error(on_error: str, rows: str | None) -> None:
@@ -153,6 +157,10 @@ def start(
     resolved: "Resolved", as_json: bool, scores: Path | None = None, save: Path | None = None, resume: bool = False
 ) -> None:
     """Ask, and print the result; a recipe that names a folder for its run gets one."""
+    if resume and resolved.recipe.out is None:
+        from ctxtune.errors import RecipeError
+
+        raise RecipeError("--resume: what has no folder keeps nothing to go on with", "name its folder: --out runs/...")
     if resolved.recipe.out is not None:
         from ctxtune.commands.fewshot_run import fewshot_run
 

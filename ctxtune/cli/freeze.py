@@ -82,9 +82,9 @@ def start(
 ) -> None:  # fmt: skip
     """Resolve the recipe, do or foresee the run, print the result."""
     console.Quiet.on = quiet
-    from ctxtune.recipe.load import load
+    from ctxtune.commands.resume import resolve
 
-    resolved = _resumed(out, given, sets) if resume and recipe is None else load(recipe, given, sets)
+    resolved = resolve(recipe, given, sets, out, resume)
     if resolved.recipe.method.name == "fewshot":
         if dry_run:
             fewshot.foresee(resolved, as_json)
@@ -132,18 +132,6 @@ class Voice:
         pace = (time.monotonic() - self._begun) / (facts.step - self._first)
         left = pace * (facts.steps - facts.step)
         self.progress.step(facts.step, facts.steps, facts.loss, facts.lr, facts.tokens / max(facts.seconds, 1e-9), left)
-
-
-def _resumed(out: Path | None, given: Mapping[str, object], sets: list[str]) -> "Resolved":
-    from ctxtune.commands.resume import resume_recipe
-    from ctxtune.errors import RecipeError
-    from ctxtune.recipe.load import load
-
-    if any(value is not None for key, value in given.items() if key not in ("out", "method.name")) or sets:
-        return load(None, given, sets)
-    if out is None:
-        raise RecipeError("--resume needs to know which run", "name its folder: --out runs/...")
-    return resume_recipe(out)
 
 
 def _cost_table(facts: Mapping[str, Any]) -> Any:

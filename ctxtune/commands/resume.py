@@ -11,9 +11,26 @@ from ctxtune.recipe import keys
 from ctxtune.recipe.load import Resolved, load
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ctxtune.recipe.schema import Recipe
+
+
+def resolve(
+    recipe: str | None, given: Mapping[str, object], sets: list[str], out: Path | None, resume: bool
+) -> Resolved:
+    """The recipe of a command line. A run that is to go on, of which nothing else is said, has its own.
+
+    Raises:
+        RecipeError: it is wrong, or nobody says which run.
+    """
+    told = any(value is not None for key, value in given.items() if key not in ("out", "method.name"))
+    if not resume or recipe is not None or told or sets:
+        return load(recipe, given, sets)
+    if out is None:
+        raise RecipeError("--resume needs to know which run", "name its folder: --out runs/...")
+    return resume_recipe(out)
 
 
 def resume_recipe(out: Path) -> Resolved:

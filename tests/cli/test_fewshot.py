@@ -62,6 +62,8 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_loaded(
         ("--eval - --calibrate batch", "--eval -: calibration looks at all rows"),
         ("--eval - --seeds 2", "--eval -: 2 draws would give 2 answers"),
         ("--eval - --select cluster", "--eval -: select cluster looks at all questions"),
+        ("--eval - --out {folder}/run", "--out: the answers to --eval - go to standard output"),
+        ("--resume", "--resume: what has no folder keeps nothing to go on with"),
         ("--eval - --shots 10", "10 demonstrations are asked for, the training rows are 9"),
         ("--model {folder}/none", "none"),
     ],
@@ -116,3 +118,17 @@ def test_calibrations_have_the_same_names_in_fewshot_and_in_eval(
     assert "equal" in loss
     assert "0 / 0" in loss
     assert "acc_" not in again.replace("acc_norm", "").replace("acc_bytes", "")
+
+
+def test_out_leaves_a_run_that_is_gone_on_with(said: Callable[..., Said], given: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = said("fewshot", *given, "--out", run, "--json").json()
+    assert {path.name for path in run.iterdir()} == {".lock", "recipe.yaml", "result.json", "scores.jsonl", "adapter"}
+    assert "holds a complete run" in said("fewshot", *given, "--out", run).complaint()[0]
+    again = said("fewshot", "--out", run, "--resume", "--json")
+    assert again.json() == first
+    assert "nothing to resume" in again.err
+    (run / "result.json").unlink()
+    assert "holds an unfinished run" in said("fewshot", *given, "--out", run).complaint()[0]
+    assert said("fewshot", "--out", run, "--resume", "--json").json()["scores"] == first["scores"]
+    assert "method.shots is 1, but 2 is asked for" in said("fewshot", *given[:-1], "2", "--out", run, "--resume").err

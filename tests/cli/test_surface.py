@@ -49,6 +49,8 @@ SURFACE = {
         "--prior",
         "--scores",
         "--save",
+        "--out",
+        "--resume",
         "--cache",
         "--set",
         "--seed",
