@@ -1,5 +1,6 @@
 """`ctxtune adapter`: look at adapters, check them, merge and export them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,7 @@ def show(adapter: Place, as_json: AsJson = False) -> None:
         shown = facts["manifest"] and facts["manifest"]["shown"]
         return _with_demonstrations(found, shown) if shown else found
 
-    console.emit(facts, as_json, table)
+    console.emit(facts, as_json, table, lambda: _lines(facts))
 
 
 @app.command()
@@ -131,10 +132,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         return [*rows, ("manifest", "none: written by another program")]
     rows += [
         ("base fingerprint", manifest["base"]["fingerprint"]),
-        (
-            "settings",
-            ", ".join(f"{key} {value}" for key, value in manifest["settings"].items() if not isinstance(value, dict)),
-        ),
+        *((f"settings: {key}", _word(value)) for key, value in _said(manifest["settings"])),
         ("trained numbers", f"{manifest['trainable']:,}"),
         ("seed", str(manifest["seed"])),
         ("created", f"{manifest['created']} by ctxtune {manifest['version']}"),
@@ -145,6 +143,35 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             old = f"{_number(before.get(name))} -> " if before else ""  # examples are not scored against none
             rows.append((f"{title}: {name}", old + _number(after.get(name))))
     return rows + _shown(manifest["shown"]) if manifest["shown"] else rows
+
+
+def _said(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings that say something: what is off, or left open, is not named."""
+    for key, value in settings.items():
+        if not (value is None or value is False or isinstance(value, dict)):
+            yield key, value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "yes" if value is True else str(value)
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+    """The same for a pipe: `key: value`, a demonstration as a block."""
+    yield f"file: {facts['file']}"
+    yield from (f"{key}: {' '.join(value.split())}" for key, value in _rows(facts))
+    shown = facts["manifest"] and facts["manifest"]["shown"]
+    for number, (text, where) in enumerate(_told(shown) if shown else [], 1):
+        yield f"{number}. {where or 'instruction'}"
+        yield from (f"   {line}".rstrip() for line in text.strip().splitlines())
+
+
+def _told(shown: dict[str, Any]) -> list[tuple[str, str]]:
+    """What stands before every question, in its order, each with the place it is from."""
+    front = [(shown["instruction"], "")] if shown["instruction"] else []
+    return [*front, *zip(shown["texts"], shown["where"], strict=False)]
 
 
 def _shown(shown: dict[str, Any]) -> list[tuple[str, str]]:
@@ -161,11 +188,7 @@ def _with_demonstrations(table: Any, shown: dict[str, Any]) -> Any:
 
     from ctxtune.cli import console
 
-    told = [
-        *([(shown["instruction"], "")] if shown["instruction"] else []),
-        *zip(shown["texts"], shown["where"], strict=False),
-    ]
-    rows = [[escape(text.strip()), escape(where)] for text, where in told]
+    rows = [[escape(text.strip()), escape(where)] for text, where in _told(shown)]
     return Stack(table, console.grid("What stands before every question", ["text", "from"], rows))
 
 

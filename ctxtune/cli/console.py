@@ -21,10 +21,15 @@ class Quiet:
     on = False
 
 
-def emit(facts: Mapping[str, Any], as_json: bool, table: Callable[[], Any]) -> None:
-    """The result of a command: one JSON object, or what `table` builds for people."""
+def emit(
+    facts: Mapping[str, Any], as_json: bool, table: Callable[[], Any], lines: Callable[[], Iterable[str]] | None = None
+) -> None:
+    """The result of a command: one JSON object, or what `table` builds for people; in a pipe `lines`, if there are such."""
     if as_json:
         emit_json(facts)
+        return
+    if lines is not None and not sys.stdout.isatty():
+        emit_text("\n".join(lines()))
         return
     from rich.console import Console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,3 +133,14 @@ def test_out_leaves_a_run_that_is_gone_on_with(said: Callable[..., Said], given:
     assert "holds an unfinished run" in said("fewshot", *given, "--out", run).complaint()[0]
     assert said("fewshot", "--out", run, "--resume", "--json").json()["scores"] == first["scores"]
     assert "method.shots is 1, but 2 is asked for" in said("fewshot", *given[:-1], "2", "--out", run, "--resume").err
+
+
+def test_an_adapter_is_shown_in_words_and_in_narrow_lines(said: Callable[..., Said], shown: Path, adapted: Path) -> None:
+    told = said("adapter", "show", shown).out
+    lines = told.splitlines()
+    assert max(map(len, lines)) < 120
+    assert {"settings: shots: 1", "settings: select: balanced", "demonstrations: 1"} <= set(lines)
+    assert lines[-3].startswith("1. train.jsonl line ")
+    assert [line[:10] for line in lines[-2:]] == ["   Review:", "   Sentime"]
+    for one in (told, said("adapter", "show", adapted).out, said("adapter", "show", shown, terminal=True).out):
+        assert not re.search(r"\b(None|False|True)\b", one), one
