@@ -96,6 +96,19 @@ def require_room(folder: Path, num_bytes: int, what: str) -> None:
         )
 
 
+def check_writable(path: Path) -> None:
+    """Refuse, before any work, a place where nothing can be made.
+
+    Raises:
+        StorageError: it says why.
+    """
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    probe = temporary_name(parent / path.name)
+    with storing(path):
+        probe.touch(exist_ok=False)
+        probe.unlink()
+
+
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Only one process at a time goes on; the system frees the lock of a killed one."""

@@ -38,10 +38,10 @@ def dry_fewshot(resolved: Resolved, say: Callable[[str], None]) -> dict[str, Any
     Raises:
         CtxtuneError: whatever the run itself would meet before it asks the model.
     """
-    from ctxtune.backend.prefix import bytes_a_token
-
     recipe = resolved.recipe
     rows, pool, run, settings = prepared(resolved, say, load=_bare)
+    from ctxtune.backend.prefix import bytes_a_token
+
     at_most = settings.select in ("knn", "mmr", "cluster", "influence")
     draws: list[Groups] = []
     for seed in range(settings.seed, settings.seed + settings.seeds):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.atomic import write_text
+from ctxtune.backend.atomic import check_writable, write_text
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.asking import Asking
@@ -117,6 +117,7 @@ def _check_scores(path: Path) -> None:
         raise RecipeError(f"--scores {path}: there is no folder {path.parent}", f"mkdir {path.parent}")
     if path.is_dir():
         raise RecipeError(f"--scores {path} is a folder", "name a file: --scores items.jsonl")
+    check_writable(path)
 
 
 def checked(recipe: Recipe) -> Fewshot:
@@ -131,6 +132,8 @@ def checked(recipe: Recipe) -> Fewshot:
         raise RecipeError("data.messages: demonstrations are prompts with answers", "write --prompt and --answer")
     if settings.chat and data.on_long == "truncate":
         raise RecipeError("data.on_long truncate: a chat that is cut at its left has no first turn", "error, or drop")
+    if data.train == "-":
+        raise RecipeError("data.train -: a pipe is read once, and is kept in a run's folder", "name one: --out FOLDER")
     check_calibration(settings, data.choices)
     check_order(settings, data.choices)
     if data.train is None and settings.shots:
@@ -145,6 +148,11 @@ def _asked(recipe: Recipe) -> prepare.Source:
     data = recipe.data
     if data.eval is None:
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
+    if data.eval == "-":
+        raise RecipeError(
+            "data.eval -: questions from a pipe are answered as they come, and by `ctxtune fewshot --eval -` alone",
+            "name a file",
+        )
     if data.choices is None and recipe.score.metric == "likelihood":
         raise RecipeError(
             "data.choices is missing, and score.metric is likelihood: nothing says what is right",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.folder import require_new
+from ctxtune.backend.atomic import check_writable
 from ctxtune.data.finite import finite
 from ctxtune.data.joint import joint
 from ctxtune.errors import ModelError, RecipeError
@@ -58,11 +59,12 @@ def check_saved(folder: Path, settings: Fewshot, data: Data) -> None:
 
     Raises:
         RecipeError: there are several sets of demonstrations, or none; a calibration that comes to no constants.
-        StorageError: something lies in the folder.
+        StorageError: something lies in the folder, or it cannot be made.
     """
     if (why := unsaved(settings, data)) is not None:
         raise RecipeError(f"--save: {why[0]}", why[1])
     require_new(folder)
+    check_writable(folder)
 
 
 def check_going_on(base: Base) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ctxtune.backend.atomic import new_folder, replace_folder, write_bytes, write_text
+from ctxtune.backend.atomic import check_writable, new_folder, replace_folder, write_bytes, write_text
 from ctxtune.errors import StorageError
 
 if TYPE_CHECKING:
@@ -122,3 +122,18 @@ def test_a_file_written_again_sweeps_what_a_killed_process_left(tmp_path: Path) 
         (tmp_path / name).write_text("half")
     write_text(tmp_path / "a.jsonl", "whole")
     assert names(tmp_path) == sorted(["a.jsonl", *left[1:]])
+
+
+def test_a_place_is_tried_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "new" / "deep" / "file")
+    assert not names(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file/below cannot be written"):
+        check_writable(tmp_path / "file" / "below")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    with pytest.raises(StorageError, match="new may not be written: Permission denied"):
+        check_writable(tmp_path / "new")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,6 @@ from .conftest import Stream, but, pick
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
     from .conftest import Said
 
@@ -63,6 +63,9 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_loaded(
         ("--eval - --calibrate batch", "--eval -: calibration looks at all rows"),
         ("--eval - --seeds 2", "--eval -: 2 draws would give 2 answers"),
         ("--eval - --select cluster", "--eval -: select cluster looks at all questions"),
+        ("--save {train}/adapter", "train.jsonl/adapter"),
+        ("--train -", "data.train -: a pipe is read once, and is kept in a run's folder"),
+        ("--eval - --dry-run", "data.eval -: questions from a pipe are answered as they come"),
         ("--eval - --out {folder}/run", "--out: the answers to --eval - go to standard output"),
         ("--resume", "--resume: what has no folder keeps nothing to go on with"),
         ("--eval - --shots 10", "10 demonstrations are asked for, the training rows are 9"),
@@ -133,6 +136,14 @@ def test_out_leaves_a_run_that_is_gone_on_with(said: Callable[..., Said], given:
     assert "holds an unfinished run" in said("fewshot", *given, "--out", run).complaint()[0]
     assert said("fewshot", "--out", run, "--resume", "--json").json()["scores"] == first["scores"]
     assert "method.shots is 1, but 2 is asked for" in said("fewshot", *given[:-1], "2", "--out", run, "--resume").err
+
+
+def test_a_run_keeps_what_came_through_a_pipe(said: Callable[..., Said], given: list[str], tmp_path: Path) -> None:
+    rows = Path(pick(given, "--train")[1]).read_bytes()
+    whole = said("fewshot", *given, "--json").json()
+    piped = said("fewshot", *but(given, "--train"), "--train", "-", "--out", tmp_path / "run", "--json", stdin=rows).json()
+    assert piped["scores"] == whole["scores"]
+    assert (tmp_path / "run" / "stdin.jsonl").read_bytes() == rows
 
 
 def test_an_adapter_is_shown_in_words_and_in_narrow_lines(said: Callable[..., Said], shown: Path, adapted: Path) -> None:
