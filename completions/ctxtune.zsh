@@ -203,7 +203,7 @@ _ctxtune_adapter() {
     local -A opt_args
     local -a commands=(
         'show:Show what an adapter is and what it did to its base, from its header.'
-        'verify:Check an adapter'\''s structure, manifest, configuration and numbers; with --model also its base.'
+        'verify:Check an adapter'\''s structure, manifest, configuration, bytes and numbers; with --model also its base.'
         'merge:Write the base with the adapter in it as a new model folder.'
         'export:Write an adapter in the form of another program.'
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.adapter.card import model_card
 from ctxtune.adapter.container import layer_config, layer_names
 from ctxtune.adapter.folder import CARD, CONFIG, TENSORS, require_new
+from ctxtune.adapter.header import SHA256
 from ctxtune.adapter.prefix import layout_of, prefix_config, shown
 from ctxtune.backend.atomic import new_folder, write_text
 from ctxtune.backend.tensors import mapped, write_tensors
@@ -38,7 +39,7 @@ def export_peft(adapter: AdapterFile, out: Path) -> int:
             return view[info.begin : info.end]
 
         metadata = {**adapter.header.metadata, "format": "pt"}  # PEFT's reader insists on the format
-        num_bytes = write_tensors(tmp / TENSORS, layout, metadata, data)
+        num_bytes = write_tensors(tmp / TENSORS, layout, metadata, data, SHA256)
         write_text(tmp / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if adapter.manifest:
             write_text(tmp / CARD, model_card(adapter.manifest))

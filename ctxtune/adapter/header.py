@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 KEY = "ctxtune"
 """the metadata key under which the manifest stands as JSON"""
+SHA256 = "ctxtune_sha256"
+"""that of the sha256 of all bytes after the header"""
 
 
 def read_header(path: Path) -> Header:

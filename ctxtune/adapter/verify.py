@@ -11,7 +11,7 @@ import numpy as np
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
 from ctxtune.adapter.prefix import CONTAINER, layout_of
-from ctxtune.adapter.read import check_base
+from ctxtune.adapter.read import check_base, check_bytes
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
 
@@ -49,6 +49,7 @@ def verify(adapter: AdapterFile, fingerprint: str | None = None) -> list[Check]:
         Check("structure", True, f"{len(header.tensors)} tensors fill {header.file_size:,} bytes without a gap"),
         _run("manifest", lambda: _manifest(adapter)),
         _run("configuration", lambda: _configuration(adapter)),
+        _run("bytes", lambda: check_bytes(adapter)),
         _run("numbers", lambda: _numbers(adapter)),
     ]
     if fingerprint is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctxtune.adapter.folder import CARD, CONFIG, TENSORS, require_free
-from ctxtune.adapter.header import KEY
+from ctxtune.adapter.header import KEY, SHA256
 from ctxtune.backend.atomic import new_folder, write_text
 from ctxtune.backend.tensors import write_tensors
 
@@ -44,7 +44,7 @@ def write_adapter(
     layout = {name: (DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
     metadata = {"format": "pt", KEY: manifest.to_json()}
     with new_folder(folder) as tmp:
-        num_bytes = write_tensors(tmp / TENSORS, layout, metadata, lambda name: raw(tensors[name]))
+        num_bytes = write_tensors(tmp / TENSORS, layout, metadata, lambda name: raw(tensors[name]), SHA256)
         if config is not None:
             write_text(tmp / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         write_text(tmp / CARD, card)

@@ -6,6 +6,7 @@ then the tensors' bytes without gaps. Source: https://github.com/huggingface/saf
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import mmap
@@ -156,23 +157,35 @@ def write_tensors(
     layout: Mapping[str, tuple[str, tuple[int, ...]]],
     metadata: Mapping[str, str],
     data: Callable[[str], bytes | memoryview],
+    hash_key: str | None = None,
 ) -> int:
     """Write a safetensors file atomically, one tensor in memory at a time; return its size in bytes.
 
     `layout` is name -> (dtype, shape); `data(name)` gives the tensor's bytes. Wide types stand first, so that every
-    tensor is aligned.
+    tensor is aligned. Under `hash_key` the metadata gets the sha256 of all that follows the header.
     """
     order = sorted(layout, key=lambda name: (-ITEM_BYTES[layout[name][0]], name))
-    raw, total = _header_bytes(layout, order, metadata)
+    digest = hashlib.sha256()
+
+    def header() -> tuple[bytes, int]:
+        return _header_bytes(layout, order, {**metadata, **({hash_key: digest.hexdigest()} if hash_key else {})})
+
+    raw, total = header()  # of the length that it will have: the hash is known when all is written
     tmp = temporary_name(path)
     with storing(path, total):
         try:
             with tmp.open("xb") as file:
                 file.write(raw)
                 for name in order:
-                    file.write(data(name))
+                    part = data(name)
+                    file.write(part)
+                    if hash_key:
+                        digest.update(part)
                 if file.tell() != total:
                     raise AssertionError(f"{path}: wrote {file.tell()} of {total} bytes")
+                if hash_key:
+                    file.seek(0)
+                    file.write(header()[0])
                 file.flush()
                 os.fsync(file.fileno())
             tmp.replace(path)

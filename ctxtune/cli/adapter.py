@@ -47,7 +47,7 @@ def show(adapter: Place, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(adapter: Place, model: Model = None, as_json: AsJson = False) -> None:
-    """Check an adapter's structure, manifest, configuration and numbers; with --model also its base."""
+    """Check an adapter's structure, manifest, configuration, bytes and numbers; with --model also its base."""
     from ctxtune.cli import console
     from ctxtune.commands.adapter import verify as verify_adapter
     from ctxtune.errors import AdapterError

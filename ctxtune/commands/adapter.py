@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctxtune.adapter.export import export_peft
-from ctxtune.adapter.read import AdapterFile, check_base, open_adapter
+from ctxtune.adapter.read import AdapterFile, check_base, check_bytes, open_adapter
 from ctxtune.adapter.verify import Check
 from ctxtune.adapter.verify import verify as check_adapter
 from ctxtune.backend.fingerprint import fingerprint
@@ -95,11 +95,12 @@ def merge(
     The base is `model`, else the one that the adapter names. What rounding cost is measured before the folder appears.
 
     Raises:
-        AdapterError: the base is another one, or the loss is above the limit, and `force` does not insist.
+        AdapterError: the adapter is damaged; the base is another one, or the loss above the limit, and `force` does not insist.
     """
     adapter = open_adapter(place)
     base = resolve_model(model or _base_name(adapter))
     notes = [check_base(adapter, fingerprint(base), force), _quant_note(adapter)]
+    check_bytes(adapter)
     from ctxtune.adapter.merge import merge as write_merged
     from ctxtune.commands.merge_loss import measured_kl
 

@@ -200,11 +200,11 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
     """The base that adapters will be attached to.
 
     Raises:
-        AdapterError, ModelError: one of them was made on another base, or with another chat template, and `force`
-            does not insist.
+        AdapterError, ModelError: one of them is damaged, or was made on another base, or with another chat template, and
+            `force` does not insist.
     """
     from ctxtune.adapter.change import parameters_of
-    from ctxtune.adapter.read import check_base
+    from ctxtune.adapter.read import check_base, check_bytes
     from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.folder import resolve_model
     from ctxtune.backend.load import load_base
@@ -213,6 +213,7 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
     for adapter in adapters:
         if warning := check_base(adapter, fingerprint(folder), force):
             say(warning)
+        check_bytes(adapter)
     replaced = [name for adapter in adapters for name in parameters_of(adapter)]
     base = load_base(folder, recipe.device, recipe.quant, replaced, _classes(recipe, adapters), recipe.dtype)
     for remark in base.remarks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctxtune.adapter.read import check_base, open_adapter
+from ctxtune.adapter.read import check_base, check_bytes, open_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class Switch:
         """Attach an adapter in place of the one before; None leaves the base alone. After an error all is as it was.
 
         Raises:
-            AdapterError: it cannot be read, or was made on another base and nobody insists.
+            AdapterError: it cannot be read, is damaged, or was made on another base and nobody insists.
         """
         if place is None:
             self._exchange(None, None)
@@ -59,6 +59,7 @@ class Switch:
 
         if warning := check_base(opened, fingerprint(self._base.folder), self._force):
             self._say(warning)
+        check_bytes(opened)
         before = self.known.get(self.on) if self.on is not None else None
         if before is not None:
             before.detach()  # an adapter's changes are changes of the base

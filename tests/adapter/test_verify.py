@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +23,11 @@ from ctxtune.adapter.read import check_base, open_adapter
 from ctxtune.adapter.verify import verify
 from ctxtune.adapter.write import write_adapter
 from ctxtune.backend.fingerprint import fingerprint
+from ctxtune.commands.adapter import merge
+from ctxtune.commands.evaluate import load_for
+from ctxtune.commands.switch import Switch
 from ctxtune.errors import AdapterError, CtxtuneError
+from ctxtune.recipe.schema import Recipe
 
 from .conftest import build, logits
 from .test_attach import LORAS, lora_folder
@@ -41,8 +47,40 @@ def test_a_good_adapter_passes(make: Callable[..., Made]) -> None:
     for kind in ("llama-tied", "gpt2-untied", "bert-tied"):
         made = make(kind)
         checks = verify(open_adapter(made.adapter), fingerprint(made.base))
-        assert [check.name for check in checks] == ["structure", "manifest", "configuration", "numbers", "base"]
+        assert [check.name for check in checks] == [
+            "structure",
+            "manifest",
+            "configuration",
+            "bytes",
+            "numbers",
+            "base",
+        ]
         assert all(check.ok for check in checks)
+
+
+def test_bytes_that_changed_on_the_way(make: Callable[..., Made], tmp_path: Path) -> None:
+    """Finite numbers in the place of others: the structure holds, only the hash tells; nobody uses such an adapter."""
+    made = make("llama-tied")
+    file = made.adapter / "adapter_model.safetensors"
+    whole, header = file.read_bytes(), open_adapter(made.adapter).header
+    tensors = hashlib.sha256(whole[header.data_start :]).hexdigest()
+    assert header.metadata["ctxtune_sha256"] == tensors
+    export_peft(open_adapter(made.adapter), tmp_path / "peft")
+    assert open_adapter(tmp_path / "peft").header.metadata["ctxtune_sha256"] == tensors
+    middle = (header.data_start + len(whole)) // 2
+    file.write_bytes(whole[:middle] + b"01234567" + whole[middle + 8 :])
+    assert set(failed(made.adapter)) == {"bytes"}
+    base = SimpleNamespace(folder=made.base, model=build("llama-tied"))
+    for use in (
+        lambda: Switch(base, False, print).use(made.adapter),
+        lambda: merge(made.adapter, tmp_path / "merged", str(made.base)),
+        lambda: load_for(Recipe.model_construct(model=str(made.base)), [open_adapter(made.adapter)], False, print),
+    ):
+        with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is damaged: the sha256 of its tensors is"):
+            use()
+    file.write_bytes(whole.replace(b"ctxtune_sha256", b"ctxtune_sha255"))  # one without, as of old
+    said = {check.name: check.detail for check in verify(open_adapter(made.adapter)) if check.ok}
+    assert said["bytes"] == "no hash: written before there were any"
 
 
 @pytest.mark.filterwarnings("ignore")  # peft's own
