@@ -5,10 +5,10 @@
 
 The likeliest shares are found by expectation maximisation, and are right as far as c is. A few-shot prompt is far from it: it
 prefers some label, and is more or less sure than it is right. Its p leads to the extremes, and so does p over what it says
-behind random words: batch calibration by such shares took SST-2 with even labels from 0.84 to 0.70. So p is corrected first,
-by the temperature and the bias under which the labels of some training rows are likeliest (Alexandari et al. 2020). Few rows
-do not tell these well: shares are the mean over draws of a and b, normal around the best with the curvature of the loss
-(Laplace), and some rows are taken to be spread evenly (`_EVEN`). Where p says little, both lead back to even shares.
+behind random words. So p is corrected first, by the temperature and the bias under which the labels of some training rows are
+likeliest (Alexandari et al. 2020). Few rows do not tell these well: shares are the mean over draws of a and b, normal around
+the best with the curvature of the loss (Laplace), and some rows are taken to be spread evenly (`_EVEN`). Where p says little,
+both lead back to even shares.
 
 Shapes: n rows to score, m rows whose labels are known, k labels; s (k,) are the shares among the m.
 """
