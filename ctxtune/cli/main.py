@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from ctxtune import __version__
-from ctxtune.cli import adapter, cache, console, data, evaluate, fewshot, freeze, generate, model, quickstart, recipe
+from ctxtune.cli import (
+    adapter,
+    cache,
+    console,
+    data,
+    evaluate,
+    fewshot,
+    freeze,
+    generate,
+    interrupt,
+    model,
+    quickstart,
+    recipe,
+)
 from ctxtune.cli.group import Group
 from ctxtune.errors import CtxtuneError, OutOfMemoryError, StorageError
 
@@ -62,9 +75,13 @@ def main() -> None:
     """The command: run, and out at once. To free the million objects of torch and transformers one by one takes a second."""
     code: Any = 0
     try:
+        interrupt.raises()
         run()
     except SystemExit as done:
         code = done.code
+    except KeyboardInterrupt:  # a second one, while the first was being told of
+        code = 130
+    interrupt.ends_at_once()
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

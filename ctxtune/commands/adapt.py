@@ -50,7 +50,7 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
     from ctxtune.engine.stop import stop_signals
 
     out = Path(resolved.recipe.out or default_out(resolved.recipe))
-    with stop_signals() as stop, open_run(out, resume) as run:
+    with stop_signals(RunFolder(out).after_a_stop) as stop, open_run(out, resume) as run:
         if resume and not run.recipe.exists():
             tell.note(f"{run.path} holds no run to go on with: this one starts from the beginning")
         resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved, resume)

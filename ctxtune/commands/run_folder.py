@@ -76,6 +76,14 @@ class RunFolder:
             return None
         return facts
 
+    def after_a_stop(self) -> str:
+        """What brings a run on that was stopped."""
+        if self.last.exists():
+            return "the same command with --resume goes on from the last checkpoint"
+        if self.recipe.exists() or self.stdin.exists():
+            return "no step is on the disk yet: the same command with --resume trains from the beginning"
+        return "nothing was begun yet: give the same command again"
+
     def read_choice(self) -> dict[str, Any] | None:
         """The table that the layers of this run were chosen from, None where they were given."""
         if not self.choice.exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ctxtune.errors import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -42,8 +42,8 @@ class Stop:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM until the block ends; then the earlier handlers stand again.
+def stop_signals(hint: Callable[[], str | None] = lambda: None) -> Iterator[Stop]:
+    """Catch SIGINT and SIGTERM until the block ends; then the earlier handlers stand again. `hint` says what to do next.
 
     Raises:
         Interrupted: one came where it is not put off.
@@ -53,8 +53,7 @@ def stop_signals() -> Iterator[Stop]:
     try:
         yield stop
     except _Signal as sent:
-        hint = "the same command with --resume goes on from what is on the disk by now"
-        raise Interrupted(f"stopped by {sent}", hint) from None
+        raise Interrupted(f"stopped by {sent}", hint()) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
