@@ -7,6 +7,7 @@
     +-- DataError           4  a row of the user's data is wrong
     +-- OutOfMemoryError    5  every fallback was tried
     +-- StorageError        1  the disk is full or a file cannot be written
+    |   +-- PlaceError      2  a place that was named cannot be used: another name helps
     +-- Interrupted       130  SIGINT or SIGTERM; a checkpoint was written if a run had begun
 
 A message is one line without a full stop. It names the file, the line, the key and the value as far as they are known;
@@ -55,7 +56,13 @@ class OutOfMemoryError(CtxtuneError):
 
 
 class StorageError(CtxtuneError):
-    """A file cannot be written: no room, no permission, or somebody else is writing it."""
+    """A file cannot be written: no room, or the disk fails."""
+
+
+class PlaceError(StorageError):
+    """A place that was named cannot be used: no permission, something else lies there, or somebody else is writing there."""
+
+    exit_code = 2
 
 
 class Interrupted(CtxtuneError):

@@ -13,13 +13,14 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ctxtune.errors import StorageError
+from ctxtune.errors import PlaceError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -100,11 +101,12 @@ def check_writable(path: Path) -> None:
     """Refuse, before any work, a place where nothing can be made.
 
     Raises:
-        StorageError: it says why.
+        PlaceError: it says why.
+        StorageError: the disk is full.
     """
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    probe = temporary_name(parent / path.name)
     with storing(path):
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        probe = temporary_name(parent / path.name)
         probe.touch(exist_ok=False)
         probe.unlink()
 
@@ -143,7 +145,9 @@ def storage_error(error: OSError, path: Path, num_bytes: int | None = None) -> S
         return StorageError(f"no room on the disk for {path}{needs}", "free some space, or write to another disk")
     reason = error.strerror or type(error).__name__
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return StorageError(f"{path} may not be written: {reason}", "choose a folder that you may write to")
+        return PlaceError(f"{path} may not be written: {reason}", "choose a folder that you may write to")
+    if error.errno in _NO_PLACE:
+        return PlaceError(f"{path} cannot be written: {reason}", "choose another place")
     return StorageError(f"{path} cannot be written{needs}: {reason}")
 
 

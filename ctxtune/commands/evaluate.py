@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
 from ctxtune.commands.rival import Rival, open_rival
+from ctxtune.commands.rows_file import check_rows_file
 from ctxtune.commands.run_folder import RunFolder
 from ctxtune.commands.written import accepted_answers, written_scores
 from ctxtune.data.finite import plain
@@ -58,6 +59,8 @@ def evaluate(
     if recipe.data.eval is None:
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
     rival = open_rival(against, adapter)
+    if save is not None:
+        check_rows_file("--save", save, recipe, against)
     score = _scorer(recipe, rival, say)
     base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
     ours = score(base, opened)

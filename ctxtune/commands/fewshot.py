@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.atomic import check_writable, write_text
+from ctxtune.backend.atomic import write_text
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.asking import Asking
@@ -13,6 +13,7 @@ from ctxtune.commands.calibrated import check_calibration, content_free, unasked
 from ctxtune.commands.choose import Chooser, check_enough
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.draws import draw, facts_of, row_by_row
+from ctxtune.commands.rows_file import check_rows_file
 from ctxtune.commands.save_shots import check_going_on, check_saved, save_shots
 from ctxtune.commands.trial import check_order
 from ctxtune.commands.written import accepted_answers
@@ -53,7 +54,7 @@ def fewshot(
     """
     recipe, clock = resolved.recipe, Clock()
     if scores is not None:
-        _check_scores(scores)
+        check_rows_file("--scores", scores, recipe)
     with clock.part("total"):
         rows, pool, run, settings = prepared(resolved, say, clock, save)
         if recipe_file is not None:
@@ -110,14 +111,6 @@ def prepared(
     run.inputs.update(asked.inputs("eval"))
     run.accepted = accepted
     return asked.rows, pool, run, settings
-
-
-def _check_scores(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise RecipeError(f"--scores {path}: there is no folder {path.parent}", f"mkdir {path.parent}")
-    if path.is_dir():
-        raise RecipeError(f"--scores {path} is a folder", "name a file: --scores items.jsonl")
-    check_writable(path)
 
 
 def checked(recipe: Recipe) -> Fewshot:

@@ -14,7 +14,7 @@ import pytest
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.load import load_base
 from ctxtune.commands.evaluate import evaluate
-from ctxtune.errors import AdapterError, CtxtuneError, DataError, ModelError, RecipeError
+from ctxtune.errors import AdapterError, CtxtuneError, DataError, ModelError, PlaceError, RecipeError
 
 from ..conftest import BAD, CHOICES, GOOD, PROMPT, review_rows, text_by_hand, write_jsonl
 
@@ -397,3 +397,41 @@ def test_a_result_that_cannot_be_compared(
         run(model=str(tmp_path / "no model"), data__eval=str(fewer), against=str(tmp_path / "items.jsonl"), **TASK)
     with pytest.raises(AdapterError, match="was made on"):
         run(model=str(model_folders["llama-untied"]), data__eval=str(dev), against=str(tuned), **TASK)
+
+
+def test_saved_rows_never_replace_anything_but_an_earlier_result(dev: Path, tmp_path: Path) -> None:
+    """Told before a model is looked for, and nothing has changed."""
+    nowhere = str(tmp_path / "no model")
+    earlier = tmp_path / "earlier.jsonl"
+    earlier.write_text('{"row": "a", "line": 1, "scores": {"acc": 1.0}}\n', encoding="utf-8")
+    others = {
+        dev: "a file that this run reads",
+        tmp_path / "link.jsonl": "a file that this run reads",
+        write_jsonl(tmp_path / "train.jsonl", review_rows(3, 1)): "holds something else than an earlier result",
+        tmp_path / "r.yaml": "holds something else than an earlier result",
+        Path("/dev/null"): "is no regular file",
+    }
+    (tmp_path / "link.jsonl").symlink_to(dev)
+    (tmp_path / "r.yaml").write_text("ctxtune: 1\n", encoding="utf-8")
+    for path, why in others.items():
+        before = path.read_bytes()
+        with pytest.raises(PlaceError, match=why):
+            run(model=nowhere, data__eval=str(dev), save=path, **TASK)
+        assert path.read_bytes() == before
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{**json.loads(earlier.read_text("utf-8")), **review_rows(1, 1)[0]}])
+    for read in ({"data__eval": str(rows)}, {"data__eval": str(dev), "against": str(rows)}):
+        with pytest.raises(PlaceError, match="a file that this run reads"):
+            run(model=nowhere, save=rows, **read, **TASK)
+    (tmp_path / "empty.jsonl").touch()
+    for path in (earlier, tmp_path / "empty.jsonl", tmp_path / "new.jsonl"):
+        with pytest.raises(ModelError, match="no model"):
+            run(model=nowhere, data__eval=str(dev), save=path, **TASK)
+
+
+def test_a_place_for_saved_rows_that_cannot_be_written_is_found_before_the_model(dev: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, Path(), tmp_path / "file" / "x", tmp_path / "none" / "x", Path("/proc/x"), Path("x" * 300)):
+        with pytest.raises(PlaceError) as caught:
+            run(model=str(tmp_path / "no model"), data__eval=str(dev), save=path, **TASK)
+        assert caught.value.exit_code == 2
+    assert not (tmp_path / "none").exists()
