@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ctxtune.cli import console, options
+from ctxtune.errors import StorageError
 
 
 def evaluate(
@@ -49,6 +50,8 @@ def evaluate(
     )  # fmt: skip
     facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))
+    if "unsaved" in facts:
+        raise StorageError(facts["unsaved"], "the result above is whole; what every row gave is not kept")
 
 
 def _table(facts: Mapping[str, Any]) -> Any:

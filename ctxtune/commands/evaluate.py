@@ -15,7 +15,7 @@ from ctxtune.commands.run_folder import RunFolder
 from ctxtune.commands.written import accepted_answers, written_scores
 from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
-from ctxtune.errors import AdapterError, RecipeError
+from ctxtune.errors import AdapterError, RecipeError, StorageError
 from ctxtune.evals.calibrate import parted
 from ctxtune.evals.items import Item, write_items
 from ctxtune.evals.paired import check_same_rows
@@ -51,6 +51,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model, with or without an adapter, alone or against another result; returns the scores.
 
+    `unsaved` says why `save` could not be written in the end.
+
     Raises:
         CtxtuneError: a wrong recipe, row, model or adapter; a result on other rows.
     """
@@ -64,8 +66,7 @@ def evaluate(
     score = _scorer(recipe, rival, say)
     base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
     ours = score(base, opened)
-    if save is not None:
-        write_items(save, ours.items)
+    unsaved = _save(save, ours.items) if save is not None else None
     scores, calibrations = parted(ours.scores)
     facts = {
         "model": recipe.model,
@@ -74,11 +75,21 @@ def evaluate(
         "scores": plain(scores),
         **({"calibrations": plain(calibrations)} if calibrations else {}),
         **({"signature": ours.signature} if ours.signature else {}),
+        **({"unsaved": unsaved} if unsaved else {}),
     }
     if rival is None:
         return facts
     theirs = rival.items if rival.items is not None else score(base, rival.adapter).items
     return {**facts, "against": plain(rival.compared(ours.items, theirs))}
+
+
+def _save(path: Path, items: Sequence[Item]) -> str | None:
+    """Write what every row gave; returns why that failed, for what was scored is worth telling all the same."""
+    try:
+        write_items(path, items)
+    except StorageError as error:
+        return str(error)
+    return None
 
 
 def _scorer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -155,6 +156,24 @@ def test_a_full_disk_behind_a_redirection_is_an_error(process: Callable[..., Any
     assert lines[0].startswith("error: ")
     assert "No space left" in lines[0]
     assert len(lines) == 2
+
+
+def test_a_result_is_told_though_its_rows_cannot_be_kept(
+    adapted: Path, task: list[str], tmp_path: Path, said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when all rows have been scored."""
+    from ctxtune.backend import atomic
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    rows = pick(task, "--eval")
+    done = said("eval", "--adapter", adapted, *rows, "--save", tmp_path / "items.jsonl", "--device", "cpu", "--json")
+    assert done.code == 1
+    assert done.json()["scores"]["rows"] == 9
+    assert f"error: no room on the disk for {tmp_path / 'items.jsonl'}" in done.err
+    assert not list(tmp_path.glob("*items*"))
 
 
 @pytest.mark.parametrize("more", ["", "--json"], ids=["table", "json"])
