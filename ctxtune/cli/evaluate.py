@@ -79,6 +79,7 @@ def _differences(against: Mapping[str, Any]) -> Any:
         [name, f"{one['other']:.4f}", *_difference(one), f"{one['higher']} / {one['lower']}", f"{one['p']:.2g}"]
         for name, one in {**against["differences"], **calibrations}.items()
     ]
+    rows += [[name, "", "not comparable", "", "", ""] for name in against["left_out"]]
     return console.grid(f"against {against['name']}, on the same rows", columns, rows)
 
 

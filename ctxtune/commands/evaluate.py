@@ -17,8 +17,8 @@ from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import AdapterError, RecipeError, StorageError
 from ctxtune.evals.calibrate import parted
-from ctxtune.evals.items import Item, write_items
-from ctxtune.evals.paired import check_same_rows
+from ctxtune.evals.items import CHOSEN, CLASSIFIED, LIKELY, WRITTEN, Item, measure, write_items
+from ctxtune.evals.paired import check_same_measure, check_same_rows
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.read import parse
 
@@ -104,10 +104,8 @@ def _scorer(
     templates = prepare.compile_templates(recipe.data)
     rows = prepare.read_source(str(recipe.data.eval), recipe.data, templates, None, "eval") if text is None else None
     accepted = accepted_answers(recipe, rows)
-    if rows is not None and rival is not None and rival.items is not None and _one_each(recipe):
-        check_same_rows(
-            (sha256_fields(row.fields) for row in rows.rows), (item.row for item in rival.items), rival.name
-        )
+    if rows is not None and rival is not None and rival.items is not None:
+        _check_same(recipe, rows, rival.items, rival.name)
 
     def score(base: Base, adapter: AdapterFile | None) -> Scored:
         from ctxtune.adapter.attach import attached
@@ -127,6 +125,21 @@ def _scorer(
             return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
 
     return score
+
+
+def _check_same(recipe: Recipe, rows: prepare.Source, theirs: Sequence[Item], who: str) -> None:
+    """Refuse what cannot be compared, as far as it is known before a model is loaded.
+
+    Raises:
+        DataError: the other rows are others, or were scored otherwise.
+    """
+    if _one_each(recipe):
+        check_same_rows((sha256_fields(row.fields) for row in rows.rows), (item.row for item in theirs), who)
+    there, metric = measure(theirs[0].scores), recipe.score.metric
+    if recipe.data.choices is not None:
+        check_same_measure(there if there == CLASSIFIED else CHOSEN, there, who)
+    else:
+        check_same_measure(LIKELY if metric == "likelihood" else WRITTEN, there, who)
 
 
 def _one_each(recipe: Recipe) -> bool:

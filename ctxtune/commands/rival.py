@@ -26,13 +26,14 @@ class Rival:
     adapter: AdapterFile | None = None
 
     def compared(self, ours: Sequence[Item], theirs: Sequence[Item]) -> dict[str, Any]:
-        """The differences as facts: this result minus the rival's."""
+        """The differences as facts, this result minus the rival's; `left_out` are scores that mean another thing there."""
         from ctxtune.evals.calibrate import parted
         from ctxtune.evals.paired import compare
 
         found = {name: asdict(one) for name, one in compare(ours, theirs, self.name).items()}
         differences, calibrations = parted(found)
-        return {"name": self.name, "differences": differences, "calibrations": calibrations}
+        left_out = [name for name in ours[0].scores if name in theirs[0].scores and name not in found]
+        return {"name": self.name, "differences": differences, "calibrations": calibrations, "left_out": left_out}
 
 
 def open_rival(named: str | None, adapter: Path | None) -> Rival | None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from ctxtune.data.read import Row
 
+CHOSEN, CLASSIFIED, LIKELY = "with choices", "as a classifier", "by the likelihood of free answers"
+RUNNING, WRITTEN = "as a running text", "by what the model writes"
+
 
 @dataclass(frozen=True)
 class Item:
@@ -33,6 +36,19 @@ class Item:
     scores: Mapping[str, float]
     said: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
+
+
+def measure(scores: Mapping[str, float]) -> str:
+    """How a row was scored, in words, as the names of its scores tell. `loss` means another thing in each.
+
+    By choices it is that of the right choice; of a free answer the token that ends it counts as well; of a running text it is
+    that of a token; a classifier has it of its classes alone.
+    """
+    if "acc" in scores:
+        return CHOSEN if "acc_norm" in scores else CLASSIFIED
+    if "greedy_acc" in scores:
+        return LIKELY
+    return RUNNING if "loss" in scores else WRITTEN
 
 
 def summarise(items: Sequence[Item]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxtune.errors import DataError
+from ctxtune.evals.items import CHOSEN, CLASSIFIED, measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,17 +53,19 @@ class Difference:
 
 
 def compare(ours: Sequence[Item], theirs: Sequence[Item], who: str, seed: int = 0) -> dict[str, Difference]:
-    """The difference in every score that both results have, a finite number in every row.
+    """The difference in every score that both results have, a finite number in every row, if it means the same in both.
 
     Raises:
         DataError: the two were not scored on the same rows, or have no score in common.
     """
     check_same_rows((item.row for item in ours), (item.row for item in theirs), who)
+    same = check_same_measure(measure(ours[0].scores), measure(theirs[0].scores), who)
     pairs = list(zip(_in_order(ours), _in_order(theirs), strict=True))
     names = [
         name
         for name in ours[0].scores
-        if all(math.isfinite(item.scores.get(name, math.nan)) for pair in pairs for item in pair)
+        if (same or name != "loss")
+        and all(math.isfinite(item.scores.get(name, math.nan)) for pair in pairs for item in pair)
     ]
     if not names:
         raise DataError(
@@ -92,6 +95,20 @@ def check_same_rows(ours: Iterable[str], theirs: Iterable[str], who: str) -> Non
             f" {len(set(left) & set(right)):,} in common",
             "score both on the same file",
         )
+
+
+def check_same_measure(ours: str, theirs: str, who: str) -> bool:
+    """Refuse to compare what is measured otherwise; returns whether `loss` means the same as well.
+
+    Raises:
+        DataError: one was scored with choices, say, and the other by what the model writes.
+    """
+    if ours != theirs and not {ours, theirs} <= {CHOSEN, CLASSIFIED}:
+        raise DataError(
+            f"{who} was scored {theirs}, and this result {ours}: their numbers mean other things",
+            "score both with the same choices, or metric",
+        )
+    return ours == theirs
 
 
 def resampled_means(gaps: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> NDArray[np.float64]:

@@ -435,3 +435,23 @@ def test_a_place_for_saved_rows_that_cannot_be_written_is_found_before_the_model
             run(model=str(tmp_path / "no model"), data__eval=str(dev), save=path, **TASK)
         assert caught.value.exit_code == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_results_that_were_measured_otherwise_are_not_compared(tuned: Path, dev: Path, tmp_path: Path) -> None:
+    """`loss` of the right choice leaves out the token that ends a free answer: a p-value of the two says nothing."""
+    free: dict[str, Any] = {"model": model_of(tuned), "data__eval": str(dev), **TASK, "data__choices": None}
+    chosen, likely, written = (tmp_path / f"{name}.jsonl" for name in ("chosen", "likely", "written"))
+    run(tuned, save=chosen)
+    run(save=likely, **free)
+    run(save=written, **free, score__metric="exact", generate__max_tokens=2)
+    nowhere = free | {"model": str(tmp_path / "no model")}
+    for against in (chosen, written):
+        with pytest.raises(DataError, match="mean other things"):
+            run(against=str(against), **nowhere)
+    for against in (chosen, likely):
+        with pytest.raises(DataError, match="mean other things"):
+            run(against=str(against), **nowhere, score__metric="exact")
+    for against in (likely, written):
+        with pytest.raises(DataError, match="and this result with choices: their numbers mean other things"):
+            run(against=str(against), **nowhere | TASK)
+    assert run(against=str(likely), **free)["against"]["differences"]["loss"]["difference"] == 0

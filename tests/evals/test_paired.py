@@ -111,8 +111,8 @@ def test_only_scores_that_both_have_are_compared() -> None:
     ours = [Item("a", 1, {"acc": 1.0, "loss": 2.0, "f1": 0.5})]
     theirs = [Item("a", 1, {"loss": math.nan, "acc": 0.0, "em": 1.0})]
     assert compare(ours, theirs, "base").keys() == {"acc"}
-    with pytest.raises(DataError, match="earlier has none of the scores acc"):
-        compare(table([1.0]), table([1.0], "f1"), "earlier")
+    with pytest.raises(DataError, match="earlier has none of the scores f1"):
+        compare(table([1.0], "f1"), table([1.0], "bleu"), "earlier")
 
 
 def test_rounding_is_no_difference_and_what_is_larger_is() -> None:
@@ -124,3 +124,11 @@ def test_rounding_is_no_difference_and_what_is_larger_is() -> None:
     told = compare(table((loss + 1.1e-3).tolist()), table(loss.tolist()), "base")["acc"]
     assert (told.higher, told.lower) == (40, 0)
     assert told.p < 1e-9
+
+
+def test_a_classifier_and_a_model_that_reads_its_choices_share_their_hits_alone() -> None:
+    """log p over the classes and log p over all tokens are two things."""
+    read = [Item(str(i), i, {"acc": 1.0, "acc_norm": 1.0, "acc_bytes": 1.0, "loss": 0.5}) for i in range(3)]
+    classified = [Item(str(i), i, {"acc": 0.0, "loss": 0.1}) for i in range(3)]
+    assert compare(read, classified, "x").keys() == compare(classified, read, "x").keys() == {"acc"}
+    assert compare(classified, classified, "x").keys() == {"acc", "loss"}
