@@ -24,6 +24,7 @@ def model_card(manifest: Manifest) -> str:
         f"seed {manifest.seed}, base quantised: {manifest.quant}.",
         "## Numbers",
         _table(manifest.scores, manifest.forgetting),
+        *_about_leaked(manifest.leaked),
         *_about_classes(manifest),
         *(_about_shown(manifest.shown) if manifest.shown is not None else []),
         "## Use",
@@ -38,6 +39,12 @@ def model_card(manifest: Manifest) -> str:
         rows = [f"| {name} | `{digest}` |" for name, digest in manifest.inputs.items()]
         parts += ["## Inputs", "\n".join(["| input | hash |", "|---|---|", *rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def _about_leaked(leaked: int) -> list[str]:
+    if not leaked:
+        return []
+    return [f"Of the rows that were scored, {leaked:,} stand among those that were learned from: leakage."]
 
 
 def _about_classes(manifest: Manifest) -> list[str]:

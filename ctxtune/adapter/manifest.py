@@ -80,6 +80,8 @@ class Manifest:
     """how the base was quantised while the adapter was trained"""
     inputs: dict[str, str] = field(default_factory=dict)
     """name of an input -> hash of its content"""
+    leaked: int = 0
+    """how many of the rows that were scored stand among those that were learned from"""
     seed: int
     trainable: int
     """how many numbers were free to move"""
@@ -117,7 +119,7 @@ class Manifest:
                 f"the adapter's manifest has format {fields.get('format')!r}, and this ctxtune reads format {FORMAT}",
                 "install the ctxtune that wrote it, or a newer one",
             )
-        fields = {"classes": [], "shown": None, **fields}  # written before there were any
+        fields = {"classes": [], "shown": None, "leaked": 0, **fields}  # written before there were any
         _check("", fields, cls)
         for key in ("scores", "forgetting"):
             _check(f"{key}.", fields[key], Change)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.backend.anatomy import FAMILIES
 from ctxtune.backend.folder import read_json, resolve_model
 from ctxtune.commands import prepare
+from ctxtune.data.leakage import in_words, leaked_rows
 from ctxtune.data.mask import Piece, pieces
 from ctxtune.errors import RecipeError
 
@@ -43,6 +44,7 @@ class ShownRow:
 class Opened:
     """The rows of a recipe as tokens, at full length. A run takes at most `limit` of them; `eval` may be missing.
 
+    `leaked` of its rows stand among the training rows.
     `classes` are the choices of a model that learns a classifier over them."""
 
     train: EncodedSet
@@ -51,6 +53,7 @@ class Opened:
     kind: Kind
     limit: int
     classes: Sequence[str]
+    leaked: int | None
 
 
 def show(resolved: Resolved, first: int, count: int, each: bool) -> list[ShownRow]:
@@ -95,7 +98,7 @@ def stats(resolved: Resolved) -> dict[str, Any]:
         "twice": len(lengths) - len({(one.ids, one.labels) for one in train.examples}),
         "contradicting": _contradicting(train),
         "eval_rows": len(dev.examples) if dev else None,
-        "leaked": _leaked(train, dev) if dev else None,
+        "leaked": opened.leaked,
     }
     return {**facts, "warnings": _warnings(facts)}
 
@@ -141,7 +144,8 @@ def _encode(
     assert train is not None  # without rows _train refuses
     told = classes if classes and anatomy.kind == "classifier" else ()
     examples, scored = prepare.to_learn(train, spec), prepare.to_learn(dev, spec) if dev else None
-    return Opened(examples, scored, tokenizer, anatomy.kind, limit, told)
+    leaked = leaked_rows(train.rows, dev.rows, spec) if dev else None
+    return Opened(examples, scored, tokenizer, anatomy.kind, limit, told, leaked)
 
 
 def _train(path: str | list[str | Part] | None, spool: Path) -> str | list[str | Part]:
@@ -181,16 +185,10 @@ def _contradicting(done: EncodedSet) -> int:
     return sum(len(answers[_asked(one)]) > 1 for one in done.examples)
 
 
-def _leaked(train: EncodedSet, dev: EncodedSet) -> int:
-    """Rows to score whose prompt stands among the training rows."""
-    seen = {_asked(one) for one in train.examples}
-    return sum(_asked(one) in seen for one in dev.examples)
-
-
 def _warnings(facts: Mapping[str, Any]) -> list[str]:
     found = []
     if facts["leaked"]:
-        found.append(f"{facts['leaked']} of {facts['eval_rows']} rows to score stand among the training rows: leakage")
+        found.append(in_words(facts["leaked"], facts["eval_rows"]))
     if facts["contradicting"]:
         found.append(f"{facts['contradicting']} training rows have the prompt of another row and a different answer")
     if longer := facts["longer_than"][str(facts["limit"])]:

@@ -11,6 +11,7 @@ from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.data.format import bare_name
 from ctxtune.data.hash import sha256_file
+from ctxtune.data.leakage import in_words, leaked_rows
 from ctxtune.errors import RecipeError
 from ctxtune.methods.motion import Span
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run reads, checked; `inputs` are its hashes."""
+    """What a run reads, checked; `inputs` are its hashes, `leaked` of the rows to score stand among those to learn from."""
 
     train: prepare.Source
     eval: prepare.Source | None
@@ -30,6 +31,7 @@ class Sources:
     templates: prepare.Templates
     model: Path
     inputs: dict[str, str]
+    leaked: int
 
 
 def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
@@ -57,7 +59,10 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
     model = resolve_model(recipe.model, say)
-    return Sources(train, dev, probe, templates, model, inputs)
+    leaked = leaked_rows(train.rows, dev.rows, prepare.unbound(data, templates)) if dev else 0
+    if dev and leaked:
+        say(f"{in_words(leaked, len(dev.rows))}: the scores say little of other rows")
+    return Sources(train, dev, probe, templates, model, inputs, leaked)
 
 
 def default_out(recipe: Recipe) -> str:

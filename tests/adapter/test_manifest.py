@@ -63,6 +63,8 @@ def test_every_field_is_checked(path: tuple[str, ...], value: object) -> None:
         value = [1]
     if path == ("shown",) and value in (None, "missing"):
         value = {}
+    if path == ("leaked",) and value == "missing":
+        value = "0"
     place = fields
     for key in path[:-1]:
         place = place[key]
@@ -98,6 +100,8 @@ def test_card_tells_the_numbers() -> None:
     assert "| acc_norm |  | 1 |" in card
     assert "| forgetting: kl |  | 0.01 |" in card
     assert MANIFEST.recipe.strip() in card
+    assert "leakage" not in card
+    assert "Of the rows that were scored, 7 stand among" in model_card(dataclasses.replace(MANIFEST, leaked=7))
     assert "`sha256:abc`" in card
     assert "AutoModelForMaskedLM" not in card
     assert "AutoModelForMaskedLM" in model_card(

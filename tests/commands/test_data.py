@@ -6,14 +6,20 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ctxtune.commands.adapt import adapt
 from ctxtune.commands.data import quantiles, show, stats
 from ctxtune.commands.dry_run import dry_run
+from ctxtune.commands.prepare import compile_templates, unbound
+from ctxtune.data.leakage import leaked_rows
+from ctxtune.data.read import read_rows
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.load import load
+from ctxtune.recipe.schema import Data
 
 from ..conftest import CHOICES, review_rows, save_chatty, write_jsonl
 
@@ -51,6 +57,42 @@ def test_what_makes_a_result_worth_less_is_said(resolve: Callable[..., Resolved]
     assert f"{facts['longer_than']['20']} training rows are longer than 20 tokens" in longer
 
 
+def test_a_run_says_that_it_scores_what_it_has_learned(resolve: Callable[..., Resolved], tmp_path: Path) -> None:
+    """The same number as of `data stats`, in the words of a note, in the result and on the adapter's card."""
+    rows = review_rows(8)
+    dev = write_jsonl(tmp_path / "dev.jsonl", [rows[2], {**rows[4], "label": rows[1]["label"]}, *review_rows(3, 40)])
+    resolved = resolve("llama-tied", write_jsonl(tmp_path / "train.jsonl", rows), more={"data.eval": str(dev)})
+    notes: list[str] = []
+    tell = SimpleNamespace(note=notes.append, step=lambda facts: None)
+    assert adapt(resolved, False, tell)["leaked"] == stats(resolved)["leaked"] == 2
+    assert "2 of 5 rows to score stand among the training rows: leakage: the scores say little of other rows" in notes
+    run = tmp_path / "run"
+    assert json.loads((run / "result.json").read_text("utf-8"))["leaked"] == 2
+    assert "2 stand among those that were learned from" in (run / "adapter" / "README.md").read_text("utf-8")
+
+
+def test_texts_without_a_prompt_are_leaked_where_they_are_the_same(
+    resolve: Callable[..., Resolved], tmp_path: Path
+) -> None:
+    train, dev = (tmp_path / "train.txt", tmp_path / "dev.txt")
+    train.write_text("a fine film\nand a long one\n", "utf-8")
+    dev.write_text("a fine film\na dull one\nno film\n", "utf-8")
+    texts = {"data.eval": str(dev), "data.prompt": "", "data.answer": "{{ text }}", "data.choices": None}
+    assert stats(resolve("llama-tied", train, more=texts))["leaked"] == 1
+
+
+def test_chats_are_leaked_where_they_begin_alike(tmp_path: Path) -> None:
+    def talk(*said: str) -> dict[str, object]:
+        return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]}
+
+    train = read_rows(write_jsonl(tmp_path / "train.jsonl", [talk("hi", "hello", "how?", "so")]))
+    talks = [talk("hi", "what?"), talk("hi", "hello", "how?", "no"), talk("x", "y")]
+    dev = read_rows(write_jsonl(tmp_path / "dev.jsonl", talks))
+    for learn, leaked in (("all", 2), ("last", 1)):
+        data = Data(messages="messages", learn=learn)  # type: ignore[arg-type]
+        assert leaked_rows(train, dev, unbound(data, compile_templates(data))) == leaked
+
+
 def test_a_rare_label_and_free_answers(resolve: Callable[..., Resolved], tmp_path: Path) -> None:
     rows = [{"text": f"film {i}", "label": "positive" if i else "negative"} for i in range(12)]
     facts = stats(resolve("llama-tied", write_jsonl(tmp_path / "rare.jsonl", rows)))
@@ -81,8 +123,10 @@ def test_rows_are_shown_from_any_place(resolve: Callable[..., Resolved], reviews
 ALONE = """
 import json, sys
 from dataclasses import asdict
+from types import SimpleNamespace
 from ctxtune.commands.data import show, stats
 from ctxtune.recipe.load import load
+from ctxtune.recipe.schema import Data
 for given in json.loads(sys.argv[1]):
     shown, facts = show(load(None, given, []), 1, 5, True), stats(load(None, given, []))
     print(json.dumps([[asdict(one) for one in shown], facts]))
@@ -121,6 +165,7 @@ STRANGE = """
 import json, sys
 from ctxtune.commands.data import stats
 from ctxtune.recipe.load import load
+from ctxtune.recipe.schema import Data
 print(json.dumps(stats(load(None, json.loads(sys.argv[1]), []))))
 """
 
