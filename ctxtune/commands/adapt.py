@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.clock import Clock
-from ctxtune.commands.resume import same_recipe, spooled
+from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
 from ctxtune.data.finite import finite, plain
@@ -55,6 +55,7 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
             tell.note(f"{run.path} holds no run to go on with: this one starts from the beginning")
         resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved, resume)
         if (done := run.read_result()) is not None:
+            check_unchanged(resolved.recipe)
             tell.note(f"{run.path} is complete: nothing to resume")
             return done
         require_free(run.adapter)

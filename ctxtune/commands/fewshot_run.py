@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands.fewshot import fewshot
-from ctxtune.commands.resume import same_recipe, spooled
+from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import open_run
 from ctxtune.commands.save_shots import unsaved
 from ctxtune.recipe.schema import Fewshot
@@ -36,6 +36,7 @@ def fewshot_run(
     with open_run(Path(str(resolved.recipe.out)), resume) as run:
         resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved, resume)
         if (done := run.read_result()) is not None:
+            check_unchanged(resolved.recipe)
             say(f"{run.path} is complete: nothing to resume")
             return done
         settings = resolved.recipe.method

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.backend.dataset import pulled_files
 from ctxtune.data.chat import ChatSpec, encode_chats, require_template, template_hash
 from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
-from ctxtune.data.files import find_files
+from ctxtune.data.files import Files, find_files
 from ctxtune.data.hash import sha256_parts
 from ctxtune.data.mixture import Mixture, Share
 from ctxtune.data.read import Row, check_types, read_files
@@ -97,10 +97,7 @@ def read_source(
     Raises:
         DataError: a row is wrong, or a file is not the one that the recipe's `inputs` names.
     """
-    parts = parts_of(paths)
-    found = [pulled_files(part.path) or find_files(part.path) for part in parts]
-    weights = [part.weight for part in parts] if isinstance(paths, list) else None
-    digest = checked_hash(sha256_parts(found, weights), " and ".join(part.path for part in parts), expected, key)
+    parts, found, digest = checked_files(paths, expected, key)
     read = [read_files(files) for files in found]
     rows = [row for some in read for row in some]
     check_types(rows, templates.names)
@@ -110,6 +107,21 @@ def read_source(
     shares = [Share(part.path, part.weight, len(some)) for part, some in zip(parts, read, strict=True)]
     revisions = dict.fromkeys(files.revision for files in found if files.revision is not None)
     return Source(Path(parts[0].path), rows, digest, tuple(shares), tuple(revisions))
+
+
+def checked_files(
+    paths: str | list[str | Part], expected: str | None, key: str
+) -> tuple[list[Part], list[Files], str]:
+    """The parts of a source with the files of each, and the hash of all.
+
+    Raises:
+        DataError: there is none, or it is not the one that the recipe's `inputs` names.
+    """
+    parts = parts_of(paths)
+    found = [pulled_files(part.path) or find_files(part.path) for part in parts]
+    weights = [part.weight for part in parts] if isinstance(paths, list) else None
+    named = " and ".join(part.path for part in parts)
+    return parts, found, checked_hash(sha256_parts(found, weights), named, expected, key)
 
 
 def parts_of(paths: str | list[str | Part]) -> list[Part]:

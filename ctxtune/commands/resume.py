@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.commands import prepare
 from ctxtune.commands.run_folder import RunFolder
-from ctxtune.errors import RecipeError
+from ctxtune.errors import DataError, RecipeError
 from ctxtune.recipe import keys
 from ctxtune.recipe.load import Resolved, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from ctxtune.recipe.schema import Recipe
 
@@ -58,7 +59,20 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
                 f"{run.recipe}: {key} is {ours[key]!r}, but {theirs[key]!r} is asked for",
                 "resume with the values of the run, or choose another --out",
             )
+    if theirs["data.train"] == "-":
+        _check_pipe(run)
     return kept
+
+
+def check_unchanged(recipe: Recipe) -> None:
+    """Refuse to tell the result of a complete run as that of rows which are others now. Rows that are gone are no others.
+
+    Raises:
+        DataError: as a run says it that is not complete.
+    """
+    for key, paths in (("train", recipe.data.train), ("eval", recipe.data.eval)):
+        if paths is not None and all(Path(part.path).exists() for part in prepare.parts_of(paths)):
+            prepare.checked_files(paths, (recipe.inputs or {}).get(key), key)
 
 
 def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
@@ -68,10 +82,29 @@ def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
     from ctxtune.data.read import spool_stdin
 
     # Killed before its recipe was written, a run has used up its pipe: the rows lie here already.
-    if not (resume and run.stdin.exists()):
+    if resume and run.stdin.exists():
+        _check_pipe(run)
+    else:
         spool_stdin(run.stdin)
     data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
+
+
+def _check_pipe(run: RunFolder) -> None:
+    """A pipe that comes again, if it does, must hold the rows that the run has put aside.
+
+    Raises:
+        DataError: it holds others.
+    """
+    from ctxtune.data.hash import sha256_file
+    from ctxtune.data.read import hash_stdin
+
+    again = hash_stdin()
+    if again is not None and run.stdin.exists() and again != sha256_file(run.stdin):
+        raise DataError(
+            f"standard input has other rows than those that {run.path} has begun with",
+            f"pipe the same rows, or none: {run.stdin} keeps them; or choose another --out",
+        )
 
 
 def _comparable(recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ rows stand on one line or there are no lines, the row's number. A byte order mar
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -119,6 +120,18 @@ def spool_stdin(target: Path) -> Path:
         if name:
             Path(name).unlink(missing_ok=True)
     return target
+
+
+def hash_stdin() -> str | None:
+    """The sha256 of what comes through a pipe; None where nothing does."""
+    source = getattr(sys.stdin, "buffer", None)
+    if source is None or source.closed or source.isatty():
+        return None
+    digest, size = hashlib.sha256(), 0
+    while piece := source.read(1 << 20):
+        digest.update(piece)
+        size += len(piece)
+    return digest.hexdigest() if size else None
 
 
 def _read_txt(lines: Iterator[str], source: str) -> Iterator[tuple[int, dict[str, object]]]:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -596,6 +597,42 @@ def test_rows_that_changed_meanwhile(adapt: Adapt, reviews: Path) -> None:
     write_jsonl(reviews, review_rows(22, 1))
     with pytest.raises(DataError, match=r"has changed since the recipe was written: inputs\.train"):
         adapt(resume=True)
+
+
+def test_the_result_of_a_complete_run_is_that_of_its_rows(adapt: Adapt, reviews: Path, dev: Path) -> None:
+    more = {"data.eval": str(dev)}
+    facts = json.loads(json.dumps(adapt(more=more)))
+    whole = reviews.read_bytes()
+    for path, key in ((reviews, "train"), (dev, "eval")):
+        kept = path.read_bytes()
+        path.write_bytes(kept[: kept.index(b"\n") + 1])
+        with pytest.raises(DataError, match=rf"has changed since the recipe was written: inputs\.{key}"):
+            adapt(more=more, resume=True)
+        path.write_bytes(kept)
+    reviews.unlink()  # rows that are gone are no others
+    assert adapt(more=more, resume=True) == facts
+    reviews.write_bytes(whole)
+
+
+@pytest.mark.parametrize("how", ["complete", "killed", "killed while the model loads"])
+def test_other_rows_in_the_pipe_of_a_run_that_goes_on(
+    how: str, adapt: Adapt, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxtune.backend import load as load_file
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    pipe(monkeypatch, reviews.read_bytes())
+    with monkeypatch.context() as patch, nullcontext() if how == "complete" else pytest.raises(Killed):
+        if how.endswith("loads"):
+            patch.setattr(load_file, "load_base", kill)
+        adapt(train="-", at=kill_at(2) if how == "killed" else lambda facts: None)
+    pipe(monkeypatch, reviews.read_bytes() + reviews.read_bytes())
+    with pytest.raises(DataError, match=r"standard input has other rows than those that .*run has begun with"):
+        adapt(train="-", resume=True)
+    pipe(monkeypatch, reviews.read_bytes())
+    assert adapt(train="-", resume=True)["train"]["rows"] == 22
 
 
 def test_rows_to_score_that_changed_meanwhile(adapt: Adapt, dev: Path) -> None:
