@@ -27,7 +27,7 @@ def export_peft(adapter: AdapterFile, out: Path) -> int:
 
     Raises:
         AdapterError: PEFT has no type for this adapter.
-        StorageError: `out` holds something, or cannot be written.
+        PlaceError: `out` holds something, or cannot be written.
     """
     config = _config(adapter)
     require_new(out)

@@ -25,7 +25,7 @@ from ctxtune.backend.classifier import fresh_head
 from ctxtune.backend.folder import INDEX, WEIGHTS, read_json, weight_files
 from ctxtune.backend.skeleton import skeleton, stored_names, tied_groups
 from ctxtune.backend.tensors import TensorInfo, mapped, read_header, write_tensors
-from ctxtune.errors import AdapterError, ModelError, RecipeError, StorageError
+from ctxtune.errors import AdapterError, ModelError, PlaceError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +105,8 @@ def merge(
     Raises:
         AdapterError: the adapter does not fit the base, or changes nothing in it, or merging loses more than MAX_KL and
             `force` does not insist.
-        StorageError: `out` exists, or there is no room.
+        PlaceError: `out` exists.
+        StorageError: there is no room.
     """
     if dtype is not None and dtype not in TYPES:
         raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
@@ -115,7 +116,7 @@ def merge(
             "use it with --adapter, or in PEFT",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StorageError(f"{out} exists already", "name a new folder")
+        raise PlaceError(f"{out} exists already", "name a new folder")
     config = read_json(base / "config.json")
     if config.get("quantization_config"):
         raise ModelError(f"{base} is quantised: merging would round the adapter away", "name the unquantised base")

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ctxtune.backend.atomic import storing
-from ctxtune.errors import StorageError
+from ctxtune.errors import PlaceError
 
 
 def home() -> Path:
@@ -50,7 +50,7 @@ def fingerprints() -> Path:
 def _private(folder: Path) -> Path:
     """Make a folder of mode 0700: what lies here was computed from the user's texts."""
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is not a folder", "move it away, or set CTXTUNE_HOME to a folder")
+        raise PlaceError(f"{folder} is not a folder", "move it away, or set CTXTUNE_HOME to a folder")
     with storing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import remove, storing, write_text
-from ctxtune.errors import RecipeError, StorageError
+from ctxtune.errors import PlaceError, RecipeError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
 
     Raises:
         RecipeError: something else lies there, or a run does and `resume` is false.
-        StorageError: another process is writing there, or the folder cannot be made.
+        PlaceError: another process is writing there, or the folder cannot be made.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{path} is a file, and a run needs a folder", "choose another --out")
@@ -123,7 +123,7 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StorageError(
+            raise PlaceError(
                 f"{path}: another run is writing there", "wait for it, or choose another --out"
             ) from error
         _check_use(run, resume)

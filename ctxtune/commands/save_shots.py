@@ -59,7 +59,7 @@ def check_saved(folder: Path, settings: Fewshot, data: Data) -> None:
 
     Raises:
         RecipeError: there are several sets of demonstrations, or none; a calibration that comes to no constants.
-        StorageError: something lies in the folder, or it cannot be made.
+        PlaceError: something lies in the folder, or it cannot be made.
     """
     if (why := unsaved(settings, data)) is not None:
         raise RecipeError(f"--save: {why[0]}", why[1])

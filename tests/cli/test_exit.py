@@ -6,8 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from ctxtune.commands.run_folder import open_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_the_process_ends_at_once_and_yet_properly() -> None:
@@ -40,3 +46,36 @@ def test_a_full_disk_behind_standard_output_is_told(command: str) -> None:
     assert done.stderr.startswith("error: ")
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+NAMED = (
+    ("freeze {task} --out /proc/foo", "/proc/foo cannot be written: No such file or directory"),
+    ("freeze {task} --out {file}/x", "file/x cannot be written: Not a directory"),
+    ("freeze {task} --out {file}", "file is a file, and a run needs a folder"),
+    ("freeze {task} --out {held}", "held: another run is writing there"),
+    ("adapter merge {adapted} --out {full}", "full exists already"),
+    ("adapter merge {adapted} --out /proc/foo", "/proc/foo cannot be written"),
+    ("adapter merge {adapted} --out {file}/x", "file/x cannot be written"),
+    ("adapter export {adapted} --out {full}", "full holds 'mine.txt', which is no part of an adapter"),
+    ("adapter export {adapted} --out /proc/foo", "/proc/foo cannot be written"),
+    ("adapter export {adapted} --out {file}/x", "file/x cannot be written"),
+    ("eval --adapter {adapted} --save {file}/x", "file is no folder"),
+    ("eval --adapter {adapted} --save /proc/foo", "/proc/foo cannot be written"),
+    ("recipe new freeze --out {file}/x.yaml", "file/x.yaml cannot be written"),
+)
+
+
+@pytest.mark.parametrize(("line", "told"), NAMED, ids=[line for line, _ in NAMED])
+def test_a_place_that_cannot_be_used_is_a_mistake_of_usage(
+    line: str, told: str, said: Callable[..., Any], task: list[str], adapted: Path, tmp_path: Path
+) -> None:
+    """Exit code 2: another place helps."""
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    places = {"adapted": str(adapted), **{name: str(tmp_path / name) for name in ("file", "full", "held")}}
+    given = [word for part in line.split() for word in (task if part == "{task}" else [part.format(**places)])]
+    with open_run(tmp_path / "held", resume=False):
+        done = said(*given)
+    assert (done.code, told in done.complaint()[0]) == (2, True), done.err
+    assert {path.name for path in tmp_path.iterdir()} - {"home"} == {"file", "full"}
