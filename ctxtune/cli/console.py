@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ctxtune.errors import StorageError
+
 LONGEST = 800  # letters of an error's line
 
 
@@ -34,7 +36,10 @@ def emit(
     from rich.console import Console
 
     # Piped into a file nobody's terminal width matters: lines are not broken there.
-    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table())
+    console = Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty())
+    built = table()
+    with reader():
+        console.print(built)
 
 
 def emit_json(facts: Mapping[str, Any]) -> None:
@@ -45,9 +50,12 @@ def emit_json(facts: Mapping[str, Any]) -> None:
 
 def emit_text(text: str) -> None:
     """Text to standard output as it is; on a terminal, control characters are spelled out."""
-    text = _for_reader(text)
+    _write(_for_reader(text if text.endswith("\n") else text + "\n"))
+
+
+def _write(text: str) -> None:
     with reader():
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
 
 
@@ -56,12 +64,17 @@ def reader() -> Iterator[None]:
     """The reader of standard output may go away: that is how a pipeline ends.
 
     click would leave with 1, and Python complain again while it closes the stream.
+
+    Raises:
+        StorageError: it cannot be written otherwise, as on a full disk.
     """
     try:
         yield
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        raise StorageError(f"standard output: {error.strerror or error}", "send it to where there is room") from error
 
 
 def emit_pieces(pieces: Iterable[str]) -> None:
@@ -69,13 +82,11 @@ def emit_pieces(pieces: Iterable[str]) -> None:
     end = ""
     try:
         for piece in pieces:
-            sys.stdout.write(_for_reader(piece))
-            sys.stdout.flush()
+            _write(_for_reader(piece))
             end = piece or end
     finally:
         if not end.endswith("\n"):
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            _write("\n")
 
 
 def emit_marked(parts: Iterable[tuple[str, bool]], between: str = "") -> None:
@@ -118,7 +129,17 @@ def _spelled(text: str) -> str:
 
 
 def set_up_streams() -> None:
-    """A letter that the terminal or the pipe cannot hold is written as an escape, never the end of a command."""
+    """A letter that the terminal or the pipe cannot hold is written as an escape, never the end of a command.
+
+    Raises:
+        StorageError: standard output is closed, and the result would be lost; of standard error only notes are.
+    """
+    closed = sys.stdout is None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # so Python has it then
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    if closed:
+        raise StorageError("standard output is closed", "send it somewhere: > FILE, or > /dev/null")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -95,7 +95,6 @@ def main() -> None:
 
 def run() -> None:
     """Run the command line; never shows a traceback unless --debug asks for it."""
-    console.set_up_streams()
     # Threads that wait for each other by spinning for milliseconds slow a run down many times over as soon as anything else
     # needs a core: products ran at 20 to 37 GFLOP/s with one busy neighbour, at 48 with this count, at 53 with a tenth of it.
     # Threads that fall asleep too soon cost a quiet machine as much: a tenth of this count made a run 8 % slower. torch's
@@ -105,6 +104,7 @@ def run() -> None:
     # 700 new ones took a second of each start.
     gc.set_threshold(200_000, 30, 30)
     try:
+        console.set_up_streams()
         sys.exit(app(standalone_mode=False) or 0)
     except CtxtuneError as error:
         _leave(error)
@@ -118,7 +118,7 @@ def run() -> None:
         )
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        text = f"{error.filename or 'a file'}: {error.strerror or error}"
+        text = f"{error.filename or 'standard output or a file'}: {error.strerror or error}"
         _leave(StorageError(text, "free some room on that disk" if full else None), error)
     except KeyboardInterrupt:
         console.fail("interrupted", None)

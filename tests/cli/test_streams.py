@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import struct
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .conftest import but
+from .conftest import ROOT, but
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,12 +151,13 @@ def test_a_reader_that_leaves_is_no_fault(args: list[str], process: Callable[...
     assert answer.stderr == b""
 
 
-def test_a_full_disk_behind_a_redirection_is_an_error(process: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("line", ["recipe schema", "recipe list", "cache list --json", "--help"])
+def test_a_full_disk_behind_a_redirection_is_an_error(line: str, process: Callable[..., Any]) -> None:
     with open("/dev/full", "wb") as full:
-        answer = process("recipe", "schema", stdout=full.fileno())
+        answer = process(*line.split(), stdout=full.fileno())
     lines = answer.stderr.decode().splitlines()
     assert answer.returncode == 1
-    assert lines[0].startswith("error: ")
+    assert lines[0].startswith("error: standard output")
     assert "No space left" in lines[0]
     assert len(lines) == 2
 
@@ -174,6 +178,21 @@ def test_a_result_is_told_though_its_rows_cannot_be_kept(
     assert done.json()["scores"]["rows"] == 9
     assert f"error: no room on the disk for {tmp_path / 'items.jsonl'}" in done.err
     assert not list(tmp_path.glob("*items*"))
+
+
+@pytest.mark.parametrize("line", ["recipe list", "recipe schema", "--help"])
+def test_a_closed_standard_output_is_an_error_and_a_closed_standard_error_is_none(line: str) -> None:
+    words = shlex.join([sys.executable, "-m", "ctxtune", *line.split()])
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    without, silent = (
+        subprocess.run(["sh", "-c", f"{words} {end}"], capture_output=True, text=True, check=False, env=env)
+        for end in (">&-", "2>&-")
+    )
+    assert (without.returncode, without.stderr.splitlines()) == (
+        1, ["error: standard output is closed", "hint: send it somewhere: > FILE, or > /dev/null"],
+    )  # fmt: skip
+    assert (silent.returncode, silent.stderr) == (0, "")
+    assert silent.stdout
 
 
 @pytest.mark.parametrize("more", ["", "--json"], ids=["table", "json"])
