@@ -261,13 +261,17 @@ class _Run:
     def _rate(self, method: Method, objective: Any, lengths: list[int], steps: int) -> dict[str, Any]:
         """The learning rate: given, found by an earlier part of this run, or found now."""
         from ctxtune.engine.checkpoint import read_state
-        from ctxtune.engine.rate import find_rate
+        from ctxtune.engine.rate import LEAST_ROWS, UNTRIED, find_rate
 
         if self.recipe.train.lr != "auto":
             return {"value": self.recipe.train.lr, "test": None}
         kept = read_state(self.run.last)
         if kept is not None:
             return dict(kept["rate"])
+        if len(lengths) < LEAST_ROWS:
+            few = f"too few rows to hold any out ({len(lengths)}, and {LEAST_ROWS} are the least)"
+            self.tell.note(f"lr auto: {few}: rate {UNTRIED:.0e} is taken, untried")
+            return {"value": UNTRIED, "test": None}
         test = find_rate(
             method.params,
             objective,

@@ -75,9 +75,10 @@ def settle(
     resolved: Resolved, base: Base, examples: Sequence[Encoded], course: Span, note: Callable[[str], None]
 ) -> tuple[Resolved, dict[str, Any]]:
     """The recipe with its layers chosen, its rate too if that was open, and the table they were chosen from."""
+    from ctxtune.engine.rate import LEAST_ROWS
+
     search = _Search(resolved.recipe, base, _sample(resolved.recipe, base, examples), course)
-    note(f"layers auto: looking at every depth of {len(search.rows)} rows")
-    table = search.table(note)
+    table = search.table(note) if len(search.rows) >= LEAST_ROWS else search.untried(note)
     recipe, found = resolved.recipe, {"method.layers": table["layers"], "train.lr": table["lr"]}
     chosen = recipe.model_copy(
         update={
@@ -124,16 +125,18 @@ class _Search:
         from ctxtune.methods.depth import candidates, cost, first_sufficient, not_worse
 
         ks = candidates(self.num_layers, self.recipe.training.sample or 1)
+        note(f"layers auto: looking at every depth of {len(self.rows)} rows")
         depths = self._depths(ks)
         probes = self._probes(depths)
-        sufficient = first_sufficient(probes)
+        if not probes:
+            note("layers auto: all answers begin alike, and no reader can tell them apart: the losses alone decide")
         gradients = self._gradients(ks[-1], depths)
         passes = self.course.steps / self.course.per_epoch
-        table = []
+        table: list[dict[str, Any]] = []
         for k in ks:
-            probe = probes[self.num_layers - k]
+            probe = probes[self.num_layers - k] if probes else None
             table.append({
-                "layers": f"last:{k}", "probe": probe.accuracy, "probe_stderr": probe.stderr,
+                "layers": f"last:{k}", "probe": probe and probe.accuracy, "probe_stderr": probe and probe.stderr,
                 "gradient": sum(gradients[-k:]) / sum(gradients) if any(gradients) else None,
                 "cost": cost(k, self.num_layers, passes) / cost(ks[-1], self.num_layers, passes),
                 "lr": None, "loss": None, "worse": None, "worse_stderr": None, "tried": [],
@@ -145,14 +148,27 @@ class _Search:
             table[ks.index(k)].update(_facts(test, *gaps[k]))
         for row in table:
             note(_line(row))
-        note(
-            f"last:{best} chosen, the deepest within one standard error of the lowest loss, rate {tests[best].lr:.0e}; "
-            f"what enters block {sufficient} of {self.num_layers} is enough for a linear reader "
-            f"({100 * probes[sufficient].accuracy:.1f} %)"
-        )
+        note(f"last:{best} chosen, the deepest within one standard error of the lowest loss, rate {tests[best].lr:.0e}")
+        sufficient = first_sufficient(probes) if probes else None
+        if sufficient is not None:
+            read = f"({100 * probes[sufficient].accuracy:.1f} %)"
+            note(f"what enters block {sufficient} of {self.num_layers} is enough for a linear reader {read}")
         return {
             "layers": f"last:{best}", "lr": tests[best].lr, "rows": len(self.rows), "sufficient_depth": sufficient,
             "probes": [probe.accuracy for probe in probes], "candidates": table,
+        }  # fmt: skip
+
+    def untried(self, note: Callable[[str], None]) -> dict[str, Any]:
+        """The deepest candidate, as where no two can be told apart: the rows are too few to hold any out."""
+        from ctxtune.engine.rate import LEAST_ROWS, UNTRIED
+        from ctxtune.methods.depth import candidates
+
+        layers = f"last:{candidates(self.num_layers, self.recipe.training.sample or 1)[-1]}"
+        lr = UNTRIED if self.recipe.train.lr == "auto" else self.recipe.train.lr
+        few = f"too few rows to choose from ({len(self.rows)}, and {LEAST_ROWS} are the least)"
+        note(f"layers auto: {few}: {layers} is taken, the deepest that would be tried, at rate {lr:.0e}")
+        return {
+            "layers": layers, "lr": lr, "rows": len(self.rows), "sufficient_depth": None, "probes": [], "candidates": [],
         }  # fmt: skip
 
     def _depths(self, ks: Sequence[int]) -> Depths:
@@ -164,11 +180,12 @@ class _Search:
             return run_depths(Feed(trunk, self.rows), [self.num_layers - k for k in ks])
 
     def _probes(self, depths: Depths) -> list[Any]:
-        """Classes are the choices, or the first token of free answers."""
+        """Classes are the choices, or the first token of free answers; none where there is only one."""
         from ctxtune.methods.depth import probe_depths
 
         choices = self.recipe.data.choices is not None
-        return probe_depths(depths.answers, [row.labels if choices else row.labels[0] for row in self.rows])
+        classes = [row.labels if choices else row.labels[0] for row in self.rows]
+        return probe_depths(depths.answers, classes) if len(set(classes)) > 1 else []
 
     @contextmanager
     def _opened(self, k: int, depths: Depths) -> Iterator[tuple[Method, Labels]]:
@@ -253,10 +270,10 @@ def _percent(share: float | None) -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     """A candidate in words."""
-    said = (
-        f"{row['layers']}: probe at its cut {100 * row['probe']:.1f} +- {100 * row['probe_stderr']:.1f} %, "
-        f"gradient {_percent(row['gradient'])}, cost {100 * row['cost']:.0f} %"
-    )
+    said = f"gradient {_percent(row['gradient'])}, cost {100 * row['cost']:.0f} %"
+    if row["probe"] is not None:
+        said = f"probe at its cut {100 * row['probe']:.1f} +- {100 * row['probe_stderr']:.1f} %, {said}"
+    said = f"{row['layers']}: {said}"
     if row["loss"] is None:
         return f"{said}, not tried"
     return f"{said}, held-out loss {row['loss']:.4f} at rate {row['lr']:.0e}"

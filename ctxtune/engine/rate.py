@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 _HELD_OUT = 128  # rows, at most an eighth of all
+LEAST_ROWS = 8
+"""of fewer an eighth is not one: nothing is tried then, and the rate is UNTRIED"""
+UNTRIED = 1e-4
 
 
 @dataclass(frozen=True)

@@ -403,10 +403,14 @@ def test_the_log_of_one_row_to_score_is_json(adapt: Adapt, tmp_path: Path) -> No
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_single_row_to_learn_from(adapt: Adapt, tmp_path: Path) -> None:
+def test_a_single_row_to_learn_from(resolve: Resolve, tmp_path: Path) -> None:
     one = write_jsonl(tmp_path / "one.jsonl", review_rows(1))
-    facts = adapt(train=one, more={"train.lr": "auto", "train.steps": None, "train.epochs": 2.0})
+    more, listener = {"train.lr": "auto", "train.steps": None, "train.epochs": 2.0}, Listener()
+    facts = command.adapt(resolve("llama-tied", one, "run", more), False, listener)
     assert (facts["steps"], facts["train"]["rows"]) == (2, 1)
+    assert facts["lr"] == {"value": 1e-4, "test": None}
+    assert "lr auto: too few rows to hold any out (1, and 8 are the least): rate 1e-04 is taken, untried" in listener.notes
+    assert not any("held-out loss" in note for note in listener.notes)
 
 
 def test_a_part_of_an_epoch(adapt: Adapt) -> None:

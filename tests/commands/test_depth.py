@@ -217,3 +217,26 @@ def test_the_rates_that_are_tried(model_folders: dict[str, Path], train: Path, t
     assert tried == list(LADDER[: len(tried)])
     best = min(few["tried"], key=lambda pair: pair[1])[0]
     assert max(lr for lr, _ in most["tried"]) == LADDER[max(0, LADDER.index(best) - 1)]
+
+
+@pytest.mark.parametrize("lr", ["auto", 1e-2])
+def test_too_few_rows_to_choose_from(lr: str | float, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    train, listener = write_jsonl(tmp_path / "few.jsonl", review_rows(7)), Listener()
+    more = OPEN | {"train.lr": lr}
+    facts = adapt(resolve_recipe(model_folders["llama-tied"], train, tmp_path / "run", more), False, listener)
+    told = [note for note in listener.notes if "layers auto" in note or "held-out" in note or "linear reader" in note]
+    assert (facts["method"]["layers"], facts["lr"]["value"]) == ("last:4", 1e-4 if lr == "auto" else lr)
+    assert told == [
+        "layers auto: too few rows to choose from (7, and 8 are the least): last:4 is taken, the deepest that would be "
+        f"tried, at rate {facts['lr']['value']:.0e}"
+    ]
+
+
+def test_a_single_label_leaves_the_losses_to_decide(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    alike = [{**row, "label": "positive"} for row in review_rows(16)]
+    train, listener = write_jsonl(tmp_path / "alike.jsonl", alike), Listener()
+    facts = adapt(resolve_recipe(model_folders["llama-tied"], train, tmp_path / "run", OPEN), False, listener)
+    assert facts["choice"]["probes"] == []
+    assert not any("linear reader" in note or "probe" in note for note in listener.notes)
+    assert sum("all answers begin alike" in note for note in listener.notes) == 1
+    assert any("chosen, the deepest within one standard error" in note for note in listener.notes)
