@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 SPELT = {"method.replay": "--as"}  # options that are not spelled like their keys: `as` is a word of Python's
+ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
 NOT_PATHS = {"data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none")}
 
 
@@ -66,6 +67,9 @@ def load(source: str | None, flags: Mapping[str, object], sets: Sequence[str] = 
 
 def locate(source: str) -> Path:
     """The file of a recipe: an existing file, else a bundled one of that name."""
+    if source.lower().endswith(ROWS):
+        told = f"rows are given with --train {printable(source)}, those to score with --eval"
+        raise RecipeError(f"{shown(source)} is named like rows, not like a recipe", told)
     if os.path.isfile(source):
         return Path(source)
     bundled = gallery.find(source)

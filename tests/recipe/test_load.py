@@ -401,6 +401,17 @@ class TestSources:
     def test_a_file_comes_before_a_bundled_recipe(self, write):
         assert load(write(MINIMAL, "quickstart"), {}).recipe.model == "m"
 
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.JSON", "a.csv", "a.tsv", "a.txt", "a.parquet", "a.jsonl.gz"])
+    @pytest.mark.parametrize("size", [None, 1, 2_000_000])
+    def test_rows_in_the_place_of_a_recipe(self, name, size, tmp_path):
+        """Whatever is in them: a single row of JSON would be a recipe of unknown keys."""
+        path = str(tmp_path / name)
+        if size is not None:
+            (tmp_path / name).write_bytes(b'{"text": "a"}\n' * (size // 14 + 1))
+        with pytest.raises(RecipeError, match="is named like rows, not like a recipe") as caught:
+            load(path, {})
+        assert f"--train {path}" in caught.value.hint
+
     def test_a_folder(self, write, tmp_path):
         write(MINIMAL, "run/recipe.yaml")
         said, hint = mistake("run")
