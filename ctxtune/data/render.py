@@ -17,6 +17,7 @@ from jinja2.exceptions import SecurityError
 from ctxtune.data.bounds import MAX_CHARACTERS, MAX_TEMPLATE, VALUE, Bounds, Budget, MissingName, TooMuch
 from ctxtune.data.choices import Choices, choices_of, gold, short
 from ctxtune.errors import DataError, RecipeError
+from ctxtune.recipe.schema import Data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -143,8 +144,23 @@ def _missing(template: Template, row: Row, error: MissingName) -> DataError:
     near = difflib.get_close_matches(name, row.fields, n=1)
     return DataError(
         f"{row.where}: no field {name!r}; the fields are: {', '.join(row.fields) or 'none'}",
-        f"did you mean {near[0]!r} in {template.key}" if near else f"{template.key} is {short(template.text)}",
+        f"did you mean {near[0]!r} in {template.key}" if near else _hint(template, row),
     )
+
+
+def _hint(template: Template, row: Row) -> str:
+    """What to write where a field is missing; a template that nobody wrote is not quoted."""
+    if template.text not in (Data.model_fields["prompt"].default, Data.model_fields["answer"].default):
+        return f"{template.key} is {short(template.text)}"
+    if "messages" in row.fields:
+        return "if the rows are chats: --messages messages"
+    names = [f"'{{{{ {name} }}}}'" for name in row.fields if name.isidentifier()]
+    if not names:
+        return "name the fields in letters, digits and _, so that a template can read them"
+    asked, *more = names
+    if not more or row.fields.keys() == {"text", "file"}:
+        return f"to learn texts as they are: --prompt '' --answer {asked}"
+    return f"say what is asked and what is right, as in --prompt {asked} --answer {more[0]}"
 
 
 def _syntax_hint(error: TemplateSyntaxError, environment: Bounds) -> str | None:

@@ -100,8 +100,8 @@ def test_a_text_is_a_row_a_line(adapt: Adapt, tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     path.write_text("\n\n".join(row["text"] for row in review_rows(9)) + "\n", encoding="utf-8")
     more = {"data.prompt": "", "data.answer": "{{ text }}", "data.choices": None, "train.lr": 1e-2, "train.steps": 8}
-    facts = adapt("gpt2-tied", more=more, train=path)
-    assert facts["train"]["rows"] == 9
+    facts = adapt("gpt2-tied", more={**more, "data.eval": str(path)}, train=path)
+    assert facts["train"]["rows"] == facts["leaked"] == facts["scores"]["after"]["rows"] == 9
     found = losses(tmp_path / "run")
     assert sum(found[-3:]) < sum(found[:3])
 

@@ -222,3 +222,20 @@ def test_many_choices_and_a_long_label_stay_one_short_line() -> None:
 def test_an_empty_answer(label: str) -> None:
     with pytest.raises(DataError, match=r"train\.jsonl line 3: the answer is empty"):
         render_row(row(label), PROMPT, ANSWER, None, "")
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["text"], "to learn texts as they are: --prompt '' --answer '{{ text }}'"),
+        (["text", "file"], "to learn texts as they are: --prompt '' --answer '{{ text }}'"),
+        (["question", "a b", "gold"], "as in --prompt '{{ question }}' --answer '{{ gold }}'"),
+        (["messages"], "if the rows are chats: --messages messages"),
+        (["a b"], "name the fields in letters, digits and _"),
+        (["prompts"], "did you mean 'prompts' in data.prompt"),
+    ],
+)
+def test_a_template_that_nobody_wrote_is_not_quoted(names: list[str], hint: str) -> None:
+    with pytest.raises(DataError, match="no field 'prompt'") as caught:
+        compile_template("{{ prompt }}", "data.prompt").render(Row(dict.fromkeys(names, "x"), "w.txt", 1))
+    assert hint in str(caught.value.hint)
