@@ -5,6 +5,7 @@ Nothing here imports torch: a wrong file or template is an error within a second
 
 from __future__ import annotations
 
+import tempfile
 from bisect import bisect
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choice
 from ctxtune.data.files import Files, find_files
 from ctxtune.data.hash import sha256_parts
 from ctxtune.data.mixture import Mixture, Share
-from ctxtune.data.read import Row, check_types, read_files
+from ctxtune.data.open import SPOOL, said_name
+from ctxtune.data.read import Row, check_types, read_files, spool_stdin
 from ctxtune.data.render import Template, compile_template
 from ctxtune.errors import DataError, ModelError, RecipeError
 from ctxtune.recipe.gallery import template_folder
@@ -107,6 +109,18 @@ def read_source(
     shares = [Share(part.path, part.weight, len(some)) for part, some in zip(parts, read, strict=True)]
     revisions = dict.fromkeys(files.revision for files in found if files.revision is not None)
     return Source(Path(parts[0].path), rows, digest, tuple(shares), tuple(revisions))
+
+
+def read_once(paths: str | list[str | Part], data: Data, templates: Templates, key: str) -> Source:
+    """As `read_source`, for rows that nobody reads again: standard input is a file for as long as it is read.
+
+    Raises:
+        DataError: as `read_source`; nothing comes through the pipe.
+    """
+    with tempfile.TemporaryDirectory() as spool:
+        if paths == "-":
+            paths = str(spool_stdin(Path(spool) / SPOOL))
+        return read_source(paths, data, templates, None, key)
 
 
 def checked_files(
@@ -251,7 +265,7 @@ def to_learn(source: Source, spec: Spec) -> EncodedSet:
     done = _encode(source.rows, spec)
     if not done.examples:
         raise DataError(
-            f"{source.path}: all {done.dropped} rows are longer than {spec.max_length} tokens and were dropped"
+            f"{said_name(source.path)}: all {done.dropped} rows are longer than {spec.max_length} tokens and were dropped"
         )
     return done
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
 from ctxtune.commands.run_folder import RunFolder
+from ctxtune.data.open import SPOOL
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.recipe import keys
 from ctxtune.recipe.load import Resolved, load
@@ -50,7 +51,9 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     """The recipe of the run, which must be the one asked for: half a run of each would be neither."""
     kept = load(str(run.recipe), {})
     ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
-    found = {"data.train": "-"}  # what the run put in its place stands in its own recipe
+    # What a run put in the place of these stands in its own recipe.
+    piped = Path(str(ours["data.train"])).name == SPOOL and theirs["data.train"] == "-"
+    found = {"data.train": "-"} if piped else {}
     if run.choice.exists():
         found |= {"method.layers": "auto", "train.lr": "auto"}
     for key in ours:
@@ -59,7 +62,7 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
                 f"{run.recipe}: {key} is {ours[key]!r}, but {theirs[key]!r} is asked for",
                 "resume with the values of the run, or choose another --out",
             )
-    if theirs["data.train"] == "-":
+    if piped and run.stdin.exists():
         _check_pipe(run)
     return kept
 
@@ -76,16 +79,26 @@ def check_unchanged(recipe: Recipe) -> None:
 
 
 def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
-    """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed."""
+    """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed.
+
+    Raises:
+        DataError: nothing comes through the pipe, or no rows: they do not stay.
+    """
     if resolved.recipe.data.train != "-":
         return resolved
-    from ctxtune.data.read import spool_stdin
+    from ctxtune.data.read import read_rows, spool_stdin
 
-    # Killed before its recipe was written, a run has used up its pipe: the rows lie here already.
-    if resume and run.stdin.exists():
-        _check_pipe(run)
-    else:
+    try:
         spool_stdin(run.stdin)
+    except DataError:
+        # Killed before its recipe was written, a run has used up its pipe: the rows lie here already.
+        if not (resume and run.stdin.exists()):
+            raise
+    try:
+        read_rows(run.stdin)
+    except DataError:
+        run.stdin.unlink()
+        raise
     data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
 
@@ -100,7 +113,7 @@ def _check_pipe(run: RunFolder) -> None:
     from ctxtune.data.read import hash_stdin
 
     again = hash_stdin()
-    if again is not None and run.stdin.exists() and again != sha256_file(run.stdin):
+    if again is not None and again != sha256_file(run.stdin):
         raise DataError(
             f"standard input has other rows than those that {run.path} has begun with",
             f"pipe the same rows, or none: {run.stdin} keeps them; or choose another --out",

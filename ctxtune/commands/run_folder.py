@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import remove, storing, write_text
+from ctxtune.data.open import SPOOL
 from ctxtune.errors import PlaceError, RecipeError, StorageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class RunFolder:
 
     @property
     def stdin(self) -> Path:
-        return self.path / "stdin.jsonl"
+        return self.path / SPOOL
 
     @property
     def adapter(self) -> Path:

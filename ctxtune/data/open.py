@@ -26,6 +26,7 @@ from ctxtune.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+SPOOL = "stdin.jsonl"  # what came through a pipe is kept under this name, and called by its own in messages
 BOM = b"\xef\xbb\xbf"
 MAX_RATIO = 100  # times a packed file's own size
 FREE_BYTES = 1 << 24
@@ -39,6 +40,19 @@ MAGIC = {
     b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
     b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
 }
+
+# What helps where it has come through a pipe, which has no name.
+PIPED = {
+    "gzip": "unpack it in the pipe: gzip -dc FILE | ctxtune ...",
+    "zstd": "unpack it in the pipe: zstd -dc FILE | ctxtune ...",
+    "parquet": "name the file: a pipe holds JSON lines",
+    "zip": "unpack it first: a pipe holds JSON lines",
+}
+
+
+def said_name(path: Path | str) -> str:
+    """What a file is called in messages: where standard input has been put is not what the user knows it by."""
+    return "standard input" if Path(path).name == SPOOL else str(path)
 
 
 def open_file(path: Path | str) -> BinaryIO:
@@ -65,7 +79,7 @@ def open_lines(path: Path | str) -> Iterator[Iterator[str]]:
     """
     try:
         with open_file(path) as raw:
-            yield _lines(_unpacked(raw, Path(path)) if is_packed(Path(path)) else raw, str(path))
+            yield _lines(_unpacked(raw, Path(path)) if is_packed(Path(path)) else raw, said_name(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -174,4 +188,4 @@ def _lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
 def _check_start(raw: bytes, source: str) -> None:
     for magic, (kind, hint) in MAGIC.items():
         if raw.startswith(magic):
-            raise DataError(f"{source} is {kind}", hint)
+            raise DataError(f"{source} is {kind}", PIPED.get(kind, hint) if source == said_name(SPOOL) else hint)

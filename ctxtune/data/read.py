@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from ctxtune.data.arrow import read_arrow, read_parquet
 from ctxtune.data.files import Files, find_files
 from ctxtune.data.objects import kind, read_json, read_jsonl
-from ctxtune.data.open import open_lines
+from ctxtune.data.open import open_lines, said_name
 from ctxtune.data.table import read_csv, read_tsv
 from ctxtune.errors import DataError, StorageError
 
@@ -58,12 +58,12 @@ def read_files(files: Files) -> list[Row]:
     """Every row of some files, in order."""
     rows = [row for path in files.paths for row in _rows_of(path, files)]
     if not rows:
-        raise DataError(f"{files.name} has no rows", "give a file with at least one example")
+        raise DataError(f"{said_name(files.name)} has no rows", "give a file with at least one example")
     return rows
 
 
 def _rows_of(path: Path, files: Files) -> list[Row]:
-    source = str(path)
+    source = said_name(path)
     if files.format in COLUMNS:
         return [Row(fields, source, number, "row") for number, fields in COLUMNS[files.format](path)]
     with open_lines(path) as lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import io
 import json
 import os
@@ -116,8 +117,27 @@ def test_an_empty_pipe(adapt: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_wrong_row_in_a_pipe_is_named(adapt: Adapt, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe(monkeypatch, b'{"text": "a", "label": "positive"}\n{"text": "b"}\n')
-    with pytest.raises(DataError, match=r"stdin\.jsonl line 2: no field 'label'"):
+    with pytest.raises(DataError, match=r"^standard input line 2: no field 'label'"):
         adapt(train="-")
+
+
+@pytest.mark.parametrize(
+    ("data", "told", "hint"),
+    [
+        (b'{"text": "a", "label": "positive"}\n{"text": ', "standard input line 2 column 10: broken JSON", ""),
+        (gzip.compress(b"{}"), "standard input is gzip", "gzip -dc FILE |"),
+        (b"PAR1\x15", "standard input is parquet", "name the file"),
+        (b"\n", "standard input has no rows", ""),
+    ],
+)  # fmt: skip
+def test_a_broken_pipe_leaves_nothing(
+    data: bytes, told: str, hint: str, adapt: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe(monkeypatch, data)
+    with pytest.raises(DataError, match=f"^{told}") as caught:
+        adapt(train="-")
+    assert hint in str(caught.value.hint)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_pipe_is_read_once(adapt: Adapt, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +173,11 @@ def test_a_pipe_is_read_once_even_if_the_load_is_killed(
     adapt(train="-", resume=True)
 
 
-@pytest.mark.parametrize("before", ["a wrong row", "a kill while the model loads"])
+@pytest.mark.parametrize("before", ["a wrong row", "a kill while the model loads", "a kill, and --resume"])
 def test_new_rows_in_a_pipe_are_the_ones_that_count(
     before: str, adapt: Adapt, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without --resume nothing is left over from an earlier attempt in the same folder."""
+    """Nothing is left over from an earlier attempt in the same folder that never began."""
     from ctxtune.backend import load as load_file
 
     def kill(*_: object) -> None:
@@ -170,7 +190,7 @@ def test_new_rows_in_a_pipe_are_the_ones_that_count(
         with pytest.raises(DataError if before == "a wrong row" else Killed):
             adapt(train="-")
     pipe(monkeypatch, reviews.read_bytes())
-    adapt(train="-")
+    adapt(train="-", resume=before.endswith("--resume"))
     assert (tmp_path / "run" / "stdin.jsonl").read_bytes() == reviews.read_bytes()
     adapt(out="file")
     assert same_tensors(adapter_tensors(tmp_path / "run"), adapter_tensors(tmp_path / "file"))
@@ -618,25 +638,27 @@ def test_the_result_of_a_complete_run_is_that_of_its_rows(adapt: Adapt, reviews:
     reviews.write_bytes(whole)
 
 
-@pytest.mark.parametrize("how", ["complete", "killed", "killed while the model loads"])
+@pytest.mark.parametrize("how", ["complete", "killed"])
 def test_other_rows_in_the_pipe_of_a_run_that_goes_on(
-    how: str, adapt: Adapt, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, adapt: Adapt, reviews: Path, dev: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ctxtune.backend import load as load_file
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     pipe(monkeypatch, reviews.read_bytes())
-    with monkeypatch.context() as patch, nullcontext() if how == "complete" else pytest.raises(Killed):
-        if how.endswith("loads"):
-            patch.setattr(load_file, "load_base", kill)
+    with nullcontext() if how == "complete" else pytest.raises(Killed):
         adapt(train="-", at=kill_at(2) if how == "killed" else lambda facts: None)
     pipe(monkeypatch, reviews.read_bytes() + reviews.read_bytes())
     with pytest.raises(DataError, match=r"standard input has other rows than those that .*run has begun with"):
         adapt(train="-", resume=True)
+    with pytest.raises(RecipeError, match=r"data\.train is .*stdin\.jsonl'"):
+        adapt(train=dev, resume=True)
     pipe(monkeypatch, reviews.read_bytes())
     assert adapt(train="-", resume=True)["train"]["rows"] == 22
+
+
+def test_a_pipe_in_place_of_a_file_is_other_rows(adapt: Adapt, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapt()
+    pipe(monkeypatch, reviews.read_bytes())
+    with pytest.raises(RecipeError, match=r"data\.train is .*reviews\.jsonl', but '-' is asked for"):
+        adapt(train="-", resume=True)
 
 
 def test_rows_to_score_that_changed_meanwhile(adapt: Adapt, dev: Path) -> None:
