@@ -61,7 +61,7 @@ _ctxtune_freeze() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '*--train=[Rows to learn from\: a file, a folder of texts, - for stdin. Several may be named.]:train:_files' \
-        '--eval=[Rows to score.]:eval:_files' \
+        '--eval=[Rows to score; - for stdin, where nothing is trained.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
@@ -94,7 +94,7 @@ _ctxtune_fewshot() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '*--train=[Rows to learn from\: a file, a folder of texts, - for stdin. Several may be named.]:train:_files' \
-        '--eval=[Rows to score.]:eval:_files' \
+        '--eval=[Rows to score; - for stdin, where nothing is trained.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
@@ -146,7 +146,7 @@ _ctxtune_eval() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--adapter=[An adapter\: its folder, its file, or a run'\''s folder.]:adapter:_files' \
-        '--eval=[Rows to score.]:eval:_files' \
+        '--eval=[Rows to score; - for stdin, where nothing is trained.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
@@ -367,7 +367,7 @@ _ctxtune_data_stats() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '*--train=[Rows to learn from\: a file, a folder of texts, - for stdin. Several may be named.]:train:_files' \
-        '--eval=[Rows to score.]:eval:_files' \
+        '--eval=[Rows to score; - for stdin, where nothing is trained.]:eval:_files' \
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \

@@ -14,7 +14,7 @@ Train = Annotated[
     list[str] | None,
     typer.Option("--train", help="Rows to learn from: a file, a folder of texts, - for stdin. Several may be named."),
 ]
-Eval = Annotated[str | None, typer.Option("--eval", help="Rows to score.")]
+Eval = Annotated[str | None, typer.Option("--eval", help="Rows to score; - for stdin, where nothing is trained.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", help="The prompt, a Jinja template over a row's fields.")]
 Answer = Annotated[str | None, typer.Option("--answer", help="The answer, a Jinja template over a row's fields.")]
 Choices = Annotated[

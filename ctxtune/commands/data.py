@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.anatomy import FAMILIES
@@ -19,10 +17,11 @@ from ctxtune.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ctxtune.data.encode import Encoded, EncodedSet, Kind
     from ctxtune.recipe.load import Resolved
-    from ctxtune.recipe.schema import Data, Part
+    from ctxtune.recipe.schema import Data
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 LIMITS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -120,11 +119,12 @@ def open_rows(resolved: Resolved) -> Opened:
     recipe = resolved.recipe
     templates = prepare.compile_templates(recipe.data)
     folder = resolve_model(recipe.model)
-    with tempfile.TemporaryDirectory() as spool:
-        sources = [
-            prepare.read_source(path, recipe.data, templates, None, key) if path else None
-            for key, path in (("train", _train(recipe.data.train, Path(spool))), ("eval", recipe.data.eval))
-        ]
+    if recipe.data.train is None:
+        raise RecipeError("data.train is missing", "name the rows to look at: --train FILE")
+    sources = [
+        prepare.read_once(paths, recipe.data, templates, key) if paths else None
+        for key, paths in (("train", recipe.data.train), ("eval", recipe.data.eval))
+    ]
     with without_torch() if read_json(folder / "config.json").get("model_type") in FAMILIES else nullcontext():
         return _encode(recipe.data, templates, folder, *sources)
 
@@ -141,22 +141,11 @@ def _encode(
     limit = data.max_length or context_length(config.to_dict())
     tokenizer = load_tokenizer(folder)
     spec = prepare.encoder(data.model_copy(update={"max_length": None}), templates, tokenizer, anatomy, NO_LIMIT)
-    assert train is not None  # without rows _train refuses
+    assert train is not None  # open_rows has refused
     told = classes if classes and anatomy.kind == "classifier" else ()
     examples, scored = prepare.to_learn(train, spec), prepare.to_learn(dev, spec) if dev else None
     leaked = leaked_rows(train.rows, dev.rows, spec) if dev else None
     return Opened(examples, scored, tokenizer, anatomy.kind, limit, told, leaked)
-
-
-def _train(path: str | list[str | Part] | None, spool: Path) -> str | list[str | Part]:
-    """The files of training rows; standard input becomes one."""
-    if path is None:
-        raise RecipeError("data.train is missing", "name the rows to look at: --train FILE")
-    if path != "-":
-        return path
-    from ctxtune.data.read import spool_stdin
-
-    return str(spool_stdin(spool / "stdin.jsonl"))
 
 
 def _labels(opened: Opened) -> dict[str, int]:

@@ -43,6 +43,11 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     data, known = recipe.data, recipe.inputs or {}
     if data.train is None:
         raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
+    if data.eval == "-":
+        raise RecipeError(
+            "data.eval -: a run scores its rows again and again, and keeps only rows to learn from of a pipe",
+            "save them to a file, and name it",
+        )
     if data.eval is None and (recipe.train.patience is not None or recipe.train.eval_every is not None):
         key = "train.patience" if recipe.train.patience is not None else "train.eval_every"
         raise RecipeError(f"{key} needs rows to score, and data.eval is missing", "name them: --eval FILE")

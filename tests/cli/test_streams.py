@@ -292,6 +292,26 @@ def test_rows_can_come_through_a_pipe(task: list[str], tmp_path: Path, said: Cal
     assert piped.json()["scores"] == named.json()["scores"]
 
 
+def test_rows_to_score_can_come_through_a_pipe(task: list[str], adapted: Path, said: Callable[..., Any]) -> None:
+    from pathlib import Path
+
+    rows = Path(pick(task, "--eval")[1]).read_bytes()
+    asked = ["eval", "--adapter", adapted, "--device", "cpu", "--json"]
+    piped = said(*asked, "--eval", "-", stdin=rows).json()
+    assert piped["eval"] == "-"
+    assert piped["scores"] == said(*asked, *pick(task, "--eval")).json()["scores"]
+    broken = said(*asked, "--eval", "-", stdin=rows + b"{}\n").complaint()
+    assert broken[0].startswith("error: standard input line 10: no field 'text'")
+    assert said(*asked, "--eval", "-").complaint()[0] == "error: standard input is empty"
+
+
+def test_a_run_scores_no_pipe(task: list[str], tmp_path: Path, said: Callable[..., Any]) -> None:
+    for more in ([], ["--dry-run"]):
+        done = said("freeze", *but(task, "--eval"), "--eval", "-", "--out", tmp_path / "run", *more)
+        assert done.code == 2
+        assert done.complaint()[0].startswith("error: data.eval -: a run scores its rows again and again")
+
+
 def test_a_terminal_gets_a_bar(task: list[str], tmp_path: Path, said: Callable[..., Any]) -> None:
     answer = said("freeze", *task, "--out", tmp_path / "run", "--json", terminal=True)
     assert answer.code == 0, answer.err
