@@ -122,7 +122,7 @@ def open_rows(resolved: Resolved) -> Opened:
     if recipe.data.train is None:
         raise RecipeError("data.train is missing", "name the rows to look at: --train FILE")
     sources = [
-        prepare.read_once(paths, recipe.data, templates, key) if paths else None
+        prepare.read_once(paths, recipe.data, templates, None, key) if paths else None
         for key, paths in (("train", recipe.data.train), ("eval", recipe.data.eval))
     ]
     with without_torch() if read_json(folder / "config.json").get("model_type") in FAMILIES else nullcontext():

@@ -102,7 +102,7 @@ def _scorer(
     """
     text = running_text(recipe)
     templates = prepare.compile_templates(recipe.data)
-    rows = prepare.read_once(str(recipe.data.eval), recipe.data, templates, "eval") if text is None else None
+    rows = prepare.read_once(str(recipe.data.eval), recipe.data, templates, None, "eval") if text is None else None
     accepted = accepted_answers(recipe, rows)
     if rows is not None and rival is not None and rival.items is not None:
         _check_same(recipe, rows, rival.items, rival.name)

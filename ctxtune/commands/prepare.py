@@ -111,7 +111,9 @@ def read_source(
     return Source(Path(parts[0].path), rows, digest, tuple(shares), tuple(revisions))
 
 
-def read_once(paths: str | list[str | Part], data: Data, templates: Templates, key: str) -> Source:
+def read_once(
+    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str
+) -> Source:
     """As `read_source`, for rows that nobody reads again: standard input is a file for as long as it is read.
 
     Raises:
@@ -120,7 +122,7 @@ def read_once(paths: str | list[str | Part], data: Data, templates: Templates, k
     with tempfile.TemporaryDirectory() as spool:
         if paths == "-":
             paths = str(spool_stdin(Path(spool) / SPOOL))
-        return read_source(paths, data, templates, None, key)
+        return read_source(paths, data, templates, expected, key)
 
 
 def checked_files(

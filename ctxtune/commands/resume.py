@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
 from ctxtune.commands.run_folder import RunFolder
+from ctxtune.commands.sources import check_scored
 from ctxtune.data.open import SPOOL
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.recipe import keys
@@ -82,25 +83,30 @@ def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
     """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed.
 
     Raises:
-        DataError: nothing comes through the pipe, or no rows: they do not stay.
+        RecipeError: a template is wrong, or the rows to score come through the pipe as well.
+        DataError: nothing comes through the pipe, or rows that are wrong: they do not stay.
     """
     if resolved.recipe.data.train != "-":
         return resolved
-    from ctxtune.data.read import read_rows, spool_stdin
+    from ctxtune.data.read import spool_stdin
 
+    check_scored(resolved.recipe.data)
+    data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
+    kept = replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
+    templates = prepare.compile_templates(data)
     try:
         spool_stdin(run.stdin)
     except DataError:
         # Killed before its recipe was written, a run has used up its pipe: the rows lie here already.
-        if not (resume and run.stdin.exists()):
-            raise
+        if resume and run.stdin.exists():
+            return kept
+        raise
     try:
-        read_rows(run.stdin)
+        prepare.read_source(str(run.stdin), data, templates, None, "train")
     except DataError:
         run.stdin.unlink()
         raise
-    data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
-    return replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
+    return kept
 
 
 def _check_pipe(run: RunFolder) -> None:

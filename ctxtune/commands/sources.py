@@ -18,7 +18,7 @@ from ctxtune.methods.motion import Span
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.schema import Data, Recipe
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     data, known = recipe.data, recipe.inputs or {}
     if data.train is None:
         raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
-    if data.eval == "-":
-        raise RecipeError(
-            "data.eval -: a run scores its rows again and again, and keeps only rows to learn from of a pipe",
-            "save them to a file, and name it",
-        )
+    check_scored(data)
     if data.eval is None and (recipe.train.patience is not None or recipe.train.eval_every is not None):
         key = "train.patience" if recipe.train.patience is not None else "train.eval_every"
         raise RecipeError(f"{key} needs rows to score, and data.eval is missing", "name them: --eval FILE")
@@ -57,7 +53,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
             "use bfloat16 or float32; eval and generate take float16",
         )
     templates = prepare.compile_templates(data)
-    train = prepare.read_source(data.train, data, templates, known.get("train"), "train")
+    train = prepare.read_once(data.train, data, templates, known.get("train"), "train")
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
     probe = prepare.probe_text(recipe.forget.probe)
     inputs = train.inputs("train") | (dev.inputs("eval") if dev else {})
@@ -68,6 +64,19 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     if dev and leaked:
         say(f"{in_words(leaked, len(dev.rows))}: the scores say little of other rows")
     return Sources(train, dev, probe, templates, model, inputs, leaked)
+
+
+def check_scored(data: Data) -> None:
+    """Refuse rows to score that come through a pipe.
+
+    Raises:
+        RecipeError: they do.
+    """
+    if data.eval == "-":
+        raise RecipeError(
+            "data.eval -: a run scores its rows again and again, and keeps only rows to learn from of a pipe",
+            "save them to a file, and name it",
+        )
 
 
 def default_out(recipe: Recipe) -> str:

@@ -59,6 +59,8 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_loaded(
         ("--prompt So: --calibrate pmi", "data.prompt cannot be filled with texts that say nothing"),
         ("--prompt So: --calibrate channel", "data.prompt has no text to stand behind a label"),
         ("--scores {folder}", "is a folder"),
+        ("--scores {train}", "train.jsonl is a file that this run reads"),
+        ("--scores {odd}", "odd.jsonl holds something else than an earlier result, and is not written over"),
         ("--on-error mark", "--on-error mark: rows of a file are checked before any is asked"),
         ("--eval - --calibrate batch", "--eval -: calibration looks at all rows"),
         ("--eval - --seeds 2", "--eval -: 2 draws would give 2 answers"),

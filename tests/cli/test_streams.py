@@ -310,6 +310,19 @@ def test_a_run_scores_no_pipe(task: list[str], tmp_path: Path, said: Callable[..
         done = said("freeze", *but(task, "--eval"), "--eval", "-", "--out", tmp_path / "run", *more)
         assert done.code == 2
         assert done.complaint()[0].startswith("error: data.eval -: a run scores its rows again and again")
+    both = said("freeze", *but(task, "--train", "--eval"), "--train", "-", "--eval", "-", "--out", tmp_path / "run")
+    assert "data.eval -" in both.complaint()[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_reads_a_pipe(task: list[str], tmp_path: Path, said: Callable[..., Any]) -> None:
+    from pathlib import Path
+
+    rows = Path(pick(task, "--train")[1]).read_bytes()
+    dry = ["--out", tmp_path / "run", "--dry-run", "--json"]
+    piped = said("freeze", *but(task, "--train"), "--train", "-", *dry, stdin=rows).json()
+    assert piped == said("freeze", *task, *dry).json()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_terminal_gets_a_bar(task: list[str], tmp_path: Path, said: Callable[..., Any]) -> None:

@@ -128,6 +128,7 @@ def test_a_wrong_row_in_a_pipe_is_named(adapt: Adapt, monkeypatch: pytest.Monkey
         (gzip.compress(b"{}"), "standard input is gzip", "gzip -dc FILE |"),
         (b"PAR1\x15", "standard input is parquet", "name the file"),
         (b"\n", "standard input has no rows", ""),
+        (b'{"text": "a"}', "standard input line 1: no field 'label'", ""),
     ],
 )  # fmt: skip
 def test_a_broken_pipe_leaves_nothing(
