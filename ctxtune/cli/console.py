@@ -171,6 +171,16 @@ def calibrated(name: str) -> str:
     return "acc, as it is" if name == "none" else f"acc, {name} calibration"
 
 
+def check_kept(facts: Mapping[str, Any]) -> None:
+    """After a result was printed: say that what every row gave could not be kept.
+
+    Raises:
+        StorageError: it could not.
+    """
+    if "unsaved" in facts:
+        raise StorageError(facts["unsaved"], "the result above is whole; what every row gave is not kept")
+
+
 class Progress:
     """The state of a run on standard error: a bar on a terminal, a plain line every few seconds elsewhere."""
 

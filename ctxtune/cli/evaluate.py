@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from ctxtune.cli import console, options
-from ctxtune.errors import StorageError
 
 
 def evaluate(
@@ -50,8 +49,7 @@ def evaluate(
     )  # fmt: skip
     facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))
-    if "unsaved" in facts:
-        raise StorageError(facts["unsaved"], "the result above is whole; what every row gave is not kept")
+    console.check_kept(facts)
 
 
 def _table(facts: Mapping[str, Any]) -> Any:

@@ -170,6 +170,7 @@ def start(
 
         facts = ask(resolved, console.note, scores, save)
     console.emit(facts, as_json, lambda: _table(facts))
+    console.check_kept(facts)
     if "adapter" in facts:
         console.note("adapter: {folder}: {demonstrations} demonstrations, {tokens:,} tokens".format(**facts["adapter"]))
 

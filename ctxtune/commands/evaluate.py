@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
 from ctxtune.commands.rival import Rival, open_rival
-from ctxtune.commands.rows_file import check_rows_file
+from ctxtune.commands.rows_file import check_rows_file, keep_rows
 from ctxtune.commands.run_folder import RunFolder
 from ctxtune.commands.written import accepted_answers, written_scores
 from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
-from ctxtune.errors import AdapterError, RecipeError, StorageError
+from ctxtune.errors import AdapterError, RecipeError
 from ctxtune.evals.calibrate import parted
-from ctxtune.evals.items import CHOSEN, CLASSIFIED, LIKELY, WRITTEN, Item, measure, write_items
+from ctxtune.evals.items import CHOSEN, CLASSIFIED, LIKELY, WRITTEN, Item, measure
 from ctxtune.evals.paired import check_same_measure, check_same_rows
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.read import parse
@@ -66,7 +66,7 @@ def evaluate(
     score = _scorer(recipe, rival, say)
     base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
     ours = score(base, opened)
-    unsaved = _save(save, ours.items) if save is not None else None
+    unsaved = keep_rows(save, ours.items) if save is not None else None
     scores, calibrations = parted(ours.scores)
     facts = {
         "model": recipe.model,
@@ -81,15 +81,6 @@ def evaluate(
         return facts
     theirs = rival.items if rival.items is not None else score(base, rival.adapter).items
     return {**facts, "against": plain(rival.compared(ours.items, theirs))}
-
-
-def _save(path: Path, items: Sequence[Item]) -> str | None:
-    """Write what every row gave; returns why that failed, for what was scored is worth telling all the same."""
-    try:
-        write_items(path, items)
-    except StorageError as error:
-        return str(error)
-    return None
 
 
 def _scorer(

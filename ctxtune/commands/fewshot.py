@@ -13,14 +13,13 @@ from ctxtune.commands.calibrated import check_calibration, content_free, unasked
 from ctxtune.commands.choose import Chooser, check_enough
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.draws import draw, facts_of, row_by_row
-from ctxtune.commands.rows_file import check_rows_file
+from ctxtune.commands.rows_file import check_rows_file, keep_rows
 from ctxtune.commands.save_shots import check_going_on, check_saved, save_shots
 from ctxtune.commands.trial import check_order
 from ctxtune.commands.written import accepted_answers
 from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.finite import plain
 from ctxtune.errors import ModelError, RecipeError
-from ctxtune.evals.items import write_items
 from ctxtune.methods.fewshot import behind, formed
 from ctxtune.recipe.schema import REPLAYED_SEED, Fewshot
 
@@ -72,8 +71,8 @@ def fewshot(
         draws = [draw(run, rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
         items = row_by_row(draws)
         facts = facts_of(draws, items, prepare.classes(recipe.data))
-        if scores is not None:
-            write_items(scores, items)
+        if scores is not None and (unsaved := keep_rows(scores, items)):
+            facts["unsaved"] = unsaved
         if save is not None:
             facts["adapter"] = save_shots(save, resolved, run, choosers[settings.seed].for_all, rows, draws[0], say)
     facts = {

@@ -49,5 +49,6 @@ def fewshot_run(
             require_free(save)
             rmtree(save, ignore_errors=True)  # of a run that was killed before it had a result
         facts = fewshot(resolved, say, scores or run.scores, save, run.recipe)
-        run.write_result(facts)
+        if "unsaved" not in facts:  # else the run is not complete
+            run.write_result(facts)
     return facts

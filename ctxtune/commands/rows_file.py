@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from ctxtune.backend.atomic import check_writable, storing
 from ctxtune.commands.prepare import parts_of
-from ctxtune.errors import DataError, PlaceError
-from ctxtune.evals.items import read_items
+from ctxtune.errors import DataError, PlaceError, StorageError
+from ctxtune.evals.items import read_items, write_items
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctxtune.evals.items import Item
     from ctxtune.recipe.schema import Recipe
 
 
@@ -31,6 +34,15 @@ def check_rows_file(option: str, path: Path, recipe: Recipe, against: str | None
         if path.exists():
             _check_old(option, path, recipe, against)
     check_writable(path)
+
+
+def keep_rows(path: Path, items: Sequence[Item]) -> str | None:
+    """Write what every row gave; returns why that failed, for what was scored is worth telling all the same."""
+    try:
+        write_items(path, items)
+    except StorageError as error:
+        return str(error)
+    return None
 
 
 def _check_old(option: str, path: Path, recipe: Recipe, against: str | None) -> None:

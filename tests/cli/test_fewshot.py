@@ -126,6 +126,25 @@ def test_calibrations_have_the_same_names_in_fewshot_and_in_eval(
     assert "acc_" not in again.replace("acc_norm", "").replace("acc_bytes", "")
 
 
+def test_a_result_is_told_though_its_rows_cannot_be_kept(
+    said: Callable[..., Said], given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when all rows have been asked; a run is not complete then."""
+    from ctxtune.commands import rows_file
+    from ctxtune.errors import StorageError
+
+    def full(path: Path, _: object) -> None:
+        raise StorageError(f"no room on the disk for {path}")
+
+    monkeypatch.setattr(rows_file, "write_items", full)
+    for kept in (["--scores", tmp_path / "items.jsonl"], ["--out", tmp_path / "run"]):
+        done = said("fewshot", *given, *kept, "--json")
+        assert done.code == 1
+        assert done.json()["scores"]["rows"] == 9
+        assert "error: no room on the disk for" in done.err
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def test_out_leaves_a_run_that_is_gone_on_with(said: Callable[..., Said], given: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = said("fewshot", *given, "--out", run, "--json").json()
