@@ -112,11 +112,11 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
         RecipeError: something else lies there, or a run does and `resume` is false.
         PlaceError: another process is writing there, or the folder cannot be made.
     """
-    if path.exists() and not path.is_dir():
-        raise RecipeError(f"{path} is a file, and a run needs a folder", "choose another --out")
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    had_lock = (path / ".lock").exists()
     with storing(path):
+        if path.exists() and not path.is_dir():
+            raise RecipeError(f"{path} is a file, and a run needs a folder", "choose another --out")
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        had_lock = (path / ".lock").exists()
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (path / ".lock").open("a")
     run = RunFolder(path)
