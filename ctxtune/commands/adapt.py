@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.clock import Clock
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
@@ -107,7 +108,7 @@ class _Run:
         method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
-            judge = Judge.make(trunk, self.sources.eval, spec, self._probe(base))
+            judge = Judge.make(trunk, self.sources.eval, spec, self._probe(base), self.tell.note)
             facts = self._train(trunk, judge, examples, mixture, course.steps, method, mark)
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice}
         with self.clock.part("save"):
@@ -238,12 +239,13 @@ class _Run:
         from ctxtune.backend.feed import check_kept, is_exact, unpackable
         from ctxtune.engine.checkpoint import read_state
 
-        if feed.trunk.start > 0 and self.recipe.cache != "off":
-            self.tell.note(f"running the {feed.trunk.start} frozen layers once over {len(feed.examples)} examples")
         if self.recipe.train.pack and (reason := unpackable(feed)):
             self.tell.note(f"train.pack: {reason}, so that each example gets a row of its own")
             feed.pack = False
-        states = feed.keep(self.recipe.cache, mark)
+        once = feed.trunk.start > 0 and self.recipe.cache != "off"
+        what = f"running the {feed.trunk.start} frozen layers once over {len(feed.examples)} examples"
+        with heartbeat(self.tell.note if once else None, what):
+            states = feed.keep(self.recipe.cache, mark)
         difference = check_kept(feed)
         dtype = feed.trunk.base.device.dtype
         if not is_exact(difference, dtype):

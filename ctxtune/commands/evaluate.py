@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.rival import Rival, open_rival
 from ctxtune.commands.rows_file import check_rows_file, keep_rows
 from ctxtune.commands.run_folder import RunFolder
@@ -20,6 +21,7 @@ from ctxtune.evals.calibrate import parted
 from ctxtune.evals.items import CHOSEN, CLASSIFIED, LIKELY, WRITTEN, Item, measure
 from ctxtune.evals.paired import check_same_measure, check_same_rows
 from ctxtune.recipe.load import Resolved, load
+from ctxtune.recipe.plural import counted
 from ctxtune.recipe.read import parse
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def evaluate(
     if save is not None:
         check_rows_file("--save", save, recipe, against)
     score = _scorer(recipe, rival, say)
+    say(f"loading {recipe.model}")
     base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
     ours = score(base, opened)
     unsaved = keep_rows(save, ours.items) if save is not None else None
@@ -105,9 +108,12 @@ def _scorer(
         spec = prepare.encoder(recipe.data, templates, base.tokenizer, base.anatomy, base.max_length)
         if adapter is None and (said := prepare.untrained(base)):
             say(said)
-        if (context := open_context(base, adapter)) is not None:
-            return Scored(*scored_behind(context, rows, spec, recipe, accepted, say))
-        with attached(base.model, adapter) if adapter is not None else nullcontext():
+        what = counted(len(rows.rows), "row") if rows is not None else str(recipe.data.eval)
+        with heartbeat(say, f"scoring {what}{f' with {adapter.path}' if adapter else ''}"), ExitStack() as stack:
+            if (context := open_context(base, adapter)) is not None:
+                return Scored(*scored_behind(context, rows, spec, recipe, accepted, say))
+            if adapter is not None:
+                stack.enter_context(attached(base.model, adapter))
             if rows is not None and accepted is not None:
                 from ctxtune.backend.decode import generate_batch
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.feed import Feed
 from ctxtune.commands import prepare
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.hash import sha256_fields
 from ctxtune.engine.checkpoint import read_state
@@ -16,9 +17,10 @@ from ctxtune.evals.choice import Requests, choice_scores
 from ctxtune.evals.forgetting import BaseProbe, drift, probe_examples, read_base
 from ctxtune.evals.items import Item, summarise
 from ctxtune.evals.perplexity import answer_perplexities
+from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ctxtune.backend.trunk import Trunk
@@ -27,45 +29,59 @@ if TYPE_CHECKING:
 
 @dataclass
 class Judge:
-    """Scores and drift of a model that is opened as a trunk; each part is None where it was not asked for."""
+    """Scores and drift of a model that is opened as a trunk; each part is None where it was not asked for.
+
+    `say` is told what is measured while it is.
+    """
 
     choices: ChoiceSet | None
     requests: Requests | None
     probe: Feed | None
     end: int = 0  # tokens behind a free answer that end the text: learned, but no part of the answer
     base: BaseProbe | None = None
+    say: Callable[[str], None] | None = None
 
     @classmethod
-    def make(cls, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, probe: str | None) -> Judge:
+    def make(
+        cls, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, probe: str | None,
+        say: Callable[[str], None] | None = None,
+    ) -> Judge:  # fmt: skip
         """Encode what is to be scored."""
         choices = prepare.to_score(source.rows, spec) if source is not None else None
         if choices is not None and not choices.requests:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
         requests = Requests(trunk, choices.requests) if choices is not None else None
         end = int(isinstance(spec, EncodeSpec) and spec.choices is None and spec.kind == "causal")
-        return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None, end)
+        return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None, end, say=say)
 
     def keep(self, where: str, mark: str) -> None:
         """Run the frozen layers once over everything that will be scored again and again."""
-        for feed in (self.requests.feed if self.requests else None, self.probe):
+        for feed, what in ((self.requests.feed if self.requests else None, "rows to score"), (self.probe, "probe")):
             if feed is not None:
-                feed.keep(where, mark)
+                with heartbeat(self.say, f"running the frozen layers once over the {what}", at_once=False):
+                    feed.keep(where, mark)
 
     def before(self, checkpoint: Path) -> dict[str, Any]:
         """Scores and drift of the base. A resumed run takes the scores from its checkpoint."""
         if self.probe is not None:
-            self.base = read_base(self.probe)
+            with heartbeat(self.say, "reading the probe that forgetting is measured on"):
+                self.base = read_base(self.probe)
         kept = read_state(checkpoint)
-        return dict(kept["before"]) if kept is not None else self.after()
+        return dict(kept["before"]) if kept is not None else self.after("before training")
 
-    def after(self) -> dict[str, Any]:
+    def after(self, when: str = "after training") -> dict[str, Any]:
         """Scores and drift of the model as it stands."""
-        moved = asdict(drift(self.probe, self.base)) if self.probe is not None and self.base is not None else {}
-        return {"scores": self.choose() if self.requests is not None else {}, "forgetting": moved}
+        moved = {}
+        if self.probe is not None and self.base is not None:
+            with heartbeat(self.say, f"measuring forgetting {when}"):
+                moved = asdict(drift(self.probe, self.base))
+        return {"scores": self.choose(when) if self.requests is not None else {}, "forgetting": moved}
 
-    def choose(self) -> dict[str, float]:
+    def choose(self, when: str = "") -> dict[str, float]:
         """The scores alone; `loss` chooses the best checkpoint."""
-        return self.total(self.items())
+        count = len(self.choices.row_of) if self.choices is not None else 0
+        with heartbeat(self.say, f"scoring {counted(count, 'row')} {when}".rstrip(), at_once=bool(when)):
+            return self.total(self.items())
 
     def items(self) -> list[Item]:
         """What every row gave."""
