@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 2048  # side by side behind a prefix: each token looks at all of them
 MOST_TOKENS = 8192  # in one batch, prompts and answers together: what their keys and values take in memory
 
-Reason = Literal["stop", "eos", "length"]
+Reason = Literal["stop", "eos", "length", "context"]
 
 
 @dataclass(frozen=True)
 class Written:
     """What a model wrote: `text` without a stop string and without special tokens; every token, the last one included.
 
-    `reason`: a stop string, the end-of-text token, or as many tokens as were asked for or the context holds."""
+    `reason`: a stop string, the end-of-text token, as many tokens as were asked for, or as the model's context holds."""
 
     text: str
     tokens: tuple[int, ...]
@@ -111,7 +111,8 @@ class Row:
         self.fresh = ""
         self.reason: Reason | None = None
         self.generator = torch.Generator().manual_seed(seed)
-        self.longest = len(prompt) + min(settings.max_tokens, base.max_length - len(prompt))
+        self.longest = min(len(prompt) + settings.max_tokens, base.max_length)
+        self._most: Reason = "length" if self.longest == len(prompt) + settings.max_tokens else "context"
         self._prompt = len(prompt)
         self._ends = ends
         self._speech = Speech(
@@ -127,7 +128,7 @@ class Row:
         if self._speech.stopped:
             self.reason = "stop"
         elif self.reason is None and len(self.history) == self.longest:
-            self.reason = "length"
+            self.reason = self._most
         if self.reason:
             self.fresh += self._speech.close()
             # The rest of the text may complete a stop string that had been waiting for the end of a character.

@@ -161,7 +161,7 @@ def generate(
 
     voice = open_voice(flags, adapter, force, say)
     seeds, source, pace = Seeds(voice.settings.seed), iter(asks), Pace()
-    more = True
+    more, told = True, False
     while more:
         ready: list[tuple[Ask, list[int]]] = []
         fault: CtxtuneError | None = None
@@ -174,6 +174,9 @@ def generate(
             done = voice.write([ids for _, ids in ready], seeds)
         for (ask, _), written in zip(ready, done, strict=True):
             pace.tokens += len(written.tokens)
+            if written.reason == "context" and not told:
+                told = True
+                say(full(voice.base))
             yield facts(ask, written)
         if fault is not None:
             raise fault
@@ -202,7 +205,14 @@ def stream(
             say(remark)
         written = yield from decode.stream(voice.base, ids, voice.settings, past=past)
     pace.tokens = len(written.tokens)
+    if written.reason == "context":
+        say(full(voice.base))
     say(str(pace))
+
+
+def full(base: Base) -> str:
+    """What is said of a text that ended before its time."""
+    return f"the model reads {base.max_length:,} tokens, prompt and answer together: a text ended there, unfinished"
 
 
 def facts(ask: Ask, written: Written) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def written_items(
         answered = answer_in(written.text, recipe.score.extract, row)
         said = {"text": written.text, "answer": answered, "accepted": wanted, "reason": written.reason}
         items.append(Item(name, row.line, scores(answered, wanted), said))
-        unfinished += written.reason == "length"
+        unfinished += written.reason in ("length", "context")
     return items, {"dropped": asked.dropped, "truncated": asked.truncated, "unfinished": unfinished}
 
 

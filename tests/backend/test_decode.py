@@ -219,8 +219,9 @@ def test_a_special_token_can_be_the_stop_string(bases: Callable[[str], Base], mo
 
 
 def test_the_context_ends_a_text(bases: Callable[[str], Base]) -> None:
-    (found,) = generate_batch(bases("gpt2"), [[5] * (CONTEXT - 3)], Generation(max_tokens=50))
-    assert (len(found.tokens), found.reason) == (3, "length")
+    for most, reason in ((50, "context"), (3, "length")):
+        (found,) = generate_batch(bases("gpt2"), [[5] * (CONTEXT - 3)], Generation(max_tokens=most))
+        assert (len(found.tokens), found.reason) == (3, reason)
 
 
 @pytest.mark.parametrize(("prompt", "error", "said"), [

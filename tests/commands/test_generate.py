@@ -255,6 +255,18 @@ def test_a_filter_without_sampling_is_mentioned(model_folders: dict[str, Path]) 
     assert any(note.endswith("tokens/s") for note in notes)
 
 
+def test_a_text_that_fills_the_context_is_mentioned_once(
+    model_folders: dict[str, Path], open_base: Callable[[str], Base]
+) -> None:
+    base, notes = open_base("gpt2-tied"), list[str]()
+    one = base.tokenizer("fun" * 200)["input_ids"][: base.max_length - 2]
+    prompt = base.tokenizer.decode(one)
+    found = list(run([prompt, prompt], model_folders["gpt2-tied"], notes=notes, max_tokens=20))
+    assert {answer["reason"] for answer in found} == {"context"}
+    said = f"the model reads {base.max_length} tokens, prompt and answer together: a text ended there, unfinished"
+    assert notes.count(said) == 1
+
+
 def test_an_adapter_remembers_how_it_ends(adapt: Any, tmp_path: Path) -> None:
     """What the recipe says of generating goes with the adapter; the command line still wins."""
     adapt("llama-tied", more={"generate.max_tokens": 3, "generate.stop": ["qqq"]})
