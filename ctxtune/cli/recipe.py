@@ -65,9 +65,17 @@ def check(
     """Check the keys, values and templates of a recipe, and print what they resolve to; data and model are not read."""
     from ctxtune.cli import console
     from ctxtune.commands.recipe import check as check_recipe
+    from ctxtune.errors import RecipeError
+    from ctxtune.recipe.faults import Mistakes
     from ctxtune.recipe.read import shown
 
-    checked = check_recipe(recipe, sets or ())
+    try:
+        checked = check_recipe(recipe, sets or ())
+    except Mistakes as error:
+        *others, last = error.lines
+        for line in others:
+            console.fail(line, None)
+        raise RecipeError(last) from error
     if as_json:
         console.emit({"ok": True, "recipe": checked.values, "origin": checked.origin}, as_json, lambda: None)
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.errors import RecipeError
 from ctxtune.recipe import keys
+from ctxtune.recipe.plural import counted
 from ctxtune.recipe.read import FLOAT, at, shown
 
 if TYPE_CHECKING:
@@ -28,14 +29,22 @@ class Fault:
     hint: str | None = None
 
 
+class Mistakes(RecipeError):
+    """Several at once: it reads as the first of them; `lines` are all, each with what to do about it."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        first = faults[0]
+        super().__init__(f"{first.message} (and {counted(len(faults) - 1, 'more mistake')})", first.hint)
+        self.lines = [f"{one.message}; {one.hint}" if one.hint else one.message for one in faults]
+
+
 def raise_first(faults: list[Fault]) -> None:
     """Raise the mistake that stands first, if there is any."""
-    if not faults:
-        return
-    first = min(faults, key=lambda fault: fault.line)
-    others = len(faults) - 1
-    more = f" (and {others} more mistake{'s' if others > 1 else ''})" if others else ""
-    raise RecipeError(f"{first.message}{more}", first.hint)
+    ordered = sorted(faults, key=lambda fault: fault.line)
+    if len(ordered) > 1:
+        raise Mistakes(ordered)
+    for only in ordered:
+        raise RecipeError(only.message, only.hint)
 
 
 def explain(error: ValidationError, given: Mapping[str, Given], source: str) -> Iterator[Fault]:
