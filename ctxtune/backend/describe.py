@@ -226,7 +226,7 @@ def _licence(folder: Path) -> str | None:
     if (folder / NOTE).is_file():
         licence = read_json(folder / NOTE).get("licence")
         return licence[:80] if isinstance(licence, str) else None
-    if folder.parent == models().resolve() and folder.name in CATALOGUE:
+    if folder.parent == models(make=False).resolve() and folder.name in CATALOGUE:
         return CATALOGUE[folder.name].licence
     card = folder / "README.md"
     if not card.is_file():

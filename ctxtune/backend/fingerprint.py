@@ -41,13 +41,13 @@ def fingerprint(folder: Path) -> str:
     result = _compute(folder)
     note = json.dumps({"path": str(folder.resolve()), "files": stamps, "fingerprint": result})
     with suppress(StorageError):  # only a memory: without it the next run computes again
-        write_text(_note(folder), note)
+        write_text(_note(folder, fingerprints()), note)
     return result
 
 
 def cached_fingerprint(folder: Path) -> str | None:
     """The fingerprint if it is known already; computes nothing."""
-    path = _note(folder)
+    path = _note(folder, fingerprints(make=False))
     if not path.is_file():
         return None
     try:
@@ -92,6 +92,6 @@ def _stamps(folder: Path) -> list[list[str | int]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()]
 
 
-def _note(folder: Path) -> Path:
+def _note(folder: Path, place: Path) -> Path:
     key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
-    return fingerprints() / f"{key}.json"
+    return place / f"{key}.json"

@@ -61,7 +61,7 @@ def locate(text: str) -> Path:
 
 def _of_hub(repository: str) -> Path:
     """The folder of a model that was pulled by its hub id, or that another program left in the hub's own cache."""
-    folder = models() / folder_name(repository)
+    folder = models(make=False) / folder_name(repository)
     found = folder if folder.is_dir() else cached(repository)
     if found is None:
         raise ModelError(
@@ -76,7 +76,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def _pulled(name: str) -> Path:
-    folder = models() / name
+    folder = models(make=False) / name
     if not folder.is_dir():
         raise ModelError(f"model {name!r} is not on this machine yet", f"ctxtune model pull {name}")
     return folder

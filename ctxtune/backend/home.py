@@ -1,6 +1,7 @@
 """The user's own folder: pulled models, cached states and fingerprints, readable by nobody else.
 
-`CTXTUNE_HOME` if set, else the cache folder of the system.
+`CTXTUNE_HOME` if set, else the cache folder of the system. Who only reads asks for a folder without `make`: it need not be
+there, and may lie where nothing can be written.
 """
 
 from __future__ import annotations
@@ -9,22 +10,22 @@ import os
 from pathlib import Path
 
 from ctxtune.backend.atomic import storing
-from ctxtune.errors import PlaceError
+from ctxtune.errors import PlaceError, StorageError
 
 
-def home() -> Path:
+def home(make: bool = True) -> Path:
     """The folder itself, made when it is first asked for."""
     named = os.environ.get("CTXTUNE_HOME", "")
     if named:
-        return _private(Path(named).expanduser().absolute())
+        return _private(Path(named).expanduser().absolute(), make)
     from platformdirs import user_cache_dir
 
-    return _private(Path(user_cache_dir("ctxtune")))
+    return _private(Path(user_cache_dir("ctxtune")), make)
 
 
-def models() -> Path:
+def models(make: bool = True) -> Path:
     """One folder a pulled model."""
-    return _private(home() / "models")
+    return _private(home(make) / "models", make)
 
 
 def datasets() -> Path:
@@ -37,20 +38,26 @@ def conversions() -> Path:
     return _private(home() / "converted")
 
 
-def states() -> Path:
+def states(make: bool = True) -> Path:
     """What a frozen part of a model has said about an input."""
-    return _private(home() / "states")
+    return _private(home(make) / "states", make)
 
 
-def fingerprints() -> Path:
+def fingerprints(make: bool = True) -> Path:
     """One small JSON file a model folder whose fingerprint is known."""
-    return _private(home() / "fingerprints")
+    return _private(home(make) / "fingerprints", make)
 
 
-def _private(folder: Path) -> Path:
+def _private(folder: Path, make: bool = True) -> Path:
     """Make a folder of mode 0700: what lies here was computed from the user's texts."""
     if folder.exists() and not folder.is_dir():
         raise PlaceError(f"{folder} is not a folder", "move it away, or set CTXTUNE_HOME to a folder")
-    with storing(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not make:
+        return folder
+    try:
+        with storing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except StorageError as error:
+        error.hint = "set CTXTUNE_HOME to a folder that you may write to"
+        raise
     return folder

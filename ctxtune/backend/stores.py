@@ -30,7 +30,7 @@ class Stored:
 def list_stores() -> list[Stored]:
     """The stores on disk, the most recently used first."""
     found = []
-    for path in folder().glob("*.safetensors"):
+    for path in folder(make=False).glob("*.safetensors"):
         stat = path.stat()
         found.append(Stored(path.stem, stat.st_size, stat.st_mtime))
     return sorted(found, key=lambda store: -store.used)

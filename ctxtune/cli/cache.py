@@ -18,13 +18,13 @@ def list_(json: options.Json = False) -> None:
 
     stores = list_stores()
     facts = {
-        "folder": str(folder()),
+        "folder": str(folder(make=False)),
         "limit_bytes": LIMIT,
         "bytes": sum(store.num_bytes for store in stores),
         "stores": [{"key": s.key, "bytes": s.num_bytes, "used": s.used} for s in stores],
     }
     rows = [[s.key, f"{s.num_bytes / 1e6:,.1f} MB", f"{(time.time() - s.used) / 3600:.1f} h ago"] for s in stores]
-    title = f"{folder()}: {sum(s.num_bytes for s in stores) / 1e6:,.1f} MB"
+    title = f"{folder(make=False)}: {sum(s.num_bytes for s in stores) / 1e6:,.1f} MB"
     console.emit(facts, json, lambda: console.grid(title, ["store", "size", "used"], rows))
 
 

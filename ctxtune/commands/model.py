@@ -38,7 +38,7 @@ def list_models() -> list[ListedModel]:
     """Every model of the catalogue, and which of them are on this machine."""
     rows = []
     for entry in CATALOGUE.values():
-        folder = models() / entry.name
+        folder = models(make=False) / entry.name
         there = is_complete(folder)
         rows.append(
             ListedModel(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from ctxtune.backend import home
+from ctxtune.backend.fingerprint import fingerprint
+from ctxtune.backend.stores import list_stores
+from ctxtune.commands.model import list_models, show
 from ctxtune.errors import StorageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_folders_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +38,22 @@ def test_a_file_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("CTXTUNE_HOME", str(tmp_path / "file" / "inside"))
     with pytest.raises(StorageError, match="cannot be written"):
         home.home()
+
+
+def test_who_only_reads_needs_no_folder(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is mounted read-only; who writes is told what to set."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setenv("CTXTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert {row.folder for row in list_models()} == {None}
+    assert show(str(model_folders["llama-tied"])).fingerprint is None
+    assert list_stores() == []
+    assert fingerprint(model_folders["llama-tied"]).startswith("sha256:")
+    with pytest.raises(StorageError, match="home may not be written: Read-only file system") as caught:
+        home.models()
+    assert caught.value.hint == "set CTXTUNE_HOME to a folder that you may write to"
