@@ -140,7 +140,9 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         "parameters": "of the model's",
         "weight_bytes": "weights in memory, bytes",
         "adapter_tensor_bytes": "adapter, bytes of tensors",
+        "run_bytes": "the run's folder, bytes: checkpoint, best step, adapter",
         "rows": "training rows",
+        "eval_rows": "rows to score",
         "tokens": "tokens an epoch",
         "supervised_tokens": "supervised tokens",
         "dropped": "rows dropped as too long",
@@ -149,7 +151,7 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         "start_layer": "layers run once",
         "cache_bytes": "cache, bytes",
     }
-    rows = [[text, f"{facts[key]:,}"] for key, text in names.items()]
+    rows = [[text, f"{facts[key]:,}"] for key, text in names.items()] + [["folder of the run", facts["out"]]]
     layers = f"{facts['method']['layers']}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"
     return console.grid(f"{facts['model']}, {layers} (nothing was trained)", ["", ""], rows)
 

@@ -48,6 +48,9 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     method = open_method(settings, model, anatomy, course)
     weight_bytes = weights_in_memory(recipe, model, anatomy, sources.model, method.params)
     tensors = method.tensors()
+    adapter_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    # A checkpoint holds the trained numbers and two moments of each, the best step the numbers alone.
+    copies = 3 + (sources.eval is not None)
     kept = method.start > 0 and recipe.cache != "off"
     return {
         "model": recipe.model,
@@ -58,8 +61,10 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "parameters": sum(param.numel() for param in model.parameters()),
         "weight_bytes": weight_bytes,
         "adapter_tensors": len(tensors),
-        "adapter_tensor_bytes": sum(tensor.nbytes for tensor in tensors.values()),
+        "adapter_tensor_bytes": adapter_bytes,
+        "run_bytes": copies * sum(param.nbytes for param in method.params.values()) + adapter_bytes,
         "rows": len(examples.examples),
+        "eval_rows": len(sources.eval.rows) if sources.eval is not None else 0,
         **mixture.facts(),
         "dropped": examples.dropped,
         "truncated": examples.truncated,

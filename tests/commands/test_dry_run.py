@@ -62,6 +62,24 @@ def test_where_it_would_go(resolve: Resolve, reviews: Path, tmp_path: Path) -> N
     assert dry_run(resolve("llama-tied", reviews, more={"out": None}))["out"] == "runs/reviews-freeze"
 
 
+def test_what_the_folder_of_a_run_takes(resolve: Resolve, reviews: Path, tmp_path: Path) -> None:
+    """Checkpoint, best step and adapter, but for their headers and the state of chance."""
+    from ctxtune.commands.adapt import adapt
+
+    from ..conftest import Listener
+
+    dev = write_jsonl(tmp_path / "dev.jsonl", review_rows(5))
+    more = {"data.eval": str(dev), "method.layers": "last:2", "train.steps": 2, "forget.probe": "none"}
+    resolved = resolve("llama-tied", reviews, more=more)
+    facts = dry_run(resolved)
+    assert facts["eval_rows"] == 5
+    adapt(resolved, False, Listener())
+    files = {path.name: path.stat().st_size for path in (tmp_path / "run").rglob("*.safetensors")}
+    assert set(files) == {"checkpoint.safetensors", "best.safetensors", "adapter_model.safetensors"}
+    assert 0 < sum(files.values()) - facts["run_bytes"] < 40_000
+    assert dry_run(resolve("llama-tied", reviews))["eval_rows"] == 0
+
+
 WRONG: dict[str, tuple[dict[str, Any], type[CtxtuneError], str]] = {
     "layers": ({"method.layers": "last:9"}, RecipeError, "the model has 4 layers"),
     "no such file": ({"data.train": "nowhere.jsonl"}, DataError, "does not exist"),
