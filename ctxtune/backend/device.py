@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctxtune.errors import ModelError
+from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -63,7 +64,7 @@ def choose_device(wanted: str, dtype: str = "auto") -> Device:
         flags = _cpu_flags()
         native = {name for name, known in FLAGS.items() if not known.isdisjoint(flags)}
         kind, said, warning = _type(dtype, "float32", native)
-        return Device("cpu", kind, f"cpu ({why}), {said}, {torch.get_num_threads()} threads", warning)
+        return Device("cpu", kind, f"cpu ({why}), {said}, {counted(torch.get_num_threads(), 'thread')}", warning)
     # TF32 keeps 10 bits of the mantissa; laws compare to 1e-4.
     torch.backends.cuda.matmul.allow_tf32 = False
     has = torch.cuda.get_device_capability()[0] >= 8

@@ -174,7 +174,7 @@ def result_table(facts: Mapping[str, Any]) -> Any:
     rows += [
         ["trained numbers", "0", f"{facts['trainable']:,} of {facts['parameters']:,}"],
         ["adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"],
-        ["steps", "", f"{facts['steps']} at rate {facts['lr']['value']:.1e}"],
+        ["steps", "", f"{facts['steps']} at rates up to {facts.get('highest_rate', facts['lr']['value']):.1e}"],
         ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
     ]
     if facts["best_step"] != facts["steps"]:

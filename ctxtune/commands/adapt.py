@@ -17,6 +17,7 @@ from ctxtune.commands.sources import Sources, default_out, read_sources, span
 from ctxtune.data.finite import finite, plain
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
+from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from ctxtune.backend.load import Base
@@ -126,6 +127,7 @@ class _Run:
         mark: str,
     ) -> dict[str, Any]:
         from ctxtune.backend.feed import Feed
+        from ctxtune.engine.schedule import highest
         from ctxtune.objectives.labels import Labels
 
         feed = Feed(trunk, examples.examples, self.recipe.train.pack)
@@ -158,6 +160,7 @@ class _Run:
             "packed": feed.pack,
             "cache": cache,
             "lr": rate,
+            "highest_rate": rate["value"] * highest(steps, self.recipe.train.schedule, self.recipe.train.warmup),
             "steps": state.step,
             "best_step": state.best_step if judge.choices is not None else state.step,
             "stopped_early": state.stopped_early,
@@ -243,7 +246,7 @@ class _Run:
             self.tell.note(f"train.pack: {reason}, so that each example gets a row of its own")
             feed.pack = False
         once = feed.trunk.start > 0 and self.recipe.cache != "off"
-        what = f"running the {feed.trunk.start} frozen layers once over {len(feed.examples)} examples"
+        what = f"running the {feed.trunk.start} frozen layers once over {counted(len(feed.examples), 'example')}"
         with heartbeat(self.tell.note if once else None, what):
             states = feed.keep(self.recipe.cache, mark)
         difference = check_kept(feed)

@@ -14,6 +14,7 @@ from ctxtune.commands import prepare
 from ctxtune.data.leakage import in_words, leaked_rows
 from ctxtune.data.mask import Piece, pieces
 from ctxtune.errors import RecipeError
+from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def show(resolved: Resolved, first: int, count: int, each: bool) -> list[ShownRo
     opened = open_rows(resolved)
     found = list(islice(zip(opened.train.examples, opened.train.row_of, strict=True), first - 1, first - 1 + count))
     if not found:
-        raise RecipeError(f"--row {first}: there are {len(opened.train.examples)} rows", "name one of them")
+        raise RecipeError(f"--row {first}: the last is row {len(opened.train.examples)}", "name one of them")
     shown = []
     for one, row in found:
         cut = pieces(one, opened.kind, opened.tokenizer, each=each, choices=opened.classes)
@@ -186,5 +187,5 @@ def _warnings(facts: Mapping[str, Any]) -> list[str]:
         )
     counts = list(facts["labels"].values())
     if counts and counts[0] > 10 * counts[-1]:
-        found.append(f"the rarest label has {counts[-1]} rows, the most frequent {counts[0]}")
+        found.append(f"the rarest label has {counted(counts[-1], 'row')}, the most frequent {counts[0]}")
     return found

@@ -24,3 +24,8 @@ def factor(step: int, steps: int, kind: str, warmup: float) -> float:
     if kind == "wsd":
         return min(1.0, (steps - step) / max(1, min(math.ceil(0.2 * steps), steps - rise)))
     raise ValueError(f"no schedule is called {kind!r}")
+
+
+def highest(steps: int, kind: str, warmup: float) -> float:
+    """The largest factor of a run: below 1 where it is too short to reach its rate."""
+    return max(factor(step, steps, kind, warmup) for step in range(steps))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 KINDS = ("attn", "mlp", "norms")
 NAMES = ("all", *KINDS, "embeddings", "head")
-GRAMMAR = "write for example last:4, first:2, 10-19, last:4.mlp, last:4+norms, all, embeddings or head"
+GRAMMAR = "write for example last:4, first:2, 10-19, last:4.mlp, last:4+norms, all, embeddings, head, or auto alone"
 AUTO = "auto"
 
 _NUMBER = "([0-9]{1,6})"

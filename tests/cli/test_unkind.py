@@ -419,3 +419,28 @@ def test_recipe_check_tells_every_mistake(tmp_path: Path, said: Callable[..., An
     assert all(line.startswith(f"error: {path} {what}") for line, what in zip(answer.err.splitlines(), told, strict=True))
     path.write_text("model: m\nmethod: {name: freeze}\ntrain: {batsh: 2}\n")
     assert len(said("recipe", "check", path).complaint()) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("generate hi --seed 1.5", "--seed is '1.5', it should be a valid integer"),
+        ("generate hi --batch 0", "--batch is '0', it should be greater than or equal to 1"),
+        ("freeze --epochs many", "--epochs is 'many', it should be a valid number"),
+        ("freeze --model m --train x.jsonl --layers foo", "embeddings, head, or auto alone"),
+    ],
+)
+def test_a_value_that_was_refused_is_named(line: str, message: str, said: Callable[..., Any]) -> None:
+    assert message in said(*line.split()).complaint()[0]
+
+
+def test_a_table_without_names_of_columns_has_no_line_for_them() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from ctxtune.cli.console import grid
+
+    page = StringIO()
+    Console(file=page, width=40).print(grid("title", ["", ""], [["rows", 3]]))
+    assert [line.strip() for line in page.getvalue().splitlines()] == ["title", "", "rows   3", ""]

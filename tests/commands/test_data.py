@@ -97,7 +97,7 @@ def test_a_rare_label_and_free_answers(resolve: Callable[..., Resolved], tmp_pat
     rows = [{"text": f"film {i}", "label": "positive" if i else "negative"} for i in range(12)]
     facts = stats(resolve("llama-tied", write_jsonl(tmp_path / "rare.jsonl", rows)))
     assert facts["labels"] == {"positive": 11, "negative": 1}
-    assert facts["warnings"] == ["the rarest label has 1 rows, the most frequent 11"]
+    assert facts["warnings"] == ["the rarest label has 1 row, the most frequent 11"]
     free = resolve("llama-tied", tmp_path / "rare.jsonl", more={"data.choices": None, "data.answer": "{{ text }}"})
     assert stats(free)["labels"] == {}
 
@@ -116,7 +116,7 @@ def test_rows_are_shown_from_any_place(resolve: Callable[..., Resolved], reviews
         prompt, answer = one.pieces
         assert (prompt.text, answer.text) == (f"Review: {row['text']}\nSentiment:", f" {row['label']}")
         assert (one.tokens, one.supervised) == (prompt.tokens + answer.tokens, answer.tokens)
-    with pytest.raises(RecipeError, match="--row 99: there are 22 rows"):
+    with pytest.raises(RecipeError, match="--row 99: the last is row 22"):
         show(resolved, 99, 1, False)
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ctxtune.engine.schedule import factor
+from ctxtune.engine.schedule import factor, highest
 
 KINDS = ("constant", "linear", "cosine", "wsd")
 
@@ -18,6 +18,10 @@ def course(steps: int, kind: str, warmup: float) -> list[float]:
 def test_linear_with_a_warm_up() -> None:
     falling = [left / 7 for left in range(7, 0, -1)]
     assert course(10, "linear", 0.3) == pytest.approx([1 / 4, 2 / 4, 3 / 4, *falling])
+
+
+def test_a_run_may_be_too_short_to_reach_its_rate() -> None:
+    assert [highest(steps, "linear", 0.1) for steps in (1, 2, 20)] == [1 / 2, 1 / 2, 1]
 
 
 def test_linear_without() -> None:

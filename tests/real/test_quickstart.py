@@ -30,7 +30,7 @@ def test_it_prints_a_table_of_its_numbers(quickstart: Quickstart) -> None:
     assert f"{drift['after']['kl']:.4f}" in cells["KL(base || tuned), nats a token"]
     assert "14,160,384 of 134,515,008" in cells["trained numbers"]  # 4 layers of 3,540,096
     assert f"{facts['adapter']['bytes'] / 1e6:.1f} MB" in cells["adapter"]
-    assert f"{facts['steps']} at rate {facts['lr']['value']:.1e}" in cells["steps"]
+    assert f"{facts['steps']} at rates up to {facts['highest_rate']:.1e}" in cells["steps"]
     assert f"{facts['seconds']['total']:.0f} " in cells["seconds"]
 
 
