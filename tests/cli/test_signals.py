@@ -133,6 +133,7 @@ class Sender:
         if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # under a script's background job it is not heard
 sys.meta_path.insert(0, Sender)
 from ctxtune.__main__ import main
 main()
