@@ -21,7 +21,7 @@ def test_linear_with_a_warm_up() -> None:
 
 
 def test_a_run_may_be_too_short_to_reach_its_rate() -> None:
-    assert [highest(steps, "linear", 0.1) for steps in (1, 2, 20)] == [1 / 2, 1 / 2, 1]
+    assert [highest(steps, "linear", 0.1) for steps in (1, 2, 20)] == [1 / 2, 1, 1]
 
 
 def test_linear_without() -> None:
