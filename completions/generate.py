@@ -58,7 +58,7 @@ class Command:
 def known_values() -> dict[str, Takes]:
     """Parameter -> what it takes; `command parameter` goes before `parameter`. Everything that takes a value is here."""
     from ctxtune.backend.catalogue import CATALOGUE
-    from ctxtune.recipe import gallery, keys
+    from ctxtune.recipe import gallery, keys, start
 
     def literals(key: str) -> Takes:
         field = keys.owners()[key].model_fields[key.rpartition(".")[2]]
@@ -77,11 +77,15 @@ def known_values() -> dict[str, Takes]:
         "quant": literals("quant"),
         "dtype": literals("dtype"),
         "merge dtype": Takes(("float32", "float16", "bfloat16")),
-        "to": Takes(("peft",)),
+        "to": Takes(("peft", "model")),
+        "export dtype": Takes(("float32", "float16", "bfloat16")),
         "lr": Takes(("auto",)),
         "layers": Takes(("auto",)),
         "against": Takes(("base",), files=True),
         "unfreeze": literals("method.unfreeze"),
+        "kind": literals("method.kind"),
+        "tokens": Takes(("auto",)),
+        "init": Takes((*start.NAMES, start.TEXT), end=""),
         **{name: literals(f"method.{name}") for name in ("select", "order", "calibrate")},
         "on-error": Takes(("stop", "mark")),
         "as": Takes(("lm-eval",)),
@@ -99,6 +103,7 @@ def known_values() -> dict[str, Takes]:
                 "sample",
                 "seeds",
                 "shots",
+                "top",
             ),
             free,
         ),

@@ -29,7 +29,7 @@ def model_card(manifest: Manifest) -> str:
         *(_about_shown(manifest.shown) if manifest.shown is not None else []),
         "## Use",
         f"```sh\nctxtune adapter verify . --model BASE\nctxtune {task} --model BASE --adapter . {asked}\n```",
-        _python(manifest.shown, kind, given),
+        _python(manifest.shown, kind, given, manifest.settings.get("kind", "prefix") != "prefix"),
         f"`BASE` is the folder of {base.name}, fingerprint `{base.fingerprint}`. "
         "On another base the numbers above do not hold.",
         "## Recipe",
@@ -68,6 +68,12 @@ def _about_shown(shown: Shown) -> list[str]:
         f"Nothing was trained: the adapter holds the keys and values that the model makes of these {len(shown.tokens):,} "
         f"tokens. A question goes on behind them, as if they stood in its prompt.{told}",
     ]
+    if shown.virtual:
+        parts = [
+            "## Virtual tokens",
+            f"{len(shown.virtual):,} virtual tokens were learned, and stand before every text in the place of the tokenizer's "
+            f"special tokens. They started as what the model makes of this:{told}",
+        ]
     if shown.bias:
         nats = ", ".join(f"{json.dumps(choice, ensure_ascii=False)} {bias:+.4f}" for choice, bias in shown.bias.items())
         parts.append(
@@ -76,17 +82,17 @@ def _about_shown(shown: Shown) -> list[str]:
     return parts
 
 
-def _python(shown: Shown | None, kind: str, given: str) -> str:
+def _python(shown: Shown | None, kind: str, given: str, vectors: bool) -> str:
     """How plain PEFT loads the adapter, and is asked behind demonstrations: none of the tokens that it holds comes again."""
     more = "" if shown is None else ", AutoTokenizer"
     lines = ["from peft import PeftModel", f"from transformers import {kind}{more}", ""]
     lines.append(f'model = PeftModel.from_pretrained({kind}.from_pretrained("BASE"{given}), ".")')
     if shown is not None:
-        lines = ["import torch", *lines, *_asked(len(shown.tokens), shown.alone)]
+        lines = ["import torch", *lines, *_asked(len(shown.tokens), shown.alone, vectors)]
     return "\n".join(["```python", *lines, "```"])
 
 
-def _asked(size: int, alone: bool) -> list[str]:
+def _asked(size: int, alone: bool, vectors: bool) -> list[str]:
     """A question behind `size` tokens that PEFT holds, asked and continued; its own `generate` (0.21) knows the cache by a
     name that transformers (5.20) no longer has."""
     if alone:
@@ -95,6 +101,12 @@ def _asked(size: int, alone: bool) -> list[str]:
         ids = [
             f"# A question alone would be other tokens: these follow the first {size}, which the adapter holds.",
             f'ids = tokenizer("DEMONSTRATIONS" + "QUESTION", return_tensors="pt").input_ids[:, {size}:]',
+        ]
+    if vectors:
+        return [
+            'tokenizer = AutoTokenizer.from_pretrained("BASE")',
+            *ids,
+            f"logits = model(input_ids=ids).logits[:, {size}:]  # the virtual tokens have logits of their own",
         ]
     return [
         'tokenizer = AutoTokenizer.from_pretrained("BASE")',

@@ -40,7 +40,7 @@ class Change:
 
 
 def changes(adapter: AdapterFile) -> list[Change]:
-    """The changes an adapter makes, whole values first; demonstrations that were read change nothing.
+    """The changes an adapter makes, whole values first; what stands before a text changes nothing.
 
     Raises:
         AdapterError: a type of adapter, or a tensor, that is not supported.
@@ -62,7 +62,7 @@ def changes(adapter: AdapterFile) -> list[Change]:
         ]
     raise AdapterError(
         f"{adapter.path}: adapters of type {adapter.container} are not supported",
-        "types that work: LN_TUNING, LORA, and PREFIX_TUNING from examples",
+        "types that work: LN_TUNING, LORA, PREFIX_TUNING and PROMPT_TUNING",
     )
 
 

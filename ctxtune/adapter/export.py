@@ -9,7 +9,7 @@ from ctxtune.adapter.card import model_card
 from ctxtune.adapter.container import layer_config, layer_names
 from ctxtune.adapter.folder import CARD, CONFIG, TENSORS, require_new
 from ctxtune.adapter.header import SHA256
-from ctxtune.adapter.prefix import layout_of, prefix_config, shown
+from ctxtune.adapter.prefix import config_of, layout_of, shown
 from ctxtune.backend.atomic import new_folder, write_text
 from ctxtune.backend.tensors import mapped, write_tensors
 from ctxtune.errors import AdapterError
@@ -52,7 +52,7 @@ def _config(adapter: AdapterFile) -> dict[str, Any]:
         modules = {module for module, _ in layer_names(adapter.header.tensors).values()}
         return layer_config(modules, base.name, base.causal)
     if adapter.manifest and shown(adapter) is not None:
-        return prefix_config(layout_of(adapter), adapter.manifest.base.name)
+        return config_of(adapter.container, layout_of(adapter), adapter.manifest.base.name)
     if adapter.config is not None:
         return adapter.config
     raise AdapterError(f"{adapter.path}: PEFT has no type that holds a {adapter.kind} adapter")

@@ -41,7 +41,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Shown:
-    """Demonstrations whose keys and values are the adapter's tensors, in their order."""
+    """What stands before every text, and whose keys and values the adapter's tensors are, or become: demonstrations in their
+    order, or virtual tokens that were learned."""
 
     instruction: str
     """stands before them"""
@@ -49,7 +50,7 @@ class Shown:
     where: list[str]
     """the file and the line of each"""
     tokens: list[int]
-    """what was read: `instruction` and `texts`, but for what the tokenizer joins to a question"""
+    """what was read: `instruction` and `texts`, but for what the tokenizer joins to a question; virtual ones are below 0"""
     alone: bool
     """whether a question, made into tokens by itself, goes on behind them as in the whole text"""
     heads: int
@@ -64,6 +65,11 @@ class Shown:
     def front(self) -> str:
         """All that stands before a question."""
         return self.instruction + "".join(self.texts)
+
+    @property
+    def virtual(self) -> tuple[int, ...]:
+        """The tokens, where they were learned and are none of the tokenizer's."""
+        return tuple(self.tokens) if self.tokens and self.tokens[0] < 0 else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ def merge(
         raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
     if shown(adapter) is not None:
         raise AdapterError(
-            f"{adapter.path} holds demonstrations that were read, and no number of the base changes: nothing can be merged",
+            f"{adapter.path} stands before a text, and no number of the base changes: nothing can be merged",
             "use it with --adapter, or in PEFT",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -2,9 +2,12 @@
 
     prompt_embeddings  [n, 2 L H d]        a token a row: k_0 v_0 k_1 v_1 ... of all layers, keys after rotation
 
-PEFT trains them; here they are what the model makes of demonstrations: the few-shot prompt, with nothing left to be read.
+Of demonstrations they are what the model makes of them: the few-shot prompt, with nothing left to be read. Learned, they are
+virtual tokens, and so are the vectors of PROMPT_TUNING, which stand in the place of embedded tokens (Lester et al. 2021):
 
-Shapes: n tokens, L layers, H heads of keys and values, d numbers of each.
+    prompt_embeddings  [n, D]
+
+Shapes: n tokens, L layers, H heads of keys and values, d numbers of each, D width.
 """
 
 from __future__ import annotations
@@ -22,30 +25,53 @@ if TYPE_CHECKING:
 
 ROWS = "prompt_embeddings"
 CONTAINER = "PREFIX_TUNING"
+VECTORS = "PROMPT_TUNING"
+ENCODED = "P_TUNING"
+CONTAINERS = (CONTAINER, VECTORS, ENCODED)
 
 
 def prefix_config(layout: Layout, base_name: str) -> dict[str, Any]:
     """adapter_config.json of a prefix."""
+    width = layout.heads * layout.dim
+    own = {"encoder_hidden_size": width, "peft_type": CONTAINER, "prefix_projection": False}
+    return {**_config(layout, width, base_name), **own}
+
+
+def vectors_config(layout: Layout, base_name: str) -> dict[str, Any]:
+    """adapter_config.json of vectors before the input."""
+    return {**_config(layout, layout.dim, base_name), "peft_type": VECTORS, "prompt_tuning_init": "RANDOM"}
+
+
+def encoder_config(layout: Layout, base_name: str) -> dict[str, Any]:
+    """adapter_config.json of vectors that an encoder has made, which PEFT leaves out of the file as well."""
+    own = {"encoder_hidden_size": layout.dim, "encoder_reparameterization_type": "MLP", "peft_type": ENCODED}
+    return {**_config(layout, layout.dim, base_name), **own}
+
+
+def config_of(container: str, layout: Layout, base_name: str) -> dict[str, Any]:
+    """adapter_config.json of one of the containers."""
+    made = {CONTAINER: prefix_config, VECTORS: vectors_config, ENCODED: encoder_config}[container]
+    return made(layout, base_name)
+
+
+def _config(layout: Layout, width: int, base_name: str) -> dict[str, Any]:
     return {
         "auto_mapping": None,
         "base_model_name_or_path": base_name,
-        "encoder_hidden_size": layout.heads * layout.dim,
         "inference_mode": True,
         "num_attention_heads": layout.heads,
         "num_layers": layout.layers,
         "num_transformer_submodules": 1,
         "num_virtual_tokens": layout.tokens,
-        "peft_type": CONTAINER,
-        "prefix_projection": False,
         "revision": None,
         "task_type": "CAUSAL_LM",
-        "token_dim": layout.heads * layout.dim,
+        "token_dim": width,
     }
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes of a prefix: n, L, H and d."""
+    """The sizes of a prefix: n, L, H and d; of vectors d is D."""
 
     tokens: int
     layers: int
@@ -64,12 +90,12 @@ def shown(adapter: AdapterFile) -> Shown | None:
     Raises:
         AdapterError: it holds keys and values of nobody knows what.
     """
-    if adapter.container != CONTAINER:
+    if adapter.container not in CONTAINERS:
         return None
     if adapter.manifest is None or adapter.manifest.shown is None:
         raise AdapterError(
             f"{adapter.path}: a prefix that does not say which tokens it stands for is not supported",
-            "types that work: LN_TUNING, LORA, and PREFIX_TUNING as `ctxtune fewshot --save` writes it",
+            "types that work: LN_TUNING, LORA, and prefixes that ctxtune wrote",
         )
     return adapter.manifest.shown
 
@@ -83,7 +109,7 @@ def layout_of(adapter: AdapterFile) -> Layout:
     told, name = shown(adapter), f"{adapter.path}: tensor {ROWS!r}"
     assert told is not None
     tokens, columns = _shape(adapter, name)
-    parts = 2 * told.layers * told.heads
+    parts = 2 * told.layers * told.heads if adapter.container == CONTAINER else 1
     if told.layers < 1 or told.heads < 1 or columns % parts:
         raise AdapterError(f"{name} has {columns:,} columns, which are not 2 x {told.layers} x {told.heads} x d")
     if len(told.tokens) != tokens:
@@ -107,9 +133,9 @@ def _shape(adapter: AdapterFile, name: str) -> tuple[int, int]:
 
 
 def _check_config(adapter: AdapterFile, layout: Layout) -> None:
-    wanted = prefix_config(layout, "")
-    keys = ("num_virtual_tokens", "num_layers", "token_dim", "num_attention_heads", "prefix_projection")
-    for key in keys if adapter.config is not None else ():
+    wanted = config_of(adapter.container, layout, "")
+    keys = ["num_virtual_tokens", "num_layers", "token_dim", "num_attention_heads"]
+    for key in keys + ["prefix_projection"] * ("prefix_projection" in wanted) if adapter.config is not None else ():
         said = (adapter.config or {}).get(key)
         if said != wanted[key]:
             raise AdapterError(f"{adapter.path}: adapter_config.json says {key} {said!r}, the file {wanted[key]!r}")

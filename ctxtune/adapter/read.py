@@ -11,7 +11,7 @@ from ctxtune.adapter.folder import CONFIG, PICKLE, TENSORS
 from ctxtune.adapter.header import SHA256, read_header
 from ctxtune.adapter.header import manifest as read_manifest
 from ctxtune.adapter.manifest import Manifest
-from ctxtune.adapter.prefix import CONTAINER, is_prefix
+from ctxtune.adapter.prefix import CONTAINER, ENCODED, VECTORS, is_prefix
 from ctxtune.backend.folder import read_json
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 METHODS = {"LN_TUNING": "freeze", "LORA": "lora"}
 """PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
+KINDS = {"input": VECTORS, "residual": VECTORS, "ptuning": ENCODED}
+"""what a prompt of some kind is written as"""
 RUN = "adapter"
 """the adapter's folder inside that of the run which made it"""
 
@@ -60,7 +62,7 @@ def open_adapter(place: Path) -> AdapterFile:
     fields = read_manifest(header)
     manifest = None if fields is None else Manifest.from_json(fields)
     config = _config(path)
-    container = _container(path, header, config)
+    container = _container(path, header, config, manifest)
     kind = manifest.method if manifest else METHODS.get(container, container.lower())
     return AdapterFile(path, header, manifest, config, kind, container)
 
@@ -95,13 +97,13 @@ def _config(path: Path) -> dict[str, Any] | None:
     return config
 
 
-def _container(path: Path, header: Header, config: dict[str, Any] | None) -> str:
+def _container(path: Path, header: Header, config: dict[str, Any] | None, manifest: Manifest | None) -> str:
     if config is not None:
         return str(config["peft_type"])
     if len(layer_names(header.tensors)) == len(header.tensors):
         return "LN_TUNING"
     if is_prefix(header.tensors):
-        return CONTAINER
+        return KINDS.get(str(manifest.settings.get("kind")), CONTAINER) if manifest else CONTAINER
     raise AdapterError(
         f"{path}: {CONFIG} is not beside it, and the names of its tensors do not tell what they are",
         f"keep the file in its folder, together with {CONFIG}",

@@ -10,7 +10,7 @@ import numpy as np
 
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
-from ctxtune.adapter.prefix import CONTAINER, layout_of
+from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, layout_of
 from ctxtune.adapter.read import check_base, check_bytes
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -69,17 +69,21 @@ def _manifest(adapter: AdapterFile) -> str:
     if manifest is None:
         return "none: written by another program"
     stored = sum(info.numel for info in adapter.header.tensors.values())
-    if stored < manifest.trainable:
+    virtual = manifest.shown is not None and manifest.shown.virtual  # what made them is folded in
+    if stored < manifest.trainable and not virtual:
         raise AdapterError(f"{manifest.trainable:,} numbers were trained and only {stored:,} are stored")
     told = f"format {manifest.format}, {manifest.method}, "
     if manifest.shown is not None:
-        return told + f"{len(manifest.shown.texts):,} demonstrations, {len(manifest.shown.tokens):,} tokens"
+        held = f"{len(manifest.shown.texts):,} demonstrations, {len(manifest.shown.tokens):,}"
+        return told + (f"{len(manifest.shown.virtual):,} virtual tokens" if manifest.shown.virtual else f"{held} tokens")
     return told + f"{manifest.trainable:,} trained numbers"
 
 
 def _configuration(adapter: AdapterFile) -> str:
-    if adapter.container == CONTAINER:
+    if adapter.container in CONTAINERS:
         layout = layout_of(adapter)
+        if adapter.container != CONTAINER:
+            return f"{adapter.container}, {layout.tokens:,} vectors of {layout.dim:,} numbers"
         return f"{CONTAINER}, {layout.tokens:,} tokens x {layout.layers} layers x {layout.heads} heads x {layout.dim}"
     if adapter.config is None:
         return "none beside the file"
@@ -93,7 +97,7 @@ def _configuration(adapter: AdapterFile) -> str:
         modules = {module for module, _ in names.values()}
     else:
         raise AdapterError(
-            f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, LN_TUNING, {CONTAINER}"
+            f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, LN_TUNING, {', '.join(CONTAINERS)}"
         )
     targets = adapter.config.get("target_modules")
     if isinstance(targets, str):

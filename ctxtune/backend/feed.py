@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from ctxtune.backend.apart import Mask, keep_apart
 from ctxtune.backend.cache import States, keep_states, store_key
 from ctxtune.backend.merged import Unmerged, attending_to, may_merge
+from ctxtune.backend.prefix import going_on, rows_hash
 from ctxtune.data.batch import micro_batches, padded
 from ctxtune.data.pack import alone, in_one_row, packed
 from ctxtune.errors import ModelError
@@ -47,15 +48,18 @@ class Feed:
     With `pack` the short ones of a part share rows of tokens. What is kept or scored is sorted by length as a whole and has
     less to save, 1.01 to 1.06 tokens for each that counts: states are kept of each example in a row of its own, so that runs
     share them, packed or not. Behind a `prefix`, which the examples go on from, all of a pass stand in one row, or, where the
-    model's attention can be merged (merged.py), each in its own.
+    model's attention can be merged (merged.py) or gradients are wanted, each in its own. One that is learned is made anew,
+    by `learned`, for each pass.
     """
 
     def __init__(
-        self, trunk: Trunk, examples: Sequence[Encoded], pack: bool = False, prefix: Prefix | None = None
-    ) -> None:
+        self, trunk: Trunk, examples: Sequence[Encoded], pack: bool = False, prefix: Prefix | None = None,
+        learned: Callable[[], Prefix] | None = None,
+    ) -> None:  # fmt: skip
         self.trunk = trunk
         self.examples = examples
         self.pack = pack and trunk.base.anatomy.apart is not None
+        self.learned = learned
         self.prefix = prefix
         self.lengths = [len(example.ids) for example in examples]
         self.states: States | None = None
@@ -78,7 +82,10 @@ class Feed:
         trunk = self.trunk
         if trunk.start == 0 or where == "off":
             return None
-        key = store_key(model=fingerprint, layer=trunk.start, tokens=self.tokens_hash(), **trunk.base.computes())
+        behind = {} if self.prefix is None else {"behind": rows_hash(self.prefix.layers[: trunk.start])}
+        key = store_key(
+            model=fingerprint, layer=trunk.start, tokens=self.tokens_hash(), **behind, **trunk.base.computes()
+        )
         width = trunk.base.width
         self.states = keep_states(key, self.lengths, width, where, self._fill)
         return self.states
@@ -100,21 +107,25 @@ class Feed:
         order = sorted(range(len(self.examples)), key=lambda i: (-self.lengths[i], i))
         for part in micro_batches(order, self.lengths, rows=None, max_tokens=self.trunk.base.device.stride):
             whole = self._padded(part)
-            hidden = self.trunk.enter(*self._read(whole)).cpu()
+            hidden = self.trunk.enter(*self._read(whole), self.prefix).cpu()
             for b, i in enumerate(part):
                 yield i, hidden[b, : self.lengths[i]]
 
     def parts(self, indices: Sequence[int], rows: int | None = None) -> list[list[int]]:
         """Cut a batch into what one pass takes, forward alone where no gradients are kept; or into parts of `rows` examples."""
-        most = _TOKENS
+        most, lengths = _TOKENS, self.lengths
+        if torch.is_grad_enabled() and self.prefix is not None:  # each row has its copy of the keys and values
+            lengths = [length + len(self.prefix.tokens) for length in lengths]
         if torch.is_grad_enabled():  # the logits of all answer rows are kept for the backward pass
             answer_rows = sum(len(self.examples[i].rows) for i in indices)
-            tokens = sum(self.lengths[i] for i in indices)
+            tokens = sum(lengths[i] for i in indices)
             most = max(1, min(most, ROWS * tokens // max(1, answer_rows)))
-        return micro_batches(indices, self.lengths, rows=rows, max_tokens=most)
+        return micro_batches(indices, lengths, rows=rows, max_tokens=most)
 
     def hidden(self, part: Sequence[int]) -> Tensor:
         """A forward pass over a few examples: the final states of their answer rows (N, D), before the head."""
+        if self.learned is not None:
+            self.prefix = self.learned()
         if torch.is_grad_enabled():
             return self._pass(part)
         return torch.cat([self._pass(some) for some in self._strides(part)])
@@ -149,11 +160,11 @@ class Feed:
         return is_exact(off, self.trunk.base.device.dtype)
 
     def _pass(self, part: Sequence[int]) -> Tensor:
-        return self._rows(part, self._side_by_side)
+        return self._rows(part, not torch.is_grad_enabled() and self._side_by_side)
 
     def _rows(self, part: Sequence[int], side_by_side: bool) -> Tensor:
         """The final states of a part's answer rows (N, D)."""
-        merged = self.prefix is not None and not side_by_side
+        merged = self.prefix is not None and not side_by_side and not torch.is_grad_enabled()
         whole = self._padded(part, in_one_row if side_by_side else packed if self.pack else alone)
         ids, mask, positions = self._read(whole, merged)
         states = self.states.batch(part, whole.places, self.device) if self.states is not None else None
@@ -232,8 +243,11 @@ def unpackable(feed: Feed) -> str | None:
 def plain_hidden(feed: Feed, part: Sequence[int]) -> Tensor:
     """The answer rows' final states (N, D) by the model's own forward, nothing left out. The trunk is closed meanwhile."""
     ids, mask, b, t = feed.tensors(part)
+    options: dict[str, Any] = {"attention_mask": mask}
+    if feed.prefix is not None:
+        options = going_on(feed.trunk, feed.prefix, mask)
     with feed.trunk.closed():
-        hidden: Tensor = feed.trunk.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden: Tensor = feed.trunk.backbone(input_ids=ids, **options).last_hidden_state
     return hidden[b, t]
 
 

@@ -12,6 +12,7 @@ Shapes: P tokens of the prefix, H key heads and d numbers each of a layer.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from ctxtune.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ctxtune.backend.device import Device
     from ctxtune.backend.load import Base
@@ -47,6 +48,10 @@ class Prefix:
     place: str
     merges: bool | None = None
 
+    def repeated(self, rows: int) -> Layers:
+        """Keys and values (B, H, P, d) for so many texts, without a copy."""
+        return [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self.layers]
+
     def shared_with(self, tokens: Sequence[int]) -> Prefix:
         """As much of it as these tokens begin with."""
         both = shared([self.tokens, tuple(tokens)])
@@ -63,7 +68,7 @@ def require_going_on(trunk: Trunk) -> None:
     if not trunk.goes_on:
         raise ModelError(
             f"that a {trunk.base.anatomy.family} model goes on from kept keys and values as from their text is not known: "
-            "no adapter can hold its demonstrations",
+            "nothing can be put before its texts",
             "take a model of another family",
         )
 
@@ -91,6 +96,30 @@ def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, befo
     return Prefix(tuple(tokens), _from_rows(kept.data, shapes, trunk.base.device), kept.place)
 
 
+def read_vectors(trunk: Trunk, vectors: Tensor) -> Layers:
+    """Keys and values that the model makes of vectors (P, D) in the place of embedded tokens; gradients reach the vectors.
+
+    Causal models let nothing that follows change them: they are made once for a batch, and not once for each example.
+    """
+    cache = cache_of(())
+    options: dict[str, Any] = {trunk.cache_name: cache, "use_cache": True}
+    with trunk.closed():
+        trunk.backbone(inputs_embeds=vectors[None], **options)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def going_on(trunk: Trunk, prefix: Prefix, mask: Tensor) -> dict[str, Any]:
+    """What the model's own forward is told, so that texts with this mask (B, T), padded at the right, stand behind it."""
+    before, (rows, columns) = len(prefix.tokens), mask.shape
+    options: dict[str, Any] = {
+        "attention_mask": torch.cat([mask.new_ones(rows, before), mask], dim=1),
+        trunk.cache_name: cache_of(prefix.repeated(rows)),
+    }
+    if "position_ids" in inspect.signature(trunk.backbone.forward).parameters:
+        options["position_ids"] = torch.arange(before, before + columns, device=mask.device).expand(rows, -1)
+    return options
+
+
 def kept_prefix(trunk: Trunk, tokens: Sequence[int], rows: Tensor) -> Prefix:
     """The prefix of these tokens from rows (P, sum of H d) that were kept of it.
 
@@ -103,6 +132,20 @@ def kept_prefix(trunk: Trunk, tokens: Sequence[int], rows: Tensor) -> Prefix:
     if rows.shape != (len(tokens), width):
         raise ValueError(f"{width:,}")
     return Prefix(tuple(tokens), _from_rows(rows, shapes, trunk.base.device), "kept")
+
+
+def vectors_prefix(trunk: Trunk, tokens: Sequence[int], vectors: Tensor) -> Prefix:
+    """The prefix that the model makes of vectors (P, D), which stand for these virtual tokens.
+
+    Raises:
+        ValueError: this model's vectors are of another width; it says how many numbers they have.
+    """
+    width = embedding_of(trunk.base.model).weight.shape[1]
+    if vectors.shape[1] != width:
+        raise ValueError(f"{width:,}")
+    device = trunk.base.device
+    with torch.no_grad():
+        return Prefix(tuple(tokens), read_vectors(trunk, vectors.to(device.name, device.dtype)), "kept")
 
 
 def _shapes(trunk: Trunk) -> list[tuple[int, int, int]]:
@@ -130,16 +173,36 @@ def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> 
 def as_rows(layers: Layers) -> Tensor:
     """Keys and values (1, H, P, d) of every layer as one row a token, (P, sum of H d)."""
     both = [part[0].transpose(0, 1).flatten(1) for keys, values in layers for part in (keys, values)]
-    return torch.cat(both, dim=1).cpu()
+    return torch.cat(both, dim=1)
+
+
+def rows_hash(layers: Layers) -> str:
+    """What stands for the numbers of some layers."""
+    return hashlib.sha256(as_rows(layers).detach().float().cpu().numpy().tobytes()).hexdigest()
+
+
+def sizes(model: nn.Module) -> tuple[int, int, int]:
+    """Layers, heads of keys and values in each, and numbers of a key, as the model's configuration tells them."""
+    config: Any = model.config
+    told = config.get_text_config()
+    one = getattr(told, "multi_query", False) and not getattr(told, "new_decoder_architecture", False)  # Falcon's names
+    named = (getattr(told, name, None) for name in ("num_key_value_heads", "num_kv_heads", "num_attention_heads"))
+    heads = 1 if one else next(filter(None, named))
+    dim = getattr(told, "head_dim", None) or told.hidden_size // told.num_attention_heads
+    return told.num_hidden_layers, heads, dim
+
+
+def embedding_of(model: nn.Module) -> nn.Embedding:
+    """The module that embeds tokens."""
+    whole: Any = model
+    found: nn.Embedding = whole.get_input_embeddings()
+    return found
 
 
 def bytes_a_token(base: Base) -> int:
-    """What a token of a kept prefix takes on disk, as the model's configuration tells it."""
-    config: Any = base.model.config
-    told = config.get_text_config()
-    heads = getattr(told, "num_key_value_heads", None) or told.num_attention_heads
-    dim = getattr(told, "head_dim", None) or told.hidden_size // told.num_attention_heads
-    return int(2 * told.num_hidden_layers * heads * dim * torch.float32.itemsize)
+    """What a token of a kept prefix takes on disk."""
+    layers, heads, dim = sizes(base.model)
+    return 2 * layers * heads * dim * torch.float32.itemsize
 
 
 def _from_rows(rows: Tensor, shapes: Sequence[tuple[int, int, int]], device: Device) -> Layers:

@@ -304,12 +304,14 @@ class Trunk:
             self.blocks[index] = block
         self._kept = []
 
-    def enter(self, ids: Tensor, mask: Mask, positions: Tensor | None = None) -> Tensor:
-        """What enters block `start`, (B, T, D), for tokens ids (B, T); nothing above is run."""
+    def enter(
+        self, ids: Tensor, mask: Mask, positions: Tensor | None = None, prefix: Prefix | None = None
+    ) -> Tensor:
+        """What enters block `start`, (B, T, D), for tokens ids (B, T), behind a prefix or alone; nothing above is run."""
         if self.start == 0:
             raise ValueError("no block lies below the cut")
         with torch.no_grad():
-            return self._run(ids, mask, positions, None, None)
+            return self._run(ids, mask, positions, None, None, prefix)
 
     def rows(
         self,
@@ -327,7 +329,7 @@ class Trunk:
         from a prefix.
         """
         if self.start == len(self._kept):
-            hidden = self.enter(ids, mask, positions) if states is None else states
+            hidden = self.enter(ids, mask, positions, prefix) if states is None else states
             return self._norm(hidden[b, t])
         return self._norm(self._run(ids, mask, positions, (b, t), states, prefix))
 
@@ -348,7 +350,7 @@ class Trunk:
         if positions is not None:
             options["position_ids"] = positions
         if prefix is not None:
-            options[self.cache_name] = cache_of(prefix.layers)
+            options[self.cache_name] = cache_of(prefix.repeated(len(ids)))
         with self._set(wanted, states):
             try:
                 self.backbone(input_ids=ids, attention_mask=mask, **options)

@@ -103,16 +103,30 @@ def merge(
 def export(
     adapter: Place,
     out: Out,
-    to: Annotated[str, typer.Option("--to", help="The form to write: peft.")] = "peft",
+    to: Annotated[str, typer.Option("--to", help="peft, or model: vectors become words of a checkpoint.")] = "peft",
+    model: Model = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Of --to model: float32 (if not given), float16 or bfloat16.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Insist, although the base is another one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write an adapter in the form of another program."""
     from ctxtune.cli import console
     from ctxtune.commands.adapter import export as export_adapter
 
-    exported = export_adapter(adapter, to, out)
+    exported = export_adapter(adapter, to, out, model, dtype, force)
+    if exported.note:
+        console.note(f"note: {exported.note}")
+    facts: dict[str, Any] = {"folder": str(exported.folder), "bytes": exported.num_bytes}
+    if (baked := exported.baked) is not None:
+        facts |= {"words": baked.words, "largest_share": baked.share, "largest_difference": baked.difference}
+        console.note(
+            f"{baked.words} new words: at most {baked.share:.0e} of the probability on the probe; "
+            f"log-probabilities of the old ones within {baked.difference:.0e}"
+        )
     if as_json:
-        console.emit({"folder": str(exported.folder), "bytes": exported.num_bytes}, as_json, lambda: None)
+        console.emit(facts, as_json, lambda: None)
     else:
         console.emit_text(str(exported.folder))
 
@@ -176,6 +190,8 @@ def _told(shown: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _shown(shown: dict[str, Any]) -> list[tuple[str, str]]:
     """Demonstrations in numbers."""
+    if shown["tokens"] and shown["tokens"][0] < 0:
+        return [("virtual tokens", f"{len(shown['tokens']):,}, which started as the texts below")]
     rows = [("demonstrations", f"{len(shown['texts']):,}"), ("tokens held", f"{len(shown['tokens']):,}")]
     nats = ", ".join(f"{choice} {bias:+.4f}" for choice, bias in shown["bias"].items())
     return rows + ([(f"{shown['calibrate']} calibration, nats", nats)] if nats else [])
@@ -189,7 +205,9 @@ def _with_demonstrations(table: Any, shown: dict[str, Any]) -> Any:
     from ctxtune.cli import console
 
     rows = [[escape(text.strip()), escape(where)] for text, where in _told(shown)]
-    return Stack(table, console.grid("What stands before every question", ["text", "from"], rows))
+    learned = shown["tokens"] and shown["tokens"][0] < 0
+    title = "What the virtual tokens started from" if learned else "What stands before every question"
+    return Stack(table, console.grid(title, ["text", "from"], rows))
 
 
 def _number(value: float | None) -> str:

@@ -34,9 +34,9 @@ def freeze(
         str | None, typer.Option("--unfreeze", help="at_once, or gradual: one more layer an epoch.")
     ] = None,
     sample: Annotated[int | None, typer.Option("--sample", help="Layers that move at a time, drawn by lot.")] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the rows.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Rows in a step.")] = None,
-    lr: Annotated[str | None, typer.Option("--lr", help="The learning rate, or auto.")] = None,
+    epochs: options.Epochs = None,
+    batch: options.Batch = None,
+    lr: options.Rate = None,
     cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
     out: options.Out = None,
     set_: options.Set = None,
@@ -152,31 +152,40 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         "cache_bytes": "cache, bytes",
     }
     rows = [[text, f"{facts[key]:,}"] for key, text in names.items()] + [["folder of the run", facts["out"]]]
-    layers = f"{facts['method']['layers']}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"
+    layers = f"{named(facts['method'])}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"
     return console.grid(f"{facts['model']}, {layers} (nothing was trained)", ["", ""], rows)
 
 
 def result_table(facts: Mapping[str, Any]) -> Any:
     """Base and tuned side by side: the task, the forgetting, the cost."""
-    before, after = facts["scores"]["before"], facts["scores"]["after"]
-    rows = []
-    for key in ("acc", "acc_norm", "perplexity", "greedy_acc"):
-        if key in after:
-            rows.append([key, console.with_error(before, key), console.with_error(after, key)])
-    if "acc" in after:
-        rows.append(["loss of the right choice, nats", f"{before['loss']:.4f}", f"{after['loss']:.4f}"])
-    drift = facts["forgetting"]
+    start, drift = facts.get("start"), facts["forgetting"]
+    told = [facts["scores"]["before"], *([start["scores"]] if start else []), facts["scores"]["after"]]
+    moved = [drift["before"], *([start["forgetting"]] if start else []), drift["after"]]
+    between = [""] * bool(start)
+    rows = [
+        [key, *(console.with_error(scores, key) for scores in told)]
+        for key in ("acc", "acc_norm", "perplexity", "greedy_acc")
+        if key in told[-1]
+    ]
+    if "acc" in told[-1]:
+        rows.append(["loss of the right choice, nats", *(f"{scores['loss']:.4f}" for scores in told)])
     if drift["after"]:
-        rows.append(["probe loss, nats a token", f"{drift['before']['loss']:.4f}", f"{drift['after']['loss']:.4f}"])
-        rows.append(["KL(base || tuned), nats a token", "0", f"{drift['after']['kl']:.4f}"])
-    if "not_measured" in drift:
-        rows.append(["forgetting", "", "not measured"])
-    rows += [
+        rows.append(["probe loss, nats a token", *(f"{one['loss']:.4f}" for one in moved)])
+        rows.append(["KL(base || tuned), nats a token", "0", *(f"{one['kl']:.4f}" for one in moved[1:])])
+    rest = [["forgetting", "", "not measured"]] if "not_measured" in drift else []
+    rest += [
         ["trained numbers", "0", f"{facts['trainable']:,} of {facts['parameters']:,}"],
         ["adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"],
         ["steps", "", f"{facts['steps']} at rates up to {facts.get('highest_rate', facts['lr']['value']):.1e}"],
         ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
     ]
     if facts["best_step"] != facts["steps"]:
-        rows.append(["kept", "", f"step {facts['best_step']}, the lowest eval loss"])
-    return console.grid(f"{facts['model']}, {facts['method']['layers']}", ["", "base", "tuned"], rows)
+        rest.append(["kept", "", f"step {facts['best_step']}, the lowest eval loss"])
+    rows += [[name, base, *between, tuned] for name, base, tuned in rest]
+    titles = ["", "base", *(["start"] if start else []), "tuned"]
+    return console.grid(f"{facts['model']}, {named(facts['method'])}", titles, rows)
+
+
+def named(method: Mapping[str, Any]) -> str:
+    """What a run trains, in a word or two."""
+    return f"{method['kind']} of {method['tokens']}" if method["name"] == "prompt" else str(method["layers"])

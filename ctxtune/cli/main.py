@@ -21,6 +21,7 @@ from ctxtune.cli import (
     generate,
     interrupt,
     model,
+    prompt,
     quickstart,
     recipe,
 )
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("freeze")(freeze.freeze)
+app.command("prompt")(prompt.prompt)
 app.command("fewshot")(fewshot.fewshot)
 app.command("run")(freeze.run)
 app.command("eval")(evaluate.evaluate)

@@ -29,6 +29,9 @@ Messages = Annotated[
     str | None,
     typer.Option("--messages", help="Chat rows: the field of their messages, in place of --prompt and --answer."),
 ]
+Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the rows.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Rows in a step.")]
+Rate = Annotated[str | None, typer.Option("--lr", help="The learning rate, or auto.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed of every random choice.")]

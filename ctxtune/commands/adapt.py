@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.adapter.folder import require_free
-from ctxtune.commands import depth, prepare
+from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
@@ -100,7 +100,11 @@ class _Run:
             prepare.check_model(self.recipe, mark)
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
         self.sources.inputs.update(prepare.chat_inputs(self.recipe.data, base.tokenizer, self.recipe.inputs or {}))
-        examples = prepare.to_learn(self.sources.train, spec)
+        bare, train, dev = spec, self.sources.train, self.sources.eval
+        self.resolved, start = begin.settle(self.resolved, train, spec, self.tell.note)
+        if start is not None:
+            spec, train, dev = start.spec, start.others(train), start.scored(dev)
+        examples = prepare.to_learn(train, spec)
         self._note_losses(examples)
         mixture = prepare.mixture(self.sources.train, examples)
         course = span(self.recipe, mixture.per_epoch)
@@ -109,33 +113,45 @@ class _Run:
         method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
         with Trunk(base, method.start) as trunk:
-            judge = Judge.make(trunk, self.sources.eval, spec, self._probe(base), self.tell.note)
-            facts = self._train(trunk, judge, examples, mixture, course.steps, method, mark)
+            judge = Judge.make(
+                trunk, dev, bare, self._probe(base), self.tell.note, len(start.spec.before) if start else 0
+            )
+            if start is not None and method.virtual is not None:
+                method.virtual.begin(trunk, start.tokens)
+                if said := begin.out_of_sight(base, examples.examples, len(start.spec.before)):
+                    self.tell.note(said)
+            facts = self._train(trunk, judge, spec, examples, mixture, course.steps, method, mark)
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice}
         with self.clock.part("save"):
-            facts["adapter"] = self._save(base, method, mark, facts)
+            facts["adapter"] = self._save(base, method, mark, facts, start)
         return facts
 
     def _train(
         self,
         trunk: Trunk,
         judge: Judge,
+        spec: prepare.Spec,
         examples: EncodedSet,
         mixture: Mixture,
         steps: int,
         method: Method,
         mark: str,
     ) -> dict[str, Any]:
-        from ctxtune.backend.feed import Feed
         from ctxtune.engine.schedule import highest
         from ctxtune.objectives.labels import Labels
 
-        feed = Feed(trunk, examples.examples, self.recipe.train.pack)
+        feed = begin.learning_feed(trunk, method, examples.examples, self.recipe.train.pack)
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
-            judge.keep("off" if trunk.plain else self.recipe.cache, mark)
+            where = "off" if trunk.plain else self.recipe.cache
+            if method.virtual is None:
+                judge.keep(where, mark)
             before = judge.before(self.run.last)
+            if method.virtual is not None:
+                judge = judge.behind(trunk, self.sources.eval, spec, method.virtual)
+                judge.keep(where, mark)
+                before = before if "start" in before else {**before, "start": judge.after("at the start")}
         objective = Labels(feed)
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)
@@ -167,6 +183,7 @@ class _Run:
             "loop_seconds": round(state.seconds, 3),
             "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
             "scores": {"before": before["scores"], "after": after["scores"]},
+            "start": before.get("start"),
             "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
             | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
         }
@@ -285,6 +302,7 @@ class _Run:
             method.shares,
             self.recipe.train,
             on_trial=lambda lr, loss: self.tell.note(f"rate {lr:.0e}: held-out loss {loss:.4f}"),
+            ladder=method.ladder,
         )
         self.tell.note(
             f"rate {test.lr:.0e} chosen, the lowest within one standard error of the least loss: "
@@ -331,12 +349,15 @@ class _Run:
             Desk(self.run.last, self.run.best, log),
             self.stop,
             evaluate=judge.choose if judge.choices is not None else None,
+            begun=notes["before"].get("start", {}).get("scores"),
             on_step=self.tell.step,
             token_count=lambda batch: sum(feed.lengths[i] for i in batch),
             notes=notes,
         )
 
-    def _save(self, base: Base, method: Method, mark: str, facts: dict[str, Any]) -> dict[str, Any]:
+    def _save(
+        self, base: Base, method: Method, mark: str, facts: dict[str, Any], start: begin.Beginning | None
+    ) -> dict[str, Any]:
         from ctxtune.adapter.card import model_card
         from ctxtune.adapter.manifest import BaseModel, Change, Manifest
         from ctxtune.adapter.write import write_adapter
@@ -355,6 +376,7 @@ class _Run:
             trainable=facts["trainable"],
             leaked=self.sources.leaked,
             classes=class_names(base.model.config) if base.anatomy.kind == "classifier" else [],
+            shown=start.shown(base.model) if start is not None else None,
             scores=Change(finite(facts["scores"]["before"]), finite(facts["scores"]["after"])),
             forgetting=Change(finite(facts["forgetting"]["before"]), finite(facts["forgetting"]["after"])),
         )

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ctxtune.adapter.manifest import Manifest
     from ctxtune.adapter.merge import Merged
     from ctxtune.backend.tensors import TensorInfo
+    from ctxtune.commands.bake import Baked
+
+
+FORMS = ("peft", "model")
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,12 @@ class MergedAdapter:
 
 @dataclass(frozen=True)
 class ExportedAdapter:
-    """What `adapter export` wrote."""
+    """What `adapter export` wrote; of a model with words of its own, how these do, and what a user should be told."""
 
     folder: Path
     num_bytes: int
+    baked: Baked | None = None
+    note: str | None = None
 
 
 def show(place: Path) -> ShownAdapter:
@@ -119,15 +125,32 @@ def _quant_note(adapter: AdapterFile) -> str | None:
     )
 
 
-def export(place: Path, to: str, out: Path) -> ExportedAdapter:
-    """Write the adapter in the form `to`, of which there is one: peft."""
-    if to != "peft":
-        raise RecipeError(f"--to: an adapter cannot be exported to {to!r}", "forms that work: peft")
+def export(
+    place: Path, to: str, out: Path, model: str | None = None, dtype: str | None = None, force: bool = False
+) -> ExportedAdapter:
+    """Write the adapter in the form `to`: for PEFT (peft), or as a model with words of its own (model).
+
+    Raises:
+        AdapterError: the adapter is damaged, or has no such form; the base is another one, and `force` does not insist.
+    """
+    if to not in FORMS:
+        raise RecipeError(f"--to: an adapter cannot be exported to {to!r}", f"forms that work: {', '.join(FORMS)}")
+    if to != "model" and (model or dtype):
+        raise RecipeError(f"--{'model' if model else 'dtype'} is for --to model", "leave it out")
     adapter = open_adapter(place)
     for check in check_adapter(adapter):
         if not check.ok:
             raise AdapterError(f"{adapter.path} is not exported: {check.name}: {check.detail}")
-    return ExportedAdapter(out, export_peft(adapter, out))
+    if to == "peft":
+        return ExportedAdapter(out, export_peft(adapter, out))
+    from ctxtune.commands.bake import bake, check_bakeable
+
+    check_bakeable(adapter)
+    base = resolve_model(model or _base_name(adapter))
+    note = check_base(adapter, fingerprint(base), force)
+    baked = bake(adapter, base, out, dtype)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    return ExportedAdapter(out, size, baked, note)
 
 
 def _base_name(adapter: AdapterFile) -> str:

@@ -79,6 +79,19 @@ class Context:
             found |= zip(places, written, strict=True)
         return [found[place] for place in range(len(prompts))]
 
+    def before(self, spec: EncodeSpec) -> EncodeSpec:
+        """How a question becomes tokens behind it."""
+        if self.shown.virtual:
+            return replace(spec, before=self.shown.virtual, instruction=self.shown.instruction)
+        return replace(spec, instruction=self.shown.front)
+
+    def asked(self, prompt: str) -> list[int]:
+        """A text that is to be continued, as the model reads it."""
+        shown, tokenizer = self.shown, self.trunk.base.tokenizer
+        if shown.virtual:
+            return [*shown.virtual, *encode_prompt(tokenizer, shown.instruction + prompt, framed=False)]
+        return encode_prompt(tokenizer, shown.front + prompt)
+
     def past(self) -> Past:
         """What one text, which grows, goes on from."""
         from ctxtune.backend.past import Past
@@ -133,12 +146,13 @@ def settings_behind(recipe: Recipe, adapter: AdapterFile | None) -> Generation:
     Raises:
         RecipeError: a chat is asked for.
     """
-    if adapter is None or shown(adapter) is None:
+    told = shown(adapter) if adapter is not None else None
+    if told is None:
         return recipe.generate
     if recipe.generate.chat:
-        raise RecipeError(
-            "--chat: the adapter holds plain demonstrations, a chat does not stand behind them", "--no-chat"
-        )
+        raise RecipeError("--chat: what the adapter holds stands before plain text, not before a chat", "--no-chat")
+    if told.virtual:
+        return recipe.generate
     return answers_end(recipe)
 
 
@@ -157,10 +171,10 @@ def open_context(base: Base, adapter: AdapterFile | None) -> Context | None:
 
     trunk = Trunk(base)
     require_going_on(trunk)
-    size = len(encode_prompt(base.tokenizer, told.front))
+    size = len(told.virtual) or len(encode_prompt(base.tokenizer, told.front))
     if size >= base.max_length:
         raise AdapterError(
-            f"{adapter.path} holds demonstrations of {size:,} tokens, the model reads {base.max_length:,}",
+            f"{adapter.path} holds {size:,} tokens that stand before a text, the model reads {base.max_length:,}",
             "the adapter was made for another base",
         )
     return Context(told, trunk, held_prefix(trunk, adapter))
@@ -178,12 +192,13 @@ def scored_behind(
     if rows is None or not isinstance(spec, EncodeSpec):
         what = "a running text" if rows is None else "a chat"
         raise RecipeError(f"{what} does not stand behind demonstrations", "score rows: --prompt, --answer")
-    spec = replace(spec, instruction=context.shown.front)
+    spec = context.before(spec)
     same = sum(shot.text in context.shown.texts for shot in shots_of(rows.rows, spec, recipe.data.separator))
     if same:
         say(f"rows that are demonstrations of the adapter, and see their own answer: {same:,}")
     if accepted is not None:
-        write = partial(context.write, settings=answers_end(recipe))
+        settings = recipe.generate if context.shown.virtual else answers_end(recipe)
+        write = partial(context.write, settings=settings)
         found = written_scores(context.trunk.base, rows.rows, spec, recipe, accepted, write)
     else:
         found = *context.chosen(rows, spec), None

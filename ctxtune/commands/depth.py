@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.errors import RecipeError
+from ctxtune.recipe.schema import Fewshot, Freeze
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.methods.registry import Method
     from ctxtune.objectives.labels import Labels
     from ctxtune.recipe.load import Resolved
-    from ctxtune.recipe.schema import Freeze, Recipe
+    from ctxtune.recipe.schema import Prompt, Recipe
 
 _ROWS = 512
 _GRADIENT_ROWS = 64
@@ -38,20 +39,26 @@ def undecided(recipe: Recipe) -> bool:
     Raises:
         RecipeError: the frozen layers are to be quantised, and nobody knows yet which these are.
     """
-    if recipe.training.layers == "auto" and recipe.quant != "none":
+    method = recipe.method
+    if not isinstance(method, Freeze) or method.layers != "auto":
+        return False
+    if recipe.quant != "none":
         raise RecipeError(
             f"method.layers auto is chosen on a model in full: quant is {recipe.quant}",
             "choose with quant none, then name the layers: --layers last:N",
         )
-    return recipe.training.layers == "auto"
+    return True
 
 
-def widest(recipe: Recipe, num_layers: int) -> Freeze:
+def widest(recipe: Recipe, num_layers: int) -> Freeze | Prompt:
     """The method's settings; with the most layers that may be chosen where the recipe leaves them open."""
     from ctxtune.methods.depth import candidates
 
-    settings = recipe.training
-    return _with(settings, candidates(num_layers, settings.sample or 1)[-1]) if undecided(recipe) else settings
+    settings = recipe.method
+    assert not isinstance(settings, Fewshot)  # it trains nothing
+    if not isinstance(settings, Freeze) or not undecided(recipe):
+        return settings
+    return _with(settings, candidates(num_layers, settings.sample or 1)[-1])
 
 
 def moving(recipe: Recipe, model: Path) -> Collection[str]:
@@ -77,7 +84,10 @@ def settle(
     """The recipe with its layers chosen, its rate too if that was open, and the table they were chosen from."""
     from ctxtune.engine.rate import LEAST_ROWS
 
-    search = _Search(resolved.recipe, base, _sample(resolved.recipe, base, examples), course)
+    settings = resolved.recipe.method
+    assert isinstance(settings, Freeze)
+    rows = _sample(resolved.recipe, settings, base, examples)
+    search = _Search(resolved.recipe, settings, base, rows, course)
     table = search.table(note) if len(search.rows) >= LEAST_ROWS else search.untried(note)
     recipe, found = resolved.recipe, {"method.layers": table["layers"], "train.lr": table["lr"]}
     chosen = recipe.model_copy(
@@ -94,7 +104,7 @@ def _with(settings: Freeze, k: int) -> Freeze:
     return settings.model_copy(update={"layers": f"last:{k}"})
 
 
-def _sample(recipe: Recipe, base: Base, examples: Sequence[Encoded]) -> list[Encoded]:
+def _sample(recipe: Recipe, settings: Freeze, base: Base, examples: Sequence[Encoded]) -> list[Encoded]:
     """The rows that are looked at: at most 512, and as many as can be kept at every cut."""
     from ctxtune.backend.depths import fitting
     from ctxtune.methods.depth import candidates
@@ -103,7 +113,7 @@ def _sample(recipe: Recipe, base: Base, examples: Sequence[Encoded]) -> list[Enc
     random.Random(f"depth {recipe.train.seed}").shuffle(order)
     rows = [examples[i] for i in order[:_ROWS]]
     num_layers = len(base.anatomy.block_list(base.model))
-    cuts = len(candidates(num_layers, recipe.training.sample or 1))
+    cuts = len(candidates(num_layers, settings.sample or 1))
     return rows[: fitting([len(row.ids) for row in rows], base.width, cuts)]
 
 
@@ -112,6 +122,7 @@ class _Search:
     """One choice of layers."""
 
     recipe: Recipe
+    settings: Freeze
     base: Base
     rows: list[Encoded]
     course: Span
@@ -124,7 +135,7 @@ class _Search:
         """Every candidate with what speaks for it, and the one that was taken."""
         from ctxtune.methods.depth import candidates, cost, first_sufficient, not_worse
 
-        ks = candidates(self.num_layers, self.recipe.training.sample or 1)
+        ks = candidates(self.num_layers, self.settings.sample or 1)
         note(f"layers auto: looking at every depth of {len(self.rows)} rows")
         depths = self._depths(ks)
         probes = self._probes(depths)
@@ -163,7 +174,7 @@ class _Search:
         from ctxtune.engine.rate import LEAST_ROWS, UNTRIED
         from ctxtune.methods.depth import candidates
 
-        layers = f"last:{candidates(self.num_layers, self.recipe.training.sample or 1)[-1]}"
+        layers = f"last:{candidates(self.num_layers, self.settings.sample or 1)[-1]}"
         lr = UNTRIED if self.recipe.train.lr == "auto" else self.recipe.train.lr
         few = f"too few rows to choose from ({len(self.rows)}, and {LEAST_ROWS} are the least)"
         note(f"layers auto: {few}: {layers} is taken, the deepest that would be tried, at rate {lr:.0e}")
@@ -196,7 +207,7 @@ class _Search:
         from ctxtune.methods.registry import open_method
         from ctxtune.objectives.labels import Labels
 
-        method = open_method(_with(self.recipe.training, k), self.base.model, self.base.anatomy, self.course)
+        method = open_method(_with(self.settings, k), self.base.model, self.base.anatomy, self.course)
         with Trunk(self.base, self.num_layers - k) as trunk:
             feed = Feed(trunk, self.rows)
             start_from(feed, depths)

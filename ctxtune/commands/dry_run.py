@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import depth, prepare
+from ctxtune.commands.begin import beginning
 from ctxtune.commands.sources import default_out, read_sources, span
+from ctxtune.recipe.schema import Freeze, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,10 +43,14 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     spec = prepare.encoder(
         recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())
     )
-    examples = prepare.to_learn(sources.train, spec)
+    settings, train = depth.widest(recipe, len(anatomy.block_list(model))), sources.train
+    if isinstance(settings, Prompt):
+        start = beginning(settings, recipe, sources.train, spec)
+        settings, spec = settings.model_copy(update={"tokens": len(start.spec.before)}), start.spec
+        train = start.others(train)
+    examples = prepare.to_learn(train, spec)
     mixture = prepare.mixture(sources.train, examples)
     course = span(recipe, mixture.per_epoch)
-    settings = depth.widest(recipe, len(anatomy.block_list(model)))
     method = open_method(settings, model, anatomy, course)
     weight_bytes = weights_in_memory(recipe, model, anatomy, sources.model, method.params)
     tensors = method.tensors()
@@ -54,8 +60,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     kept = method.start > 0 and recipe.cache != "off"
     return {
         "model": recipe.model,
-        "method": recipe.method.model_dump(),
-        "at_most": settings.layers if depth.undecided(recipe) else None,
+        "method": recipe.method.model_dump() if isinstance(settings, Freeze) else settings.model_dump(),
+        "at_most": settings.layers if isinstance(settings, Freeze) and depth.undecided(recipe) else None,
         "out": recipe.out or default_out(recipe),
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),

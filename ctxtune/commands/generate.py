@@ -85,8 +85,11 @@ class Voice:
         if self.chat:
             ids = chat_tokens(self.base, self.settings, [{"role": "user", "content": ask.prompt}], ask.where)
         else:
-            front = self.context.shown.front if self.context is not None else ""
-            ids = encode_prompt(self.base.tokenizer, front + ask.prompt)
+            ids = (
+                self.context.asked(ask.prompt)
+                if self.context is not None
+                else encode_prompt(self.base.tokenizer, ask.prompt)
+            )
         check_prompt(self.base, ids, ask.where)
         return ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.trunk import Trunk
     from ctxtune.data.encode import ChoiceSet
+    from ctxtune.methods.registry import Virtual
 
 
 @dataclass
@@ -44,15 +46,26 @@ class Judge:
     @classmethod
     def make(
         cls, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, probe: str | None,
-        say: Callable[[str], None] | None = None,
+        say: Callable[[str], None] | None = None, before: int = 0,
     ) -> Judge:  # fmt: skip
-        """Encode what is to be scored."""
-        choices = prepare.to_score(source.rows, spec) if source is not None else None
-        if choices is not None and not choices.requests:
-            raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+        """Encode what is to be scored; `before` virtual tokens will stand before the probe."""
+        choices = to_score(source, spec)
         requests = Requests(trunk, choices.requests) if choices is not None else None
         end = int(isinstance(spec, EncodeSpec) and spec.choices is None and spec.kind == "causal")
-        return cls(choices, requests, probe_feed(trunk, probe) if probe is not None else None, end, say=say)
+        feed = probe_feed(trunk, probe, before) if probe is not None else None
+        return cls(choices, requests, feed, end, say=say)
+
+    def behind(self, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, virtual: Virtual) -> Judge:
+        """The same rows and the same text behind virtual tokens, against what the base has said."""
+        import torch
+
+        learned = partial(virtual.prefix, trunk)
+        with torch.no_grad():
+            prefix = learned()
+        choices = to_score(source, spec)
+        requests = Requests(trunk, choices.requests, prefix, learned) if choices is not None else None
+        probe = Feed(trunk, self.probe.examples, prefix=prefix, learned=learned) if self.probe is not None else None
+        return Judge(choices, requests, probe, self.end, self.base, self.say)
 
     def keep(self, where: str, mark: str) -> None:
         """Run the frozen layers once over everything that will be scored again and again."""
@@ -111,12 +124,24 @@ class Judge:
         return {**summarise(items), **answer_perplexities([item.said["ll"][0] for item in items], tokens)}
 
 
-def probe_feed(trunk: Trunk, text: str) -> Feed:
-    """The probe as examples of this model."""
+def to_score(source: prepare.Source | None, spec: prepare.Spec) -> ChoiceSet | None:
+    """Rows with their choices, if there are rows.
+
+    Raises:
+        DataError: all of them are too long.
+    """
+    choices = prepare.to_score(source.rows, spec) if source is not None else None
+    if choices is not None and not choices.requests:
+        raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+    return choices
+
+
+def probe_feed(trunk: Trunk, text: str, before: int = 0) -> Feed:
+    """The probe as examples of this model, with room for so many tokens before each."""
     tokenizer = trunk.base.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     mask = getattr(tokenizer, "mask_token_id", None)
-    examples = probe_examples(ids, trunk.base.anatomy.kind, mask, trunk.base.max_length)
+    examples = probe_examples(ids, trunk.base.anatomy.kind, mask, trunk.base.max_length - before)
     if not examples:
         raise DataError("forget.probe: a text of one token leaves nothing to predict", "name a longer text")
     return Feed(trunk, examples)

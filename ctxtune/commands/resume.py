@@ -54,7 +54,7 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
     # What a run put in the place of these stands in its own recipe.
     piped = Path(str(ours["data.train"])).name == SPOOL and theirs["data.train"] == "-"
-    found = {"data.train": "-"} if piped else {}
+    found = {"method.tokens": "auto", **({"data.train": "-"} if piped else {})}
     if run.choice.exists():
         found |= {"method.layers": "auto", "train.lr": "auto"}
     for key in ours:

@@ -50,6 +50,10 @@ class Encoded:
     labels: tuple[int, ...]
     parents: tuple[int, ...] = ()
 
+    def after(self, before: tuple[int, ...]) -> Encoded:
+        """The same behind more tokens; no tree."""
+        return Encoded(before + self.ids, tuple(row + len(before) for row in self.rows), self.labels)
+
 
 @dataclass(frozen=True)
 class Form:
@@ -67,7 +71,8 @@ class EncodeSpec:
     """How rows become tokens: the recipe's data section, the model's kind and its tokenizer. Questions have no answer.
 
     With `turns` a prompt is the last turn of a chat; with `replay` the delimiter stands in every place where the harness
-    writes it, and a prompt that is written on keeps its white space."""
+    writes it, and a prompt that is written on keeps its white space. The virtual tokens `before`, numbers below 0, stand in
+    front of every text, in the place of the tokenizer's special ones."""
 
     tokenizer: Tokenizer
     kind: Kind
@@ -80,6 +85,7 @@ class EncodeSpec:
     on_long: OnLong = "error"
     turns: Turns | None = None
     replay: bool = False
+    before: tuple[int, ...] = ()
 
     def render(self, row: Row) -> Rendered:
         """The row's prompt, answer and choices as texts."""
@@ -98,11 +104,12 @@ class EncodeSpec:
     def encode(self, pairs: Sequence[tuple[str, str]], *, end: bool = False) -> list[Encoded]:
         """Prompts with answers at full length, for a model that predicts tokens."""
         assert self.kind != "classifier"
-        before, between = (self.delimiter, "") if self.replay else ("", self.delimiter)
-        return encode_pairs(
-            self.tokenizer, [(prompt, before + answer) for prompt, answer in pairs], delimiter=between, kind=self.kind,
+        space, between = (self.delimiter, "") if self.replay else ("", self.delimiter)
+        done = encode_pairs(
+            self.tokenizer, [(prompt, space + answer) for prompt, answer in pairs], delimiter=between, kind=self.kind,
             end=end, form=self.form,
         )  # fmt: skip
+        return [one.after(self.before) for one in done] if self.before else done
 
     def encode_front(self) -> list[int]:
         """The tokens that are read before any prompt."""
@@ -112,13 +119,14 @@ class EncodeSpec:
     def encode_question(self, row: Row) -> list[int]:
         """The tokens behind which the model writes its answer."""
         prompt = self.render(row).prompt
-        return encode_prompt(self.tokenizer, prompt.rstrip() if self.form.strip else prompt, framed=self.form.framed)
+        text = prompt.rstrip() if self.form.strip else prompt
+        return [*self.before, *encode_prompt(self.tokenizer, text, framed=self.form.framed)]
 
     @property
     def form(self) -> Form:
         """A chat's prompt ends as its template ends it, and has all the special tokens that it needs."""
         chat = self.turns is not None
-        return Form(self.choices is not None or not (chat or self.replay), self.replay or not chat)
+        return Form(self.choices is not None or not (chat or self.replay), not self.before and (self.replay or not chat))
 
 
 @dataclass
@@ -140,8 +148,8 @@ class EncodedSet:
 
     @property
     def tokens(self) -> int:
-        """The tokens fed to the model in one epoch."""
-        return sum(len(example.ids) for example in self.examples)
+        """The tokens fed to the model in one epoch; virtual ones, which are run once for many, are not among them."""
+        return sum(token >= 0 for example in self.examples for token in example.ids)
 
 
 @dataclass
@@ -291,12 +299,13 @@ def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encode
         return requests
     if spec.on_long == "drop":
         return None
-    front = () if spec.kind == "causal" else frame(spec.tokenizer)[0]
+    front = spec.before if spec.kind == "causal" else frame(spec.tokenizer)[0]
     try:
         return [fit(one, spec.max_length, front, truncate=spec.on_long == "truncate") for one in requests]
     except TooLong as error:
         hint = "shorten the row, or set data.on_long to drop" + (" or truncate" if spec.on_long == "error" else "")
-        raise DataError(f"{row.where}: {error}", hint) from error
+        more = f", {len(spec.before):,} of them virtual: fewer with --tokens" if spec.before else ""
+        raise DataError(f"{row.where}: {error}{more}", hint) from error
 
 
 def check_supervised(one: Encoded, where: str) -> None:
@@ -365,6 +374,11 @@ def _classified(tokenizer: Tokenizer, asked: Sequence[tuple[Rendered, int | None
 def join(prompt: str, delimiter: str, answer: str) -> str:
     """A prompt with its answer; no delimiter stands behind white space, or where there is no prompt."""
     return prompt + answer if not prompt or prompt[-1].isspace() else prompt + delimiter + answer
+
+
+def virtual_tokens(count: int) -> tuple[int, ...]:
+    """Numbers that no tokenizer writes."""
+    return tuple(range(-1, -count - 1, -1))
 
 
 def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

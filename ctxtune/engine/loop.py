@@ -129,11 +129,12 @@ def fit(
     on_step: Callable[[StepFacts], None],
     token_count: Callable[[Sequence[int]], int],
     notes: Mapping[str, object],
+    begun: Mapping[str, float] | None = None,
 ) -> State:
     """Train until the course or the patience ends; the parameters then hold the best numbers if there was an evaluation.
 
-    `evaluate` returns at least `loss`, which chooses the best; `notes` are kept in every checkpoint. Where `desk.last`
-    exists the run goes on from there.
+    `evaluate` returns at least `loss`, which chooses the best; `begun` is what it said before the first step, where that may be
+    the best of all. `notes` are kept in every checkpoint. Where `desk.last` exists the run goes on from there.
 
     Raises:
         Interrupted: a signal came; a checkpoint was written.
@@ -143,6 +144,9 @@ def fit(
     state = State()
     if desk.last.exists():
         state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer)["loop"])
+    elif evaluate and begun:
+        state.best_loss = begun["loss"]
+        checkpoint.write_params(desk.best, params, {"step": 0, **begun})
     per_epoch = len(course.batches(0))
     saved_at = time.monotonic()
     with stop.deferred():
@@ -164,7 +168,7 @@ def fit(
                 raise Interrupted(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )
-    if evaluate and state.best_step not in (0, state.step):
+    if evaluate and state.best_step != state.step and (begun or state.best_step):
         checkpoint.read_params(desk.best, params)
     return state
 

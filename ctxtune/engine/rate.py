@@ -78,6 +78,7 @@ def find_rate(
     options: Train,
     on_trial: Callable[[float, float], None] = lambda lr, loss: None,
     trials: Trials | None = None,
+    ladder: Sequence[float] = LADDER,
 ) -> RateTest:
     """Try every rate of the ladder from where the parameters stand now; afterwards they stand there again.
 
@@ -86,7 +87,7 @@ def find_rate(
     goes through the run's epochs in its own few steps.
     """
     begun = time.perf_counter()
-    trials = trials or _about_a_run(len(lengths), steps)
+    trials = trials or _about_a_run(ladder, len(lengths), steps)
     start = {name: param.detach().clone() for name, param in params.items()}
     shuffled = list(range(len(lengths)))
     random.Random(f"rate {options.seed}").shuffle(shuffled)
@@ -121,9 +122,9 @@ def find_rate(
     )
 
 
-def _about_a_run(rows: int, steps: int) -> Trials:
+def _about_a_run(ladder: Sequence[float], rows: int, steps: int) -> Trials:
     """The whole ladder, in about as many steps as the run takes."""
-    return Trials(LADDER, max(8, min(64, steps // len(LADDER))), max(1, min(_HELD_OUT, rows // 8)))
+    return Trials(ladder, max(8, min(64, steps // len(ladder))), max(1, min(_HELD_OUT, rows // 8)))
 
 
 def choose_rate(results: Sequence[tuple[float, Sequence[float]]]) -> float:

@@ -34,10 +34,13 @@ class Requests:
 
     `feed` holds what the model has to read: each input once, and a group as one tree of tokens (branch.py) where this
     model, asked for one, says the same of its branches as of the requests alone. All of them go on from `prefix`, if there
-    is one: `common_prefix` says from which they can.
+    is one: `common_prefix` says from which they can. One that is learned is made anew by `learned`.
     """
 
-    def __init__(self, trunk: Trunk, groups: Sequence[Sequence[Encoded]], prefix: Prefix | None = None) -> None:
+    def __init__(
+        self, trunk: Trunk, groups: Sequence[Sequence[Encoded]], prefix: Prefix | None = None,
+        learned: Callable[[], Prefix] | None = None,
+    ) -> None:  # fmt: skip
         self.requests = [request for group in groups for request in group]
         many = any(len({one.ids for one in group}) > 1 for group in groups)
         inputs: dict[Encoded, int] = {}
@@ -48,7 +51,7 @@ class Requests:
             tree, rows = grow([behind(prefix, request) for request in group])
             self.rows += rows
             self.place += [inputs.setdefault(tree, len(inputs))] * len(group)
-        self.feed = Feed(trunk, list(inputs), prefix=prefix)
+        self.feed = Feed(trunk, list(inputs), prefix=prefix, learned=learned)
 
     def loglikelihoods(self) -> list[tuple[float, bool]]:
         """For each request the sum of its tokens' log-probabilities, in nats, and whether greedy decoding gives it."""

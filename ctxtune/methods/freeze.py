@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Freeze
 
 
+LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+
+
 def choose(layers: str, names: Sequence[str], anatomy: Anatomy, num_layers: int) -> list[str]:
     """The parameters that `layers` names, in the model's order, out of all its parameter names (tied ones under each).
 
@@ -98,6 +101,8 @@ class Opened:
     modules: Mapping[str, Mapping[str, Tensor]]
     causal: bool
     motion: Motion
+    virtual: None = None
+    ladder: Sequence[float] = LADDER
 
     def shares(self, step: int, epoch: int) -> dict[str, float]:
         """The numbers that move in a step, each with its share of the rate."""

@@ -8,14 +8,29 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from ctxtune.methods.motion import ENDLESS, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.backend.prefix import Prefix
+    from ctxtune.backend.trunk import Trunk
     from ctxtune.recipe.schema import Method as Settings
 
-_MODULES = {"freeze": "ctxtune.methods.freeze"}
+_MODULES = {"freeze": "ctxtune.methods.freeze", "prompt": "ctxtune.methods.prompt"}
+
+
+class Virtual(Protocol):
+    """Virtual tokens that are learned, numbers below 0."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]: ...
+
+    def begin(self, trunk: Trunk, tokens: Sequence[int]) -> None:
+        """Start as what the model makes of these, one for each."""
+
+    def prefix(self, trunk: Trunk) -> Prefix:
+        """Their keys and values as they are now."""
 
 
 class Method(Protocol):
@@ -34,6 +49,14 @@ class Method(Protocol):
     @property
     def start(self) -> int:
         """The lowest block that any of them touches: what lies below can be run once and kept."""
+
+    @property
+    def ladder(self) -> Sequence[float]:
+        """The rates that `lr: auto` tries, upwards."""
+
+    @property
+    def virtual(self) -> Virtual | None:
+        """Tokens that stand before every text; None where the model itself changes."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What the adapter file holds, under PEFT's names."""

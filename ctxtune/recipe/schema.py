@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ctxtune.recipe.layers import checked
 from ctxtune.recipe.pattern import compiled
+from ctxtune.recipe.start import start_of
 
 MOST_STEPS = 10_000_000
 REPLAYED_SEED = 1234  # of lm-evaluation-harness, for what it draws
@@ -123,6 +124,36 @@ class Freeze(Section):
         return self
 
 
+_SHOTS = "demonstrations: before each question, or what virtual tokens start from"
+
+
+class Prompt(Section):
+    """Prompt tuning: virtual tokens that stand before every text are learned, and no weight moves."""
+
+    name: Literal["prompt"] = Field(description="the name of the method")
+    kind: Literal["prefix", "input", "residual", "ptuning"] = Field(
+        "prefix", description="keys and values of all layers (prefix), or vectors before the input: input, residual, ptuning"
+    )
+    tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
+        "auto", description="virtual tokens; auto is as many as they start from"
+    )
+    init: Annotated[Text, AfterValidator(start_of)] = Field(
+        "fewshot", description="what they start from: fewshot (demonstrations), text:... (words), labels, vocab or zero"
+    )
+    shots: int = Field(8, ge=1, le=65_536, description=_SHOTS)
+    top: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        None, description="prefix: layers, from the top, that learn; what lies below keeps its start; null is all"
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Prompt":
+        if (self.kind, self.init) == ("ptuning", "zero"):
+            raise ValueError("ptuning adds to what it starts from, init zero is nothing")
+        if self.top is not None and self.kind != "prefix":
+            raise ValueError(f"top {self.top} names layers of a prefix, kind {self.kind} has vectors before the first one")
+        return self
+
+
 class Fewshot(Section):
     """In-context learning: examples stand before the question, and no weight moves."""
 
@@ -136,7 +167,7 @@ class Fewshot(Section):
     chat: bool = Field(
         False, description="whether demonstrations and question are turns of a chat, by the model's template"
     )
-    shots: int = Field(8, ge=0, le=65_536, description="demonstrations before each question")
+    shots: int = Field(8, ge=0, le=65_536, description=_SHOTS)
     select: Literal["fixed", "random", "balanced", "bm25", "knn", "mmr", "cluster", "influence"] = Field(
         "balanced",
         description="fixed (the first), random, balanced, influence; by question: bm25, knn, mmr; cluster (of them)",
@@ -236,9 +267,8 @@ class Fewshot(Section):
         return self.near and self.order != "as-is"
 
 
-# One more method is one more class; those that train have more in common.
-Training = Freeze
-Method = Annotated[Training | Fewshot, Field(discriminator="name")]
+# One more method is one more class.
+Method = Annotated[Freeze | Prompt | Fewshot, Field(discriminator="name")]
 
 
 class Train(Section):
@@ -357,12 +387,6 @@ class Recipe(Section):
         None, description="sha256 of what was read; written by a run"
     )
 
-    @property
-    def training(self) -> Training:
-        """The settings of a method that trains."""
-        if isinstance(self.method, Fewshot):
-            raise ValueError("few-shot prompting trains nothing")
-        return self.method
 
 
 def json_schema() -> dict[str, Any]:

@@ -31,6 +31,26 @@ SURFACE = {
         "--quant",
     }
     | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
+    "prompt": (TASK - {"--messages"})
+    | {
+        "recipe",
+        "--model",
+        "--kind",
+        "--tokens",
+        "--init",
+        "--shots",
+        "--top",
+        "--epochs",
+        "--batch",
+        "--lr",
+        "--out",
+        "--set",
+        "--seed",
+        "--device",
+        "--dtype",
+        "--quant",
+    }
+    | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
     "fewshot": (TASK - {"--messages"})
     | {
         "recipe",
@@ -94,7 +114,7 @@ SURFACE = {
     "adapter show": {"adapter", "--json"},
     "adapter verify": {"adapter", "--model", "--json"},
     "adapter merge": {"adapter", "--out", "--model", "--dtype", "--force", "--json"},
-    "adapter export": {"adapter", "--out", "--to", "--json"},
+    "adapter export": {"adapter", "--out", "--to", "--model", "--dtype", "--force", "--json"},
     "model": set(),
     "model pull": {"name", "--accept-licence", "--from", "--json"},
     "model list": {"--json"},

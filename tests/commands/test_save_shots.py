@@ -214,7 +214,7 @@ def test_the_python_of_the_card_runs(
 
 def test_a_chat_does_not_stand_behind_demonstrations(saved: Callable[..., Any], tmp_path: Path) -> None:
     saved()
-    with pytest.raises(RecipeError, match="a chat does not stand behind them"):
+    with pytest.raises(RecipeError, match="stands before plain text, not before a chat"):
         list(generate(asks_of_prompts(["a"]), {"generate.chat": True}, tmp_path / "adapter", False, 1, print))
 
 
@@ -366,7 +366,7 @@ def test_an_instruction_alone(saved: Callable[..., Any], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", [kind for kind in FOUND if not kind.startswith("distilbert")])
 def test_a_family_that_was_found_is_refused(kind: str, saved: Callable[..., Any]) -> None:
-    with pytest.raises(ModelError, match="is not known: no adapter can hold its demonstrations"):
+    with pytest.raises(ModelError, match="is not known: nothing can be put before its texts"):
         saved(kind)
 
 

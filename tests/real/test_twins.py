@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,42 @@ def test_transformers_loads_the_merged_model(merge: Ended, attached: torch.Tenso
 
     theirs = logits(load(Path(merge.json["folder"])))
     assert (theirs - attached).abs().max() <= 1e-5 * attached.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["prefix", "input"])
+def test_peft_alone_stands_behind_a_learned_prompt(kind: str, model: Path, tmp_path: Path) -> None:
+    """Twelve steps from words: the held-out loss falls, and PEFT says of a text what the run's own adapter does."""
+    from peft import PeftModel
+
+    from ctxtune.adapter.keys import held_prefix
+    from ctxtune.adapter.read import open_adapter
+    from ctxtune.backend.load import load_base
+    from ctxtune.backend.prefix import going_on
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.recipe.load import load as load_recipe
+
+    from ..conftest import Listener
+
+    with ROWS.open() as file:
+        (tmp_path / "rows.jsonl").write_text("".join(islice(file, 16)))
+    facts = adapt(load_recipe(None, {
+        "model": str(model), "data.train": str(tmp_path / "rows.jsonl"), "data.eval": str(tmp_path / "rows.jsonl"),
+        "data.prompt": "Review: {{ text }}\nSentiment:", "data.answer": "{{ label }}", "data.choices": ["negative", "positive"],
+        "method.name": "prompt", "method.kind": kind, "method.init": "text:Is the review negative or positive?",
+        "train.steps": 12, "train.batch": 4, "train.lr": 1e-2, "forget.probe": "none", "out": str(tmp_path / "run"),
+    }), False, Listener())  # fmt: skip
+    assert facts["scores"]["after"]["loss"] < 0.8 * facts["start"]["scores"]["loss"]
+    base = load_base(model, "cpu")
+    trunk = Trunk(base)
+    prefix = held_prefix(trunk, open_adapter(tmp_path / "run"))
+    ids = torch.arange(100, 140)[None]
+    with torch.no_grad():
+        ours = base.model(input_ids=ids, **going_on(trunk, prefix, torch.ones_like(ids))).logits
+        theirs = PeftModel.from_pretrained(load(model), tmp_path / "run" / "adapter").eval()(
+            input_ids=ids, attention_mask=torch.ones_like(ids)
+        ).logits[:, -ids.shape[1] :]  # fmt: skip
+    assert (theirs - ours).abs().max() <= 2e-4
 
 
 def test_peft_alone_answers_as_behind_examples(model: Path, tmp_path: Path) -> None:

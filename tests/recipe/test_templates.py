@@ -49,6 +49,7 @@ def explained(text: str) -> dict[str, str]:
 
 NOT_READ = {
     "freeze": (),
+    "prompt": ("data.messages", "data.tools", "data.learn", "train.pack", "generate.chat", "generate.system"),
     "fewshot": (
         "train.", "forget.", "data.messages", "data.tools", "data.learn", "generate.chat", "generate.system"
     ),

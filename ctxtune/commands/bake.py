@@ -1,0 +1,151 @@
+"""The story of baking: read the adapter -> what the model says behind it -> new words -> write a checkpoint -> check it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, layout_of, shown
+from ctxtune.errors import AdapterError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ctxtune.adapter.read import AdapterFile
+    from ctxtune.backend.load import Base
+    from ctxtune.backend.prefix import Prefix
+    from ctxtune.backend.trunk import Trunk
+
+MOST_SHARE = 1e-6
+MOST_DIFFERENCE = 1e-5
+_TYPES = ("float32", "bfloat16", "float16")
+_TEXT = "Review: a fine film"
+_EVERY = 8  # rows of a text: from one to the next whose whole distribution is compared
+
+
+@dataclass(frozen=True)
+class Baked:
+    """The folder, the number of new words, the largest share that all of them have on the probe, and the largest difference of
+    a log-probability of an old word; the last two by plain transformers from the folder, in float32."""
+
+    folder: Path
+    words: int
+    share: float
+    difference: float
+
+
+def check_bakeable(adapter: AdapterFile) -> None:
+    """Refuse what cannot become words.
+
+    Raises:
+        AdapterError: it holds no vectors before the input.
+    """
+    told = shown(adapter) if adapter.container in CONTAINERS else None
+    if told is None:
+        raise AdapterError(
+            f"{adapter.path} changes the model itself", "`ctxtune adapter merge` writes it into its base"
+        )
+    if adapter.container == CONTAINER:
+        raise AdapterError(
+            f"{adapter.path} holds keys and values, and no word of a vocabulary has those of its own",
+            "learn vectors before the input: ctxtune prompt --kind input, residual or ptuning",
+        )
+    layout_of(adapter)
+
+
+def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) -> Baked:
+    """Write the base with the adapter's vectors as words of its own.
+
+    Raises:
+        AdapterError: the adapter holds no vectors, or the new words would be said.
+        StorageError: `out` holds something, or there is no room.
+    """
+    import torch
+
+    from ctxtune.adapter.folder import require_new
+    from ctxtune.adapter.keys import held_prefix, held_rows
+    from ctxtune.backend.atomic import new_folder
+    from ctxtune.backend.bake import add_words, write_baked
+    from ctxtune.backend.load import load_base
+    from ctxtune.backend.tokenizer import load_tokenizer
+    from ctxtune.backend.trunk import Trunk
+
+    if dtype is not None and dtype not in _TYPES:
+        raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(_TYPES))
+    require_new(out)
+    base, plain = load_base(base_folder, "cpu", dtype="float32"), load_tokenizer(base_folder)
+    vectors = held_rows(adapter).float()
+    texts = _probe(base, len(vectors))
+    with Trunk(base) as trunk:
+        states, logits = _said(trunk, texts, held_prefix(trunk, adapter))
+    ids = add_words(base, vectors, states)
+    with new_folder(out) as tmp:
+        write_baked(base, ids, tmp, getattr(torch, dtype or "float32"))
+        share, difference = _compared(tmp, ids, texts, logits, plain)
+        exact = difference <= MOST_DIFFERENCE or dtype not in (None, "float32")
+        if not (share <= MOST_SHARE and exact):  # what is not a number is neither
+            raise AdapterError(
+                f"{adapter.path} is not baked: new words have a share of {share:.1e}, old ones differ by {difference:.1e}",
+                "use it with --adapter, or in PEFT",
+            )
+    return Baked(out, len(ids), share, difference)
+
+
+def _probe(base: Base, count: int) -> list[list[int]]:
+    """The built-in probe as rows of tokens, with room for so many before each."""
+    from ctxtune.commands.prepare import probe_text
+    from ctxtune.evals.forgetting import probe_examples
+
+    text = probe_text("builtin")
+    assert text is not None
+    tokens = base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [list(one.ids) for one in probe_examples(tokens, "causal", None, base.max_length - count)]
+
+
+def _said(trunk: Trunk, texts: Sequence[list[int]], prefix: Prefix) -> tuple[Tensor, list[Tensor]]:
+    """Final states of all texts behind the prefix (N, D), and log-probabilities (R, V) of some rows of each."""
+    import torch
+
+    from ctxtune.backend.feed import Feed
+    from ctxtune.data.encode import Encoded
+
+    states, known = [], []
+    feed = Feed(trunk, [Encoded(tuple(ids), tuple(range(len(ids))), tuple(ids)) for ids in texts], prefix=prefix)
+    with torch.no_grad():
+        for at in range(len(texts)):
+            states.append(feed.hidden([at]))
+            known.append(torch.log_softmax(trunk.logits(states[-1][::_EVERY]).float(), -1))
+    return torch.cat(states), known
+
+
+def _compared(
+    folder: Path, ids: Sequence[int], texts: Sequence[list[int]], known: list[Tensor], tokenizer: Any
+) -> tuple[float, float]:
+    """By plain transformers, from what was written: the largest share of the new words, and how far old ones have moved.
+
+    Raises:
+        AdapterError: the tokenizer that was written does not put the words before what `tokenizer` makes of a text.
+    """
+    import torch
+
+    from ctxtune.backend.load import load_base
+
+    base = load_base(folder, "cpu", dtype="float32")
+    bare, written = tokenizer(_TEXT, add_special_tokens=False)["input_ids"], base.tokenizer(_TEXT)["input_ids"]
+    if written != [*ids, *bare]:
+        raise AdapterError(
+            "the tokenizer does not write the words before a text", "use the adapter with --adapter, or in PEFT"
+        )
+    share = difference = torch.zeros(())
+    for text, before in zip(texts, known, strict=True):
+        with torch.no_grad():
+            logits = base.model(input_ids=torch.tensor([[*ids, *text]])).logits[0, len(ids) :]
+        now = torch.log_softmax(logits, -1)
+        share = torch.maximum(share, now[:, list(ids)].exp().sum(-1).max())
+        old = torch.ones(before.shape[1], dtype=torch.bool)
+        old[[one for one in ids if one < len(old)]] = False
+        difference = torch.maximum(difference, (now[::_EVERY, : len(old)] - before)[:, old].abs().max())
+    return float(share), float(difference)

@@ -1,0 +1,192 @@
+"""What virtual tokens start from: the tokens of demonstrations, or of words, as many as are to be learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.commands.prepare import to_score
+from ctxtune.data.encode import EncodeSpec, encode_prompt, virtual_tokens
+from ctxtune.data.joint import joint
+from ctxtune.data.shots import choose
+from ctxtune.data.tokens import frame
+from ctxtune.errors import DataError, RecipeError
+from ctxtune.methods.fewshot import shots_of
+from ctxtune.recipe.schema import Prompt
+from ctxtune.recipe.start import words_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import nn
+
+    from ctxtune.adapter.manifest import Shown
+    from ctxtune.backend.feed import Feed
+    from ctxtune.backend.load import Base
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.commands.prepare import Source, Spec
+    from ctxtune.data.encode import Encoded
+    from ctxtune.data.read import Row
+    from ctxtune.methods.registry import Method
+    from ctxtune.recipe.load import Resolved
+    from ctxtune.recipe.schema import Recipe
+
+_QUESTIONS = 64  # on which it is tried where demonstrations end
+_FEW = 20  # virtual tokens that start from nothing in particular
+_COMMON = 5000
+Places = tuple[tuple[str, str], ...]
+"""texts, each with the place it is from"""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """`tokens`, one for each virtual token or none, how rows become tokens behind these, and the texts that they are from."""
+
+    tokens: tuple[int, ...]
+    spec: EncodeSpec
+    texts: Places
+    rows: tuple[Row, ...] = ()
+    """the demonstrations among the training rows"""
+    parted: bool = True
+    """whether the tokenizer makes the same of a question behind the texts as alone"""
+
+    def others(self, source: Source) -> Source:
+        """The rows to learn from: a demonstration would only repeat its own answer.
+
+        Raises:
+            DataError: there are no others.
+        """
+        shown = set(map(id, self.rows))
+        rows = [row for row in source.rows if id(row) not in shown]
+        if not rows:
+            raise DataError(
+                f"{source.path}: all {len(source.rows)} rows are demonstrations, none is left to learn from",
+                "fewer --shots, or more rows",
+            )
+        return replace(source, rows=rows)
+
+    def remarks(self) -> Iterator[str]:
+        """What a user should know of it."""
+        if self.rows:
+            yield f"{len(self.rows)} rows are demonstrations, and are not learned from"
+        if not self.parted:
+            yield "the tokenizer makes other tokens of a question that stands alone: the start is near its text, not the same"
+
+    def scored(self, source: Source | None) -> Source | None:
+        """The rows to score that fit behind the virtual tokens: base and result are to be scored on the same."""
+        if source is None:
+            return None
+        return replace(source, rows=to_score(source.rows, self.spec).row_of)
+
+    def shown(self, model: nn.Module) -> Shown:
+        """What the adapter says of its virtual tokens."""
+        from ctxtune.adapter.manifest import Shown
+        from ctxtune.backend.prefix import sizes
+
+        layers, heads, _ = sizes(model)
+        return Shown(
+            instruction=self.spec.instruction, texts=[text for text, _ in self.texts], where=[where for _, where in self.texts],
+            tokens=list(self.spec.before), alone=True, heads=heads, layers=layers, calibrate="none", bias={},
+        )  # fmt: skip
+
+
+def settle(
+    resolved: Resolved, train: Source, spec: Spec, say: Callable[[str], None]
+) -> tuple[Resolved, Beginning | None]:
+    """The recipe with as many virtual tokens as they start from, and what that is; None where a method has no such tokens."""
+    settings = resolved.recipe.method
+    if not isinstance(settings, Prompt):
+        return resolved, None
+    start = beginning(settings, resolved.recipe, train, spec)
+    for remark in start.remarks():
+        say(remark)
+    method = settings.model_copy(update={"tokens": len(start.spec.before)})
+    open_key = {"method.tokens": "auto"} if settings.tokens == "auto" else {}
+    recipe = resolved.recipe.model_copy(update={"method": method})
+    return replace(resolved, recipe=recipe, origin={**resolved.origin, **open_key}), start
+
+
+def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Beginning:
+    """What a run starts from.
+
+    Raises:
+        RecipeError: rows are chats or have no choices, or the tokenizer makes nothing of the words.
+        DataError: there are fewer rows than demonstrations.
+    """
+    if not isinstance(spec, EncodeSpec):
+        raise RecipeError(
+            "method.name prompt: chats are not supported, virtual tokens stand before a prompt", "--prompt"
+        )
+    where: Places = ()
+    rows: tuple[Row, ...] = ()
+    parted = True
+    instruction = spec.instruction
+    if settings.init in ("zero", "vocab"):
+        count = _FEW if settings.tokens == "auto" else settings.tokens
+        tokens = _drawn(spec.tokenizer, count, recipe.train.seed) if settings.init == "vocab" else ()
+    else:
+        where, rows = _texts(settings, recipe, train, spec)
+        front, instruction = spec.instruction + "".join(text for text, _ in where), ""
+        asked = [spec.prompt.render(row).rstrip() for row in train.rows[:_QUESTIONS]]
+        found = joint(spec.tokenizer, front, asked)
+        tokens, parted = found.tokens or tuple(encode_prompt(spec.tokenizer, front)), found.alone
+        if not tokens:
+            raise RecipeError(f"method.init {settings.init!r}: the tokenizer makes no token of it", "write some words")
+        count = len(tokens) if settings.tokens == "auto" else settings.tokens
+    behind_them = replace(spec, before=virtual_tokens(count), instruction=instruction)
+    return Beginning(tuple(islice(cycle(tokens), count)) if tokens else (), behind_them, where, rows, parted)
+
+
+def _drawn(tokenizer: Any, count: int, seed: int) -> tuple[int, ...]:
+    """Tokens drawn from the 5,000 that the tokenizer learned first, which are the commonest (Lester et al. 2021)."""
+    special = set(tokenizer.all_special_ids)
+    common = [token for token in range(min(_COMMON, len(tokenizer))) if token not in special]
+    drawn = Random(f"vocab {seed}").choices(common, k=count)
+    return (*frame(tokenizer)[0], *drawn)[:count]
+
+
+def _texts(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> tuple[Places, tuple[Row, ...]]:
+    """Words, the choices, or demonstrations, each with the place it is from; and the rows that are demonstrations."""
+    words, separator = words_of(settings.init), recipe.data.separator
+    if words is not None:
+        return ((words + separator, "method.init"),), ()
+    if settings.init == "labels":
+        if not isinstance(spec.choices, tuple):
+            raise RecipeError("method.init labels: the rows have no choices in common", "--choices, or another --init")
+        return ((", ".join(spec.choices) + separator, "data.choices"),), ()
+    labels = [spec.bare.render(row).gold or 0 for row in train.rows]
+    rows = tuple(train.rows[at] for at in choose("balanced", labels, settings.shots, recipe.train.seed))
+    return tuple((shot.text, Path(shot.where).name) for shot in shots_of(rows, spec, separator)), rows
+
+
+def out_of_sight(base: Base, examples: Sequence[Encoded], tokens: int) -> str | None:
+    """What there is to say of layers whose sliding window ends before the virtual tokens, in words."""
+    from ctxtune.backend.apart import window_of
+
+    window = window_of(base)
+    far = sum(one.rows[0] - tokens >= window - 1 for one in examples) if window is not None else 0
+    if not far:
+        return None
+    return (
+        f"in {far:,} of {len(examples):,} examples layers with a sliding window of {window:,} tokens do not see the virtual "
+        "tokens from where the answer begins"
+    )
+
+
+def learning_feed(trunk: Trunk, method: Method, examples: Sequence[Encoded], pack: bool) -> Feed:
+    """The examples to learn from, behind virtual tokens if there are any."""
+    import torch
+
+    from ctxtune.backend.feed import Feed
+    from ctxtune.evals.choice import behind
+
+    virtual = method.virtual
+    if virtual is None:
+        return Feed(trunk, examples, pack)
+    with torch.no_grad():
+        prefix = virtual.prefix(trunk)
+    return Feed(trunk, [behind(prefix, one) for one in examples], prefix=prefix, learned=partial(virtual.prefix, trunk))

@@ -1,0 +1,20 @@
+"""What a learned prompt starts from, as it is written: one of the names, or `text:` and the words."""
+
+NAMES = ("fewshot", "labels", "vocab", "zero")
+TEXT = "text:"
+
+
+def start_of(init: str) -> str:
+    """The same, checked.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if init in NAMES or words_of(init):
+        return init
+    raise ValueError(f"{init!r} is no start: write {', '.join(NAMES)}, or text: and the words")
+
+
+def words_of(init: str) -> str | None:
+    """The words of a start from a text."""
+    return init.removeprefix(TEXT).strip() if init.startswith(TEXT) else None

@@ -1,0 +1,489 @@
+"""Prompt tuning from the recipe to the adapter, with few-shot prompting, plain transformers and PEFT beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ctxtune.adapter.read import open_adapter
+from ctxtune.adapter.verify import verify
+from ctxtune.backend.fingerprint import fingerprint
+from ctxtune.commands.adapter import merge
+from ctxtune.commands.dry_run import dry_run
+from ctxtune.commands.evaluate import evaluate
+from ctxtune.errors import AdapterError, CtxtuneError, DataError, ModelError, RecipeError
+from ctxtune.recipe.load import load
+
+from ..backend.test_prefix import CAUSAL_KINDS as ALL_KINDS
+from ..conftest import (
+    CHOICES,
+    FOUND,
+    PROMPT,
+    Killed,
+    Listener,
+    adapter_tensors,
+    kill_at,
+    review_rows,
+    same_tensors,
+    write_jsonl,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ctxtune.backend.load import Base
+    from ctxtune.recipe.load import Resolved
+
+KINDS = ["prefix", "input", "residual", "ptuning"]
+CAUSAL_KINDS = [kind for kind in ALL_KINDS if kind not in FOUND]
+
+
+CONTAINERS = {"prefix": "PREFIX_TUNING", "input": "PROMPT_TUNING", "residual": "PROMPT_TUNING", "ptuning": "P_TUNING"}
+
+
+def short(count: int, offset: int = 0) -> list[dict[str, str]]:
+    """The tiny models read 64 tokens, a demonstration and a question together."""
+    return [{**row, "text": f"{row['text'][:7]} {offset + at}"} for at, row in enumerate(review_rows(count, offset))]
+
+
+def asked(model: Path, train: Path, out: Path, more: dict[str, Any] | None = None) -> Resolved:
+    flags: dict[str, Any] = {
+        "model": str(model), "data.train": str(train), "data.prompt": PROMPT, "data.answer": "{{ label }}",
+        "data.choices": CHOICES, "method.name": "prompt", "method.shots": 1, "train.batch": 8, "train.steps": 3,
+        "train.lr": 1e-2, "device": "cpu", "forget.probe": "none", "out": str(out),
+    }  # fmt: skip
+    return load(None, flags | (more or {}))
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "train.jsonl", short(24))
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "dev.jsonl", short(10, 24))
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("model", CAUSAL_KINDS)
+def test_a_run_and_its_adapter(
+    model: str, kind: str, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """Learned, written, verified, and scored again from the file alone: the same scores."""
+    from ctxtune.commands.adapt import adapt
+
+    more = {"method.kind": kind, "data.eval": str(dev)}
+    facts = adapt(asked(model_folders[model], train, tmp_path / "run", more), False, Listener())
+    assert facts["scores"]["after"]["loss"] != facts["start"]["scores"]["loss"]
+    adapter = open_adapter(tmp_path / "run")
+    assert all(check.ok for check in verify(adapter))
+    assert adapter.container == CONTAINERS[kind]
+    again = evaluate(None, {"data.eval": str(dev)}, [], tmp_path / "run", False, lambda _: None)
+    for name in ("acc", "loss"):
+        assert again["scores"][name] == pytest.approx(facts["scores"]["after"][name], abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_prompt_moves(
+    kind: str, model_folders: dict[str, Path], train: Path, tmp_path: Path, captured: list[Base]
+) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    before = fingerprint(model_folders["llama-tied"])
+    adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.kind": kind}), False, Listener())
+    (base,) = captured
+    from safetensors.torch import load_file
+
+    stored = load_file(model_folders["llama-tied"] / "model.safetensors")
+    own = dict(base.model.named_parameters())
+    assert all(torch.equal(own[name], tensor) for name, tensor in stored.items() if name in own)
+    assert fingerprint(model_folders["llama-tied"]) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 2])
+def test_killed_and_resumed_bit_for_bit(
+    kind: str, step: int, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    more = {"method.kind": kind, "train.save_every": 1, "data.eval": str(dev), "train.eval_every": 2}
+    straight = adapt(asked(model_folders["llama-tied"], train, tmp_path / "straight", more), False, Listener())
+    broken = asked(model_folders["llama-tied"], train, tmp_path / "broken", more)
+    with pytest.raises(Killed):
+        adapt(broken, False, Listener(kill_at(step)))
+    facts = adapt(broken, True, Listener())
+    assert facts["scores"] == straight["scores"]
+    assert facts["start"] == straight["start"]
+    assert same_tensors(adapter_tensors(tmp_path / "broken"), adapter_tensors(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_give_the_gradient_of_the_whole(
+    kind: str, model_folders: dict[str, Path], train: Path, tmp_path: Path
+) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    found = []
+    for rows in (8, 1, 3):
+        more = {"method.kind": kind, "train.micro_batch": rows}
+        listener = Listener()
+        adapt(asked(model_folders["llama-tied"], train, tmp_path / f"run{rows}", more), False, listener)
+        found.append([(step.loss, step.grad_norm) for step in listener.steps])
+    for other in found[1:]:
+        assert torch.tensor(other) == pytest.approx(torch.tensor(found[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_dry_run_knows_the_sizes(kind: str, model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    resolved = asked(model_folders["gpt2-tied"], train, tmp_path / "run", {"method.kind": kind})
+    foreseen, facts = dry_run(resolved), adapt(resolved, False, Listener())
+    assert foreseen["trainable"] == facts["trainable"]
+    assert foreseen["method"] == facts["method"]
+    held = adapter_tensors(tmp_path / "run")["prompt_embeddings"].numel()
+    assert foreseen["adapter_tensor_bytes"] == 4 * held
+    assert (facts["trainable"] == held) is (kind in ("prefix", "input"))
+    assert foreseen["supervised_tokens"] == facts["train"]["supervised_tokens"]
+
+
+def test_it_begins_as_the_demonstrations(
+    model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """Before the first step the scores are those of few-shot prompting with the same demonstrations."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.fewshot import fewshot
+
+    model = model_folders["llama-tied"]
+    for kind in KINDS:
+        more = {"method.kind": kind, "data.eval": str(dev)}
+        facts = adapt(asked(model, train, tmp_path / kind, more), False, Listener())
+        shown = load(None, {
+            "model": str(model), "data.train": str(train), "data.eval": str(dev), "data.prompt": PROMPT,
+            "data.answer": "{{ label }}", "data.choices": CHOICES, "method.name": "fewshot", "method.shots": 1,
+            "device": "cpu",
+        })  # fmt: skip
+        told = fewshot(shown, lambda _: None)
+        assert facts["start"]["scores"]["acc"] == told["scores"]["acc"]
+        assert facts["start"]["scores"]["loss"] == pytest.approx(told["scores"]["loss"], abs=2e-4)
+        assert facts["scores"]["before"]["loss"] != pytest.approx(told["scores"]["loss"], abs=2e-4)
+
+
+def test_words_and_how_many(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """Fewer virtual tokens than words take the first, more take them again; as many as there are begin as the words."""
+    from ctxtune.commands.adapt import adapt
+
+    model, words = model_folders["llama-tied"], {"method.init": "text: is it fine or dull", "train.lr": 1e-9}
+    rows = {}
+    for count in ("auto", 2, 20):
+        more = words | {"method.kind": "input", "method.tokens": count}
+        adapt(asked(model, train, tmp_path / f"run{count}", more), False, Listener())
+        rows[count] = adapter_tensors(tmp_path / f"run{count}")["prompt_embeddings"]
+    many = len(rows["auto"])
+    assert 2 < many < 20
+    for count, found in rows.items():
+        wanted = rows["auto"][torch.arange(many if count == "auto" else count) % many]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    manifest = open_adapter(tmp_path / "run2").manifest
+    assert manifest is not None
+    assert manifest.shown is not None
+    assert manifest.shown.tokens == [-1, -2]
+    assert manifest.settings["tokens"] == 2
+    text = (tmp_path / "runauto" / "recipe.yaml").read_text()
+    assert f"tokens: {many}  # auto" in text
+
+
+def test_vectors_keep_their_norms(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    norms = []
+    for rate in (1e-9, 10.0):
+        more = {"method.kind": "input", "train.lr": rate}
+        adapt(asked(model_folders["llama-tied"], train, tmp_path / f"run{rate}", more), False, Listener())
+        norms.append(adapter_tensors(tmp_path / f"run{rate}")["prompt_embeddings"].norm(dim=1))
+    torch.testing.assert_close(*norms)
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("model", CAUSAL_KINDS)
+def test_plain_peft_says_the_same(
+    model: str, kind: str, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """The logits behind the virtual tokens, by PEFT from the written folder, give the scores that the run measured."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.data.encode import encode_prompt
+
+    more = {"method.kind": kind, "data.eval": str(dev)}
+    facts = adapt(asked(model_folders[model], train, tmp_path / "run", more), False, Listener())
+    tokenizer = AutoTokenizer.from_pretrained(model_folders[model])
+    plain = AutoModelForCausalLM.from_pretrained(model_folders[model])
+    tuned = PeftModel.from_pretrained(plain, tmp_path / "run" / "adapter").eval()
+    losses = []
+    for line in dev.read_text().splitlines():
+        row = json.loads(line)
+        prompt = PROMPT.replace("{{ text }}", row["text"])
+        read = encode_prompt(tokenizer, prompt, framed=False)
+        whole = encode_prompt(tokenizer, f"{prompt} {row['label']}", framed=False)
+        with torch.no_grad():
+            logits = tuned(input_ids=torch.tensor([whole]), attention_mask=torch.ones(1, len(whole))).logits[0]
+        logits = logits[-len(whole) :]  # vectors before the input have logits of their own
+        said = torch.log_softmax(logits[len(read) - 1 : -1], -1)
+        losses.append(-float(said.gather(1, torch.tensor(whole[len(read) :])[:, None]).sum()))
+    assert sum(losses) / len(losses) == pytest.approx(facts["scores"]["after"]["loss"], abs=2e-4)
+
+
+def test_what_it_refuses(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    with pytest.raises(RecipeError, match="fills gaps"):
+        adapt(asked(model_folders["bert-tied"], train, tmp_path / "bert"), False, Listener())
+    with pytest.raises(ModelError, match="is not known"):
+        adapt(asked(model_folders[next(iter(FOUND))], train, tmp_path / "found"), False, Listener())
+    with pytest.raises(CtxtuneError, match="99 demonstrations"):
+        adapt(asked(model_folders["llama-tied"], train, tmp_path / "shots", {"method.shots": 99}), False, Listener())
+    for init in ("text:", "text:  ", "words", ""):
+        with pytest.raises(RecipeError, match=r"method\.init"):
+            asked(model_folders["llama-tied"], train, tmp_path / "init", {"method.init": init})
+    adapt(asked(model_folders["llama-tied"], train, tmp_path / "run"), False, Listener())
+    with pytest.raises(AdapterError, match="nothing can be merged"):
+        merge(tmp_path / "run", tmp_path / "merged")
+
+
+def test_forgetting_is_measured_behind_the_prompt(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    more = {"forget.probe": "builtin", "train.steps": 1}
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", more), False, Listener())
+    assert facts["forgetting"]["before"]["kl"] == 0.0
+    assert facts["forgetting"]["after"]["kl"] > 0.0
+
+
+def test_generate_goes_on_behind_it(
+    model_folders: dict[str, Path], train: Path, tmp_path: Path, open_base: Callable[[str], Base]
+) -> None:
+    """Greedy: the token that the learned prefix makes likeliest, again and again, by the model's own forward."""
+    from ctxtune.adapter.keys import held_prefix
+    from ctxtune.backend.decode import generate_batch
+    from ctxtune.backend.prefix import going_on
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.behind import open_context
+    from ctxtune.recipe.schema import Generation
+
+    for kind in KINDS:
+        adapt(asked(model_folders["llama-tied"], train, tmp_path / kind, {"method.kind": kind}), False, Listener())
+        base = open_base("llama-tied")
+        adapter = open_adapter(tmp_path / kind)
+        context = open_context(base, adapter)
+        assert context is not None
+        ids = context.asked("Review: a fine film\nSentiment:")
+        (written,) = context.write([ids], Generation(max_tokens=4))
+        trunk = Trunk(base)
+        prefix, read = held_prefix(trunk, adapter), ids[len(context.prefix.tokens) :]
+        for token in written.tokens:
+            tensor = torch.tensor([read])
+            with torch.no_grad():
+                said = base.model(input_ids=tensor, **going_on(trunk, prefix, torch.ones_like(tensor))).logits[0, -1]
+            assert int(said.argmax()) == token
+            read = [*read, token]
+        assert [one.tokens for one in generate_batch(base, [read[:3]], Generation(max_tokens=1))]
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_tells_how_peft_is_asked(
+    kind: str, model_folders: dict[str, Path], train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python runs as it stands; what it shows is what the tokens started from."""
+    from ctxtune.cli.adapter import show
+    from ctxtune.commands.adapt import adapt
+
+    adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.kind": kind}), False, Listener())
+    monkeypatch.chdir(tmp_path / "run" / "adapter")
+    card = (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "virtual tokens were learned" in card
+    assert "Review: " in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace("BASE", str(model_folders["llama-tied"])).replace("QUESTION", "Review: fine"), names)
+    assert names["logits"].shape[1] == names["ids"].shape[1]
+    show(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+@pytest.mark.parametrize("init", ["labels", "vocab", "zero"])
+def test_other_starts(
+    init: str, kind: str, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    more = {"method.kind": kind, "method.init": init, "data.eval": str(dev), "train.steps": 1}
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", more), False, Listener())
+    assert facts["scores"]["after"]["loss"] != facts["start"]["scores"]["loss"]
+    assert (facts["method"]["tokens"] == 20) is (init != "labels")
+    assert all(check.ok for check in verify(open_adapter(tmp_path / "run")))
+    again = evaluate(None, {"data.eval": str(dev)}, [], tmp_path / "run", False, lambda _: None)
+    assert again["scores"]["loss"] == pytest.approx(facts["scores"]["after"]["loss"], abs=2e-5)
+
+
+def test_labels_ask_for_choices(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    more = {"method.init": "labels", "data.choices": None}
+    flags = {key: value for key, value in more.items() if value is not None}
+    resolved = asked(model_folders["llama-tied"], train, tmp_path / "run", flags)
+    free = resolved.recipe.model_copy(update={"data": resolved.recipe.data.model_copy(update={"choices": None})})
+    with pytest.raises(RecipeError, match="no choices in common"):
+        adapt(dataclasses.replace(resolved, recipe=free), False, Listener())
+
+
+@pytest.mark.parametrize("model", CAUSAL_KINDS)
+@pytest.mark.parametrize("top", [1, 2])
+def test_the_top_layers_learn_from_kept_states(
+    model: str, top: int, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """With and without the cache the same numbers; lower layers keep what they start as; PEFT's container holds all."""
+    from ctxtune.commands.adapt import adapt
+
+    found = []
+    for cache in ("off", "memory", "disk"):
+        more = {"method.top": top, "data.eval": str(dev), "cache": cache}
+        listener = Listener()
+        facts = adapt(asked(model_folders[model], train, tmp_path / cache, more), False, listener)
+        assert facts["cache"]["place"] == cache
+        found.append([*(step.loss for step in listener.steps), facts["scores"]["after"]["loss"]])
+        assert facts["start_layer"] == 4 - top
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], abs=1e-5)
+    all_layers = adapt(asked(model_folders[model], train, tmp_path / "all", {"train.lr": 1e-9}), False, Listener())
+    begun, learned = (adapter_tensors(tmp_path / run)["prompt_embeddings"] for run in ("all", "disk"))
+    lower = begun.shape[1] * (4 - top) // 4
+    torch.testing.assert_close(learned[:, :lower], begun[:, :lower], rtol=0, atol=1e-6)
+    out_of_sight = model in ("qwen3-sliding-tied", "mistral-untied", "phi3-untied")  # their windows are shorter than a row
+    assert torch.allclose(learned[:, lower:], begun[:, lower:], atol=1e-6) is out_of_sight
+    assert any("do not see the virtual tokens" in note for note in listener.notes) is ("gemma3" in model or out_of_sight)
+    assert facts["trainable"] == all_layers["trainable"] * top // 4
+    again = evaluate(None, {"data.eval": str(dev)}, [], tmp_path / "disk", False, lambda _: None)
+    assert again["scores"]["loss"] == pytest.approx(facts["scores"]["after"]["loss"], abs=2e-5)
+
+
+def test_more_layers_than_there_are(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="top 9: the model has 4 layers"):
+        dry_run(asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.top": 9}))
+    with pytest.raises(RecipeError, match="ptuning adds to what it starts from"):
+        asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.kind": "ptuning", "method.init": "zero"})
+    with pytest.raises(RecipeError, match="kind input has vectors before the first one"):
+        asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.top": 1, "method.kind": "input"})
+
+
+def test_an_instruction_is_read_once(model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path) -> None:
+    """Eval reads behind the adapter what the run has read: the instruction is in the virtual tokens, or behind them."""
+    from ctxtune.commands.adapt import adapt
+
+    for init in ("text:words", "zero"):
+        more = {
+            "data.instruction": "Say it. ", "method.init": init, "method.tokens": 4, "data.eval": str(dev),
+            "train.eval_every": 3,
+        }  # fmt: skip
+        facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / init[:4], more), False, Listener())
+        again = evaluate(None, {"data.eval": str(dev)}, [], tmp_path / init[:4], False, lambda _: None)
+        assert again["scores"]["loss"] == pytest.approx(facts["scores"]["after"]["loss"], abs=2e-5)
+
+
+def test_demonstrations_are_not_learned_from(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    listener = Listener()
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run"), False, listener)
+    assert facts["train"]["rows"] == 23
+    assert any("1 rows are demonstrations" in note for note in listener.notes)
+    few = write_jsonl(tmp_path / "few.jsonl", short(1))
+    with pytest.raises(DataError, match="none is left to learn from"):
+        adapt(asked(model_folders["llama-tied"], few, tmp_path / "few"), False, Listener())
+
+
+def test_base_and_result_are_scored_on_the_same_rows(
+    model_folders: dict[str, Path], train: Path, tmp_path: Path
+) -> None:
+    """A row that fits alone and not behind the virtual tokens is no row of either."""
+    from ctxtune.commands.adapt import adapt
+
+    dev = write_jsonl(tmp_path / "dev.jsonl", [*short(4, 24), {"text": "x " * 15, "label": CHOICES[0]}])
+    more = {"data.eval": str(dev), "data.on_long": "drop", "method.init": "vocab", "method.tokens": 30}
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", more), False, Listener())
+    assert [part["rows"] for part in (facts["scores"]["before"], facts["scores"]["after"])] == [4, 4]
+    with pytest.raises(DataError, match="30 of them virtual"):
+        adapt(
+            asked(model_folders["llama-tied"], train, tmp_path / "error", more | {"data.on_long": "error"}), False, Listener()
+        )
+
+
+def test_a_start_that_nothing_betters_is_kept(
+    model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every evaluation behind a step is told to be worse than the one before the first."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.judge import Judge
+
+    calls: list[float] = []
+    true = Judge.choose
+
+    def worse(judge: Judge, when: str = "") -> dict[str, float]:
+        said = true(judge, when)
+        calls.append(said["loss"])
+        return {**said, "loss": said["loss"] + 100 * (len(calls) > 2)}
+
+    monkeypatch.setattr(Judge, "choose", worse)
+    more = {"data.eval": str(dev), "train.eval_every": 1}
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", more), False, Listener())
+    assert facts["best_step"] == 0
+    assert calls[-1] == pytest.approx(calls[1], abs=1e-6)  # what is scored in the end is the start
+    assert calls[2] != pytest.approx(calls[1], abs=1e-6)
+
+
+def test_generate_by_unkind_settings(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """A penalty on tokens that stand in the text, and an empty prompt: virtual tokens are none and are no text."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.generate import asks_of_prompts, generate
+
+    adapt(asked(model_folders["llama-tied"], train, tmp_path / "run"), False, Listener())
+    flags = {"generate.max_tokens": 3, "generate.repetition_penalty": 1.3}
+    told = list(generate(asks_of_prompts(["Review: fine"]), flags, tmp_path / "run", False, 4, lambda _: None))
+    assert told
+    with pytest.raises(DataError, match="is empty"):
+        list(generate(asks_of_prompts([""]), flags, tmp_path / "run", False, 4, lambda _: None))
+
+
+def test_the_probe_leaves_room(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """GPT-2 knows so many positions and no more."""
+    from ctxtune.commands.adapt import adapt
+
+    more = {"forget.probe": "builtin", "train.steps": 1, "method.init": "vocab", "method.tokens": 30}
+    facts = adapt(asked(model_folders["gpt2-tied"], train, tmp_path / "run", more), False, Listener())
+    assert facts["forgetting"]["before"]["tokens"] == facts["forgetting"]["after"]["tokens"]
+
+
+def test_a_row_of_zeros_stays_one(model_folders: dict[str, Path]) -> None:
+    from ctxtune.backend.load import load_base
+    from ctxtune.backend.trunk import Trunk
+    from ctxtune.methods.prompt import open_method
+    from ctxtune.recipe.schema import Prompt
+
+    base = load_base(model_folders["llama-tied"], "cpu")
+    with torch.no_grad():
+        base.model.get_input_embeddings().weight[7] = 0
+    method = open_method(Prompt(name="prompt", kind="input", tokens=2), base.model, base.anatomy)
+    method.begin(Trunk(base), [7, 8])
+    assert method.vectors().isfinite().all()
+    assert method.vectors()[0].abs().max() == 0
