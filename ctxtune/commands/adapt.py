@@ -144,14 +144,7 @@ class _Run:
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
-            where = "off" if trunk.plain else self.recipe.cache
-            if method.virtual is None:
-                judge.keep(where, mark)
-            before = judge.before(self.run.last)
-            if method.virtual is not None:
-                judge = judge.behind(trunk, self.sources.eval, spec, method.virtual)
-                judge.keep(where, mark)
-                before = before if "start" in before else {**before, "start": judge.after("at the start")}
+            judge, before = self._before(trunk, judge, spec, method, mark)
         objective = Labels(feed)
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)
@@ -171,7 +164,7 @@ class _Run:
             "quant": trunk.base.quant,
             "trainable": sum(param.numel() for param in method.params.values()),
             "start_layer": method.start,
-            "train": _set_facts(examples) | mixture.facts(),
+            "train": examples.facts() | mixture.facts(),
             "leaked": self.sources.leaked,
             "packed": feed.pack,
             "cache": cache,
@@ -187,6 +180,20 @@ class _Run:
             "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
             | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
         }
+
+    def _before(
+        self, trunk: Trunk, judge: Judge, spec: prepare.Spec, method: Method, mark: str
+    ) -> tuple[Judge, dict[str, Any]]:
+        """What the base says, and behind virtual tokens what it says where they start; and who judges from here on."""
+        where = "off" if trunk.plain else self.recipe.cache
+        if method.virtual is None:
+            judge.keep(where, mark)
+        before = judge.before(self.run.last)
+        if method.virtual is None:
+            return judge, before
+        behind = judge.behind(trunk, self.sources.eval, spec, method.virtual)
+        behind.keep(where, mark)
+        return behind, before if "start" in before else {**before, "start": behind.after("at the start")}
 
     def _load(self) -> Base:
         """The base, after torch's chance is set: from here on equal seeds give equal numbers."""
@@ -385,13 +392,3 @@ class _Run:
             self.run.adapter, tensors, manifest, method.config(self.recipe.model), model_card(manifest)
         )
         return {"folder": str(self.run.adapter), "bytes": num_bytes, "tensors": len(tensors)}
-
-
-def _set_facts(examples: EncodedSet) -> dict[str, object]:
-    return {
-        "rows": len(examples.examples),
-        "tokens": examples.tokens,
-        "supervised_tokens": examples.supervised_tokens,
-        "dropped": examples.dropped,
-        "truncated": examples.truncated,
-    }

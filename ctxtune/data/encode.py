@@ -151,6 +151,13 @@ class EncodedSet:
         """The tokens fed to the model in one epoch; virtual ones, which are run once for many, are not among them."""
         return sum(token >= 0 for example in self.examples for token in example.ids)
 
+    def facts(self) -> dict[str, int]:
+        """The numbers that a result tells."""
+        return {
+            "rows": len(self.examples), "tokens": self.tokens, "supervised_tokens": self.supervised_tokens,
+            "dropped": self.dropped, "truncated": self.truncated,
+        }  # fmt: skip
+
 
 @dataclass
 class ChoiceSet:
