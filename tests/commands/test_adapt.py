@@ -565,8 +565,8 @@ def test_what_is_known_is_not_done_again(
     scored: list[dict[str, float]] = []
     choose = Judge.choose
 
-    def spy(judge: Judge) -> dict[str, float]:
-        scored.append(choose(judge))
+    def spy(judge: Judge, when: str = "") -> dict[str, float]:
+        scored.append(choose(judge, when))
         return scored[-1]
 
     monkeypatch.setattr(Judge, "choose", spy)
