@@ -97,10 +97,10 @@ class Sampler:
 
 
 def seen(histories: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """The tokens of each text (B, T), virtual ones left out; short ones repeat their last, which adds nothing to the set."""
+    """The tokens of each text (B, T), virtual ones left out; short ones repeat their first, which adds nothing to the set."""
     real = [[token for token in text if token >= 0] for text in histories]
     longest = max(map(len, real))
-    return torch.tensor([[*text, *[text[-1]] * (longest - len(text))] for text in real], device=device)
+    return torch.tensor([[*text, *[text[0]] * (longest - len(text))] for text in real], device=device)
 
 
 def draw(probabilities: Tensor, generators: Sequence[torch.Generator]) -> list[int]:

@@ -175,7 +175,7 @@ def test_two_runs_do_not_share_a_folder(task: list[str], tmp_path: Path, said: C
     with (tmp_path / "run" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         answer = said("freeze", *task, "--out", tmp_path / "run")
-    assert answer.code == 1
+    assert answer.code == 2
     assert "another run is writing there" in answer.err
 
 

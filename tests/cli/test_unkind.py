@@ -60,7 +60,7 @@ RECIPES = {
     "bomb.yaml": b"a: &a [x,x,x,x,x,x,x,x,x]\n"
     + b"".join(b"%c: &%c [%s]\n" % (c + 1, c + 1, b",".join([b"*%c" % c] * 9)) for c in range(97, 105)),
     "version.yaml": b"ctxtune: 99\nmodel: a\nmethod: {name: freeze}\n",
-    "typo.yaml": b"ctxtune: 1\nmodle: a\nmethod: {name: freeze}\n",
+    "typo.yaml": b"ctxtune: 1\nmodel: a\nmodle: a\nmethod: {name: freeze}\n",
     "method.yaml": b"ctxtune: 1\nmodel: a\nmethod: {name: frieze}\n",
     "deep.yaml": DEEP.encode(),
     "nan.yaml": b"ctxtune: 1\nmodel: a\nmethod: {name: freeze}\ntrain: {lr: .nan}\n",
