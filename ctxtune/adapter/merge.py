@@ -108,8 +108,7 @@ def merge(
         PlaceError: `out` exists.
         StorageError: there is no room.
     """
-    if dtype is not None and dtype not in TYPES:
-        raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
+    check_type(dtype)
     if shown(adapter) is not None:
         raise AdapterError(
             f"{adapter.path} stands before a text, and no number of the base changes: nothing can be merged",
@@ -137,6 +136,16 @@ def merge(
             )
     changed = sum(bool(target.changes) for target in plan.targets.values())
     return Merged(out, num_bytes, changed, plan.parted, loss)
+
+
+def check_type(dtype: str | None) -> None:
+    """Refuse a type that no model is written in; None is the caller's own.
+
+    Raises:
+        RecipeError: it is one.
+    """
+    if dtype is not None and dtype not in TYPES:
+        raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
 
 
 def _stored(base: Path) -> dict[str, _Stored]:

@@ -114,10 +114,10 @@ class Feed:
     def parts(self, indices: Sequence[int], rows: int | None = None) -> list[list[int]]:
         """Cut a batch into what one pass takes, forward alone where no gradients are kept; or into parts of `rows` examples."""
         most, lengths = _TOKENS, self.lengths
-        if torch.is_grad_enabled() and self.prefix is not None:  # each row has its copy of the keys and values
-            lengths = [length + len(self.prefix.tokens) for length in lengths]
         if torch.is_grad_enabled():  # the logits of all answer rows are kept for the backward pass
             answer_rows = sum(len(self.examples[i].rows) for i in indices)
+            if self.prefix is not None:  # each row has its copy of the keys and values
+                lengths = [length + len(self.prefix.tokens) for length in lengths]
             tokens = sum(lengths[i] for i in indices)
             most = max(1, min(most, ROWS * tokens // max(1, answer_rows)))
         return micro_batches(indices, lengths, rows=rows, max_tokens=most)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, layout_of, shown
-from ctxtune.errors import AdapterError, RecipeError
+from ctxtune.adapter.prefix import CONTAINER, layout_of, shown
+from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctxtune.adapter.read import AdapterFile
-    from ctxtune.backend.load import Base
     from ctxtune.backend.prefix import Prefix
     from ctxtune.backend.trunk import Trunk
 
 MOST_SHARE = 1e-6
 MOST_DIFFERENCE = 1e-5
-_TYPES = ("float32", "bfloat16", "float16")
 _TEXT = "Review: a fine film"
 _EVERY = 8  # rows of a text: from one to the next whose whole distribution is compared
 
@@ -43,8 +41,7 @@ def check_bakeable(adapter: AdapterFile) -> None:
     Raises:
         AdapterError: it holds no vectors before the input.
     """
-    told = shown(adapter) if adapter.container in CONTAINERS else None
-    if told is None:
+    if shown(adapter) is None:
         raise AdapterError(
             f"{adapter.path} changes the model itself", "`ctxtune adapter merge` writes it into its base"
         )
@@ -63,27 +60,24 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
         AdapterError: the adapter holds no vectors, or the new words would be said.
         StorageError: `out` holds something, or there is no room.
     """
-    import torch
-
     from ctxtune.adapter.folder import require_new
     from ctxtune.adapter.keys import held_prefix, held_rows
+    from ctxtune.adapter.merge import TYPES, check_type
     from ctxtune.backend.atomic import new_folder
     from ctxtune.backend.bake import add_words, write_baked
     from ctxtune.backend.load import load_base
     from ctxtune.backend.tokenizer import load_tokenizer
     from ctxtune.backend.trunk import Trunk
 
-    if dtype is not None and dtype not in _TYPES:
-        raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(_TYPES))
+    check_type(dtype)
     require_new(out)
     base, plain = load_base(base_folder, "cpu", dtype="float32"), load_tokenizer(base_folder)
     vectors = held_rows(adapter).float()
-    texts = _probe(base, len(vectors))
     with Trunk(base) as trunk:
-        states, logits = _said(trunk, texts, held_prefix(trunk, adapter))
+        texts, states, logits = _said(trunk, held_prefix(trunk, adapter))
     ids = add_words(base, vectors, states)
     with new_folder(out) as tmp:
-        write_baked(base, ids, tmp, getattr(torch, dtype or "float32"))
+        write_baked(base, ids, tmp, TYPES[dtype or "float32"])
         share, difference = _compared(tmp, ids, texts, logits, plain)
         exact = difference <= MOST_DIFFERENCE or dtype not in (None, "float32")
         if not (share <= MOST_SHARE and exact):  # what is not a number is neither
@@ -94,35 +88,24 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
     return Baked(out, len(ids), share, difference)
 
 
-def _probe(base: Base, count: int) -> list[list[int]]:
-    """The built-in probe as rows of tokens, with room for so many before each."""
-    from ctxtune.commands.prepare import probe_text
-    from ctxtune.evals.forgetting import probe_examples
-
-    text = probe_text("builtin")
-    assert text is not None
-    tokens = base.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [list(one.ids) for one in probe_examples(tokens, "causal", None, base.max_length - count)]
-
-
-def _said(trunk: Trunk, texts: Sequence[list[int]], prefix: Prefix) -> tuple[Tensor, list[Tensor]]:
-    """Final states of all texts behind the prefix (N, D), and log-probabilities (R, V) of some rows of each."""
+def _said(trunk: Trunk, prefix: Prefix) -> tuple[list[tuple[int, ...]], Tensor, list[Tensor]]:
+    """The built-in probe as texts, their final states behind the prefix (N, D), and log-probabilities (R, V) of some rows."""
     import torch
 
     from ctxtune.backend.feed import Feed
-    from ctxtune.data.encode import Encoded
+    from ctxtune.commands.judge import builtin_probe
 
+    feed = Feed(trunk, builtin_probe(trunk, len(prefix.tokens)).examples, prefix=prefix)
     states, known = [], []
-    feed = Feed(trunk, [Encoded(tuple(ids), tuple(range(len(ids))), tuple(ids)) for ids in texts], prefix=prefix)
     with torch.no_grad():
-        for at in range(len(texts)):
+        for at in range(len(feed.examples)):
             states.append(feed.hidden([at]))
             known.append(torch.log_softmax(trunk.logits(states[-1][::_EVERY]).float(), -1))
-    return torch.cat(states), known
+    return [one.ids for one in feed.examples], torch.cat(states), known
 
 
 def _compared(
-    folder: Path, ids: Sequence[int], texts: Sequence[list[int]], known: list[Tensor], tokenizer: Any
+    folder: Path, ids: Sequence[int], texts: Sequence[tuple[int, ...]], known: list[Tensor], tokenizer: Any
 ) -> tuple[float, float]:
     """By plain transformers, from what was written: the largest share of the new words, and how far old ones have moved.
 
@@ -140,12 +123,12 @@ def _compared(
             "the tokenizer does not write the words before a text", "use the adapter with --adapter, or in PEFT"
         )
     share = difference = torch.zeros(())
+    old = torch.ones(known[0].shape[1], dtype=torch.bool)
+    old[[one for one in ids if one < len(old)]] = False
     for text, before in zip(texts, known, strict=True):
         with torch.no_grad():
             logits = base.model(input_ids=torch.tensor([[*ids, *text]])).logits[0, len(ids) :]
         now = torch.log_softmax(logits, -1)
         share = torch.maximum(share, now[:, list(ids)].exp().sum(-1).max())
-        old = torch.ones(before.shape[1], dtype=torch.bool)
-        old[[one for one in ids if one < len(old)]] = False
         difference = torch.maximum(difference, (now[::_EVERY, : len(old)] - before)[:, old].abs().max())
     return float(share), float(difference)

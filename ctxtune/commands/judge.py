@@ -145,3 +145,10 @@ def probe_feed(trunk: Trunk, text: str, before: int = 0) -> Feed:
     if not examples:
         raise DataError("forget.probe: a text of one token leaves nothing to predict", "name a longer text")
     return Feed(trunk, examples)
+
+
+def builtin_probe(trunk: Trunk, before: int = 0) -> Feed:
+    """The text that ctxtune brings along, as examples of this model, with room for so many tokens before each."""
+    text = prepare.probe_text("builtin")
+    assert text is not None
+    return probe_feed(trunk, text, before)

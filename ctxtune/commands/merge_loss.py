@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 from ctxtune.adapter.attach import attach
 from ctxtune.backend.load import load_base
 from ctxtune.backend.trunk import Trunk
-from ctxtune.commands.judge import probe_feed
-from ctxtune.commands.prepare import probe_text
+from ctxtune.commands.judge import builtin_probe
 from ctxtune.evals.forgetting import drift, read_base
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ctxtune.adapter.read import AdapterFile
-    from ctxtune.backend.feed import Feed
 
 
 def measured_kl(base: Path, adapter: AdapterFile, merged: Path) -> float:
@@ -23,13 +21,7 @@ def measured_kl(base: Path, adapter: AdapterFile, merged: Path) -> float:
     attached = load_base(base, classes=adapter.classes, dtype="float32")
     attach(attached.model, adapter)
     with Trunk(attached) as trunk:
-        said = read_base(_probe(trunk), keep_head=True)
+        said = read_base(builtin_probe(trunk), keep_head=True)
     del attached, trunk
     with Trunk(load_base(merged, dtype="float32")) as trunk:
-        return drift(_probe(trunk), said).kl
-
-
-def _probe(trunk: Trunk) -> Feed:
-    text = probe_text("builtin")
-    assert text is not None
-    return probe_feed(trunk, text)
+        return drift(builtin_probe(trunk), said).kl
