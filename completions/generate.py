@@ -85,6 +85,7 @@ def known_values() -> dict[str, Takes]:
         "unfreeze": literals("method.unfreeze"),
         "kind": literals("method.kind"),
         "tokens": Takes(("auto",)),
+        "distill-from": Takes(("fewshot",)),
         "init": Takes((*start.NAMES, start.TEXT), end=""),
         **{name: literals(f"method.{name}") for name in ("select", "order", "calibrate")},
         "on-error": Takes(("stop", "mark")),

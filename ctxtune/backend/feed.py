@@ -17,6 +17,7 @@ from ctxtune.backend.cache import States, keep_states, store_key
 from ctxtune.backend.merged import Unmerged, attending_to, may_merge
 from ctxtune.backend.prefix import going_on, rows_hash
 from ctxtune.data.batch import micro_batches, padded
+from ctxtune.data.branch import lines
 from ctxtune.data.pack import alone, in_one_row, packed
 from ctxtune.errors import ModelError
 
@@ -216,13 +217,16 @@ class Feed:
 def check_kept(feed: Feed) -> float:
     """The largest difference between final states from kept states and from the model's own plain forward.
 
-    Looked at are the longest example, the shortest two and two from the middle, together in one batch, padded or packed.
+    Looked at are the longest example, the shortest two and two from the middle, together in one batch, padded or packed, of
+    trees two branches.
     Scale-free: the difference is divided by the largest number.
     """
     order = sorted(range(len(feed.examples)), key=lambda i: feed.lengths[i])
     part = sorted({*order[:2], order[len(order) // 3], order[2 * len(order) // 3], order[-1]})
     with torch.no_grad():
-        kept, plain = feed.hidden(part), plain_hidden(feed, part)
+        alone, rows = lines([feed.examples[i] for i in part])
+        kept = feed.hidden(part)[rows]
+        plain = plain_hidden(Feed(feed.trunk, alone, prefix=feed.prefix), range(len(alone)))
     return difference(kept, plain)
 
 

@@ -152,13 +152,18 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         "cache_bytes": "cache, bytes",
     }
     rows = [[text, f"{facts[key]:,}"] for key, text in names.items()] + [["folder of the run", facts["out"]]]
+    if "teacher_tokens" in facts:
+        rows.append(["tokens of the demonstrations that are distilled", f"{facts['teacher_tokens']:,}"])
     layers = f"{named(facts['method'])}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"
     return console.grid(f"{facts['model']}, {layers} (nothing was trained)", ["", ""], rows)
 
 
+_BEFORE, _LOSS, _APART = "tokens before a text", "loss of the right choice, nats", "KL(teacher || ...), nats a row"
+
+
 def result_table(facts: Mapping[str, Any]) -> Any:
     """Base and tuned side by side: the task, the forgetting, the cost."""
-    start, drift = facts.get("start"), facts["forgetting"]
+    start, drift, teacher = facts.get("start"), facts["forgetting"], facts.get("teacher")
     told = [facts["scores"]["before"], *([start["scores"]] if start else []), facts["scores"]["after"]]
     moved = [drift["before"], *([start["forgetting"]] if start else []), drift["after"]]
     between = [""] * bool(start)
@@ -168,7 +173,9 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         if key in told[-1]
     ]
     if "acc" in told[-1]:
-        rows.append(["loss of the right choice, nats", *(f"{scores['loss']:.4f}" for scores in told)])
+        rows.append([_LOSS, *(f"{scores['loss']:.4f}" for scores in told)])
+    if "kl_teacher" in told[-1]:
+        rows.append([_APART, *(f"{scores['kl_teacher']:.4f}" for scores in told)])
     if drift["after"]:
         rows.append(["probe loss, nats a token", *(f"{one['loss']:.4f}" for one in moved)])
         rows.append(["KL(base || tuned), nats a token", "0", *(f"{one['kl']:.4f}" for one in moved[1:])])
@@ -180,10 +187,23 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
     ]
     if facts["best_step"] != facts["steps"]:
-        rest.append(["kept", "", f"step {facts['best_step']}, the lowest eval loss"])
+        best = "the lowest eval loss" if teacher is None else "the nearest to the teacher"
+        rest.append(["kept", "", f"step {facts['best_step']}, {best}"])
     rows += [[name, base, *between, tuned] for name, base, tuned in rest]
     titles = ["", "base", *(["start"] if start else []), "tuned"]
+    if teacher is not None:
+        beside = _beside(teacher)
+        rows.insert(0, [_BEFORE, "0", *[f"{facts['method']['tokens']:,}"] * (len(titles) - 2)])
+        titles, rows = [*titles, "teacher"], [[*row, beside.get(row[0], "")] for row in rows]
     return console.grid(f"{facts['model']}, {named(facts['method'])}", titles, rows)
+
+
+def _beside(teacher: Mapping[str, Any]) -> dict[str, str]:
+    """What stands beside a prompt in the column of the long one that it was distilled from."""
+    scores = teacher["scores"]
+    found = {key: console.with_error(scores, key) for key in ("acc", "acc_norm") if key in scores}
+    loss = {_LOSS: f"{scores['loss']:.4f}", _APART: "0"} if scores else {}
+    return {_BEFORE: f"{teacher['tokens']:,}", **found, **loss}
 
 
 def named(method: Mapping[str, Any]) -> str:

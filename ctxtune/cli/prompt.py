@@ -28,6 +28,12 @@ def prompt(
     ] = None,
     shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations of --init fewshot.")] = None,
     top: Annotated[int | None, typer.Option("--top", help="Layers of a prefix that learn, from the top.")] = None,
+    distill_from: Annotated[
+        str | None,
+        typer.Option(
+            "--distill-from", help="fewshot: learn to answer as behind --shots demonstrations, not by labels."
+        ),
+    ] = None,
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
@@ -49,7 +55,8 @@ def prompt(
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt_, data__answer=answer, data__choices=choices,
         method__name="prompt", method__kind=kind, method__tokens=tokens, method__init=init, method__shots=shots,
-        method__top=top, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
+        method__top=top, method__distill_from=distill_from,
+        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     freeze.start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.heartbeat import heartbeat
+from ctxtune.commands.lesson import Lesson, choosing, lesson
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
@@ -104,23 +105,28 @@ class _Run:
         self.resolved, start = begin.settle(self.resolved, train, spec, self.tell.note)
         if start is not None:
             spec, train, dev = start.spec, start.others(train), start.scored(dev)
-        examples = prepare.to_learn(train, spec)
-        self._note_losses(examples)
+            self.sources = replace(self.sources, eval=dev)
+        learned = lesson(train, spec, start.teacher if start is not None else None)
+        examples = learned.examples
+        for remark in learned.remarks(len(self.sources.train.rows)):
+            self.tell.note(remark)
         mixture = prepare.mixture(self.sources.train, examples)
         course = span(self.recipe, mixture.per_epoch)
         with self.clock.part("choice"):
             choice = self._choose(base, examples, mixture, course)
         method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
+        learned = learned.taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(
                 trunk, dev, bare, self._probe(base), self.tell.note, len(start.spec.before) if start else 0
             )
+            judge.taught = learned.on_eval
             if start is not None and method.virtual is not None:
                 method.virtual.begin(trunk, start.tokens)
                 if said := begin.out_of_sight(base, examples.examples, len(start.spec.before)):
                     self.tell.note(said)
-            facts = self._train(trunk, judge, spec, examples, mixture, course.steps, method, mark)
+            facts = self._train(trunk, judge, spec, learned, mixture, course.steps, method, mark)
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts, start)
@@ -131,21 +137,21 @@ class _Run:
         trunk: Trunk,
         judge: Judge,
         spec: prepare.Spec,
-        examples: EncodedSet,
+        learned: Lesson,
         mixture: Mixture,
         steps: int,
         method: Method,
         mark: str,
     ) -> dict[str, Any]:
         from ctxtune.engine.schedule import highest
-        from ctxtune.objectives.labels import Labels
 
+        examples = learned.examples
         feed = begin.learning_feed(trunk, method, examples.examples, self.recipe.train.pack)
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
-        objective = Labels(feed)
+        objective = learned.objective(feed)
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
@@ -177,6 +183,7 @@ class _Run:
             "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
             "scores": {"before": before["scores"], "after": after["scores"]},
             "start": before.get("start"),
+            **learned.facts(),
             "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
             | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
         }
@@ -231,14 +238,6 @@ class _Run:
             )
         self.tell.note(NOT_MEASURED)
         return None
-
-    def _note_losses(self, examples: EncodedSet) -> None:
-        for count, verb in ((examples.dropped, "dropped"), (examples.truncated, "cut at their start")):
-            if count:
-                self.tell.note(f"{count} of {len(self.sources.train.rows)} training rows were too long and {verb}")
-        if examples.split:
-            rest = f"{examples.split} conversations became several examples, each reply behind what the model will read"
-            self.tell.note(f"the chat template rewrites earlier turns: {rest}")
 
     def _choose(self, base: Base, examples: EncodedSet, mixture: Mixture, course: Span) -> dict[str, Any] | None:
         """Choose the layers where the recipe leaves them open; returns the table they were chosen from, now or earlier."""
@@ -355,8 +354,8 @@ class _Run:
             options,
             Desk(self.run.last, self.run.best, log),
             self.stop,
-            evaluate=judge.choose if judge.choices is not None else None,
-            begun=notes["before"].get("start", {}).get("scores"),
+            evaluate=(lambda: choosing(judge.choose())) if judge.choices is not None else None,
+            begun=choosing(notes["before"].get("start", {}).get("scores", {})),
             on_step=self.tell.step,
             token_count=lambda batch: sum(feed.lengths[i] for i in batch),
             notes=notes,

@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.prepare import to_score
+from ctxtune.commands.teacher import long_prompt
 from ctxtune.data.encode import EncodeSpec, encode_prompt, virtual_tokens
 from ctxtune.data.joint import joint
 from ctxtune.data.shots import choose
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.prepare import Source, Spec
+    from ctxtune.commands.teacher import LongPrompt
     from ctxtune.data.encode import Encoded
     from ctxtune.data.read import Row
     from ctxtune.methods.registry import Method
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _QUESTIONS = 64  # on which it is tried where demonstrations end
 _FEW = 20  # virtual tokens that start from nothing in particular
+_SHORT = 32  # virtual tokens, at most, that are to say what a long prompt says
 _COMMON = 5000
 Places = tuple[tuple[str, str], ...]
 """texts, each with the place it is from"""
@@ -53,6 +56,7 @@ class Beginning:
     """the demonstrations among the training rows"""
     parted: bool = True
     """whether the tokenizer makes the same of a question behind the texts as alone"""
+    teacher: LongPrompt | None = None
 
     def others(self, source: Source) -> Source:
         """The rows to learn from: a demonstration would only repeat its own answer.
@@ -73,14 +77,17 @@ class Beginning:
         """What a user should know of it."""
         if self.rows:
             yield f"{len(self.rows)} rows are demonstrations, and are not learned from"
+        if self.teacher is not None:
+            yield f"{len(self.spec.before)} virtual tokens are to answer as {self.teacher.tokens:,} tokens of demonstrations do"
         if not self.parted:
             yield "the tokenizer makes other tokens of a question that stands alone: the start is near its text, not the same"
 
     def scored(self, source: Source | None) -> Source | None:
-        """The rows to score that fit behind the virtual tokens: base and result are to be scored on the same."""
+        """The rows to score that fit behind the virtual tokens, and a teacher's: all are to be scored on the same."""
         if source is None:
             return None
-        return replace(source, rows=to_score(source.rows, self.spec).row_of)
+        rows = self.teacher.seen(source.rows) if self.teacher is not None else source.rows
+        return replace(source, rows=to_score(rows, self.spec).row_of)
 
     def shown(self, model: nn.Module) -> Shown:
         """What the adapter says of its virtual tokens."""
@@ -121,24 +128,26 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         raise RecipeError(
             "method.name prompt: chats are not supported, virtual tokens stand before a prompt", "--prompt"
         )
+    rows = _demonstrations(settings, recipe, train, spec)
+    teacher = long_prompt(settings, rows, spec, recipe.data.separator)
     where: Places = ()
-    rows: tuple[Row, ...] = ()
     parted = True
     instruction = spec.instruction
     if settings.init in ("zero", "vocab"):
         count = _FEW if settings.tokens == "auto" else settings.tokens
         tokens = _drawn(spec.tokenizer, count, recipe.train.seed) if settings.init == "vocab" else ()
     else:
-        where, rows = _texts(settings, recipe, train, spec)
+        where = _texts(settings, rows, spec, recipe.data.separator)
         front, instruction = spec.instruction + "".join(text for text, _ in where), ""
         asked = [spec.prompt.render(row).rstrip() for row in train.rows[:_QUESTIONS]]
         found = joint(spec.tokenizer, front, asked)
         tokens, parted = found.tokens or tuple(encode_prompt(spec.tokenizer, front)), found.alone
         if not tokens:
             raise RecipeError(f"method.init {settings.init!r}: the tokenizer makes no token of it", "write some words")
-        count = len(tokens) if settings.tokens == "auto" else settings.tokens
+        most = len(tokens) if teacher is None else min(_SHORT, len(tokens))
+        count = most if settings.tokens == "auto" else settings.tokens
     behind_them = replace(spec, before=virtual_tokens(count), instruction=instruction)
-    return Beginning(tuple(islice(cycle(tokens), count)) if tokens else (), behind_them, where, rows, parted)
+    return Beginning(tuple(islice(cycle(tokens), count)) if tokens else (), behind_them, where, rows, parted, teacher)
 
 
 def _drawn(tokenizer: Any, count: int, seed: int) -> tuple[int, ...]:
@@ -149,18 +158,24 @@ def _drawn(tokenizer: Any, count: int, seed: int) -> tuple[int, ...]:
     return (*frame(tokenizer)[0], *drawn)[:count]
 
 
-def _texts(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> tuple[Places, tuple[Row, ...]]:
-    """Words, the choices, or demonstrations, each with the place it is from; and the rows that are demonstrations."""
-    words, separator = words_of(settings.init), recipe.data.separator
+def _texts(settings: Prompt, rows: Sequence[Row], spec: EncodeSpec, separator: str) -> Places:
+    """Words, the choices, or demonstrations, each with the place it is from."""
+    words = words_of(settings.init)
     if words is not None:
-        return ((words + separator, "method.init"),), ()
+        return ((words + separator, "method.init"),)
     if settings.init == "labels":
         if not isinstance(spec.choices, tuple):
             raise RecipeError("method.init labels: the rows have no choices in common", "--choices, or another --init")
-        return ((", ".join(spec.choices) + separator, "data.choices"),), ()
+        return ((", ".join(spec.choices) + separator, "data.choices"),)
+    return tuple((shot.text, Path(shot.where).name) for shot in shots_of(rows, spec, separator))
+
+
+def _demonstrations(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> tuple[Row, ...]:
+    """The training rows that are shown, to start from or to distill from."""
+    if "fewshot" not in (settings.init, settings.distill_from):
+        return ()
     labels = [spec.bare.render(row).gold or 0 for row in train.rows]
-    rows = tuple(train.rows[at] for at in choose("balanced", labels, settings.shots, recipe.train.seed))
-    return tuple((shot.text, Path(shot.where).name) for shot in shots_of(rows, spec, separator)), rows
+    return tuple(train.rows[at] for at in choose("balanced", labels, settings.shots, recipe.train.seed))
 
 
 def out_of_sight(base: Base, examples: Sequence[Encoded], tokens: int) -> str | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.begin import beginning
+from ctxtune.commands.lesson import lesson
 from ctxtune.commands.sources import default_out, read_sources, span
 from ctxtune.recipe.schema import Freeze, Prompt
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.commands.lesson import Lesson
+    from ctxtune.commands.prepare import Source, Spec
     from ctxtune.recipe.load import Resolved
-    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.schema import Method, Recipe
 
 
 def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -43,12 +46,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     spec = prepare.encoder(
         recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())
     )
-    settings, train = depth.widest(recipe, len(anatomy.block_list(model))), sources.train
-    if isinstance(settings, Prompt):
-        start = beginning(settings, recipe, sources.train, spec)
-        settings, spec = settings.model_copy(update={"tokens": len(start.spec.before)}), start.spec
-        train = start.others(train)
-    examples = prepare.to_learn(train, spec)
+    settings, learned = _to_learn(recipe, sources.train, spec, len(anatomy.block_list(model)))
+    examples = learned.examples
     mixture = prepare.mixture(sources.train, examples)
     course = span(recipe, mixture.per_epoch)
     method = open_method(settings, model, anatomy, course)
@@ -78,8 +77,19 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "supervised_tokens": examples.supervised_tokens,
         "steps": course.steps,
         "start_layer": method.start,
+        **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
         "cache_bytes": examples.tokens * config.get_text_config().hidden_size * 4 if kept else 0,
     }
+
+
+def _to_learn(recipe: Recipe, train: Source, spec: Spec, layers: int) -> tuple[Method, Lesson]:
+    """The method's settings, at their most and with as many virtual tokens as there will be, and what it learns from."""
+    settings = depth.widest(recipe, layers)
+    if not isinstance(settings, Prompt):
+        return settings, lesson(train, spec, None)
+    start = beginning(settings, recipe, train, spec)
+    settings = settings.model_copy(update={"tokens": len(start.spec.before)})
+    return settings, lesson(start.others(train), start.spec, start.teacher)
 
 
 def weights_in_memory(

@@ -14,7 +14,7 @@ from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.hash import sha256_fields
 from ctxtune.engine.checkpoint import read_state
 from ctxtune.errors import DataError
-from ctxtune.evals.choice import Requests, choice_scores
+from ctxtune.evals.choice import Requests, choice_scores, divergence
 from ctxtune.evals.forgetting import BaseProbe, drift, probe_examples, read_base
 from ctxtune.evals.items import Item, summarise
 from ctxtune.evals.perplexity import answer_perplexities
@@ -42,6 +42,7 @@ class Judge:
     end: int = 0  # tokens behind a free answer that end the text: learned, but no part of the answer
     base: BaseProbe | None = None
     say: Callable[[str], None] | None = None
+    taught: Sequence[Sequence[float]] = ()  # what a teacher said of the choices of each row
 
     @classmethod
     def make(
@@ -65,7 +66,7 @@ class Judge:
         choices = to_score(source, spec)
         requests = Requests(trunk, choices.requests, prefix, learned) if choices is not None else None
         probe = Feed(trunk, self.probe.examples, prefix=prefix, learned=learned) if self.probe is not None else None
-        return Judge(choices, requests, probe, self.end, self.base, self.say)
+        return Judge(choices, requests, probe, self.end, self.base, self.say, self.taught)
 
     def keep(self, where: str, mark: str) -> None:
         """Run the frozen layers once over everything that will be scored again and again."""
@@ -108,6 +109,8 @@ class Judge:
             lls = [float(nats.sum()) for nats, _ in tokens]
             if self.choices.choices:
                 scores = choice_scores(lls, gold, self.choices.choices[i], read)
+                if self.taught:
+                    scores["kl_teacher"] = divergence(self.taught[i], lls)
             else:
                 # A conversation is in several parts where its chat template rewrites earlier turns.
                 said = [[told[: len(told) - self.end] for told in part] for part in tokens]

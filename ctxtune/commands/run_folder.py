@@ -2,6 +2,7 @@
 
 recipe.yaml             the resolved recipe, with the origin of each value
 choice.json             what `layers: auto` chose from
+teacher.json            what the long prompt that a short one is distilled from said
 metrics.jsonl           one line a step
 checkpoint.safetensors  the last state; best.safetensors the best numbers so far
 stdin.jsonl             what came through a pipe
@@ -40,6 +41,10 @@ class RunFolder:
     @property
     def choice(self) -> Path:
         return self.path / "choice.json"
+
+    @property
+    def teacher(self) -> Path:
+        return self.path / "teacher.json"
 
     @property
     def metrics(self) -> Path:
@@ -87,21 +92,33 @@ class RunFolder:
 
     def read_choice(self) -> dict[str, Any] | None:
         """The table that the layers of this run were chosen from, None where they were given."""
-        if not self.choice.exists():
-            return None
-        try:
-            facts: dict[str, Any] = json.loads(self.choice.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{self.choice} cannot be read: {error}", "start again without --resume") from error
-        return facts
+        return _kept(self.choice)
 
     def write_choice(self, facts: dict[str, Any]) -> None:
         """Keep the table of a choice; the recipe with what was chosen is written next."""
         write_text(self.choice, json.dumps(facts, indent=1) + "\n")
 
+    def read_teacher(self) -> dict[str, Any] | None:
+        """What a teacher said in an earlier part of this run, None where nobody asked it yet."""
+        return _kept(self.teacher)
+
+    def write_teacher(self, told: dict[str, Any]) -> None:
+        """Keep what a teacher said: a run that goes on is pulled by the same numbers."""
+        write_text(self.teacher, json.dumps(told) + "\n")
+
     def write_result(self, facts: dict[str, Any]) -> None:
         """Mark the run as complete."""
         write_text(self.result, json.dumps(facts, indent=1) + "\n")
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read: {error}", "start again without --resume") from error
+    return facts
 
 
 @contextmanager
@@ -124,9 +141,7 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise PlaceError(
-                f"{path}: another run is writing there", "wait for it, or choose another --out"
-            ) from error
+            raise PlaceError(f"{path}: another run is writing there", "wait for it, or choose another --out") from error
         _check_use(run, resume)
         _sweep(path)
         yield run

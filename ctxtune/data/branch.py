@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+Places = tuple["Sequence[int]", tuple[int, ...]]
+"""where among a tree's rows those of a choice are, and the tokens that they predict"""
+
 
 def grow(requests: Sequence[Encoded]) -> tuple[Encoded, list[list[int]]]:
     """The tree of a few requests, and for each of them where among the tree's rows its own are.
@@ -42,6 +45,36 @@ def grow(requests: Sequence[Encoded]) -> tuple[Encoded, list[list[int]]]:
     is_line = parents == list(range(-1, len(ids) - 1))
     tree = Encoded(tuple(ids), tuple(rows), (), () if is_line else tuple(parents))
     return tree, [[place[row] for row in some] for some in asked]
+
+
+def lines(examples: Sequence[Encoded]) -> tuple[list[Encoded], list[int]]:
+    """Texts without branches: of a tree those that end at its first and at its last answer row.
+
+    And which of all answer rows, one example's behind the other's, are theirs.
+    """
+    found: list[Encoded] = []
+    rows: list[int] = []
+    begin = 0
+    for one in examples:
+        if not one.parents:
+            found.append(one)
+            rows += range(begin, begin + len(one.rows))
+        else:
+            for place in sorted({0, len(one.rows) - 1}):
+                path = _path(one, one.rows[place])
+                found.append(Encoded(path, (len(path) - 1,), ()))
+                rows.append(begin + place)
+        begin += len(one.rows)
+    return found, rows
+
+
+def _path(tree: Encoded, at: int) -> tuple[int, ...]:
+    """A token of a tree behind all that it stands behind."""
+    path = []
+    while at >= 0:
+        path.append(tree.ids[at])
+        at = tree.parents[at]
+    return tuple(reversed(path))
 
 
 def shared(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -126,7 +126,9 @@ class EncodeSpec:
     def form(self) -> Form:
         """A chat's prompt ends as its template ends it, and has all the special tokens that it needs."""
         chat = self.turns is not None
-        return Form(self.choices is not None or not (chat or self.replay), not self.before and (self.replay or not chat))
+        return Form(
+            self.choices is not None or not (chat or self.replay), not self.before and (self.replay or not chat)
+        )
 
 
 @dataclass
@@ -144,7 +146,7 @@ class EncodedSet:
     @property
     def supervised_tokens(self) -> int:
         """The tokens that the loss is on."""
-        return sum(len(example.labels) for example in self.examples)
+        return sum(len(example.rows) for example in self.examples)
 
     @property
     def tokens(self) -> int:

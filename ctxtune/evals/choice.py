@@ -14,11 +14,13 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ctxtune.backend.feed import Feed, difference, is_exact, plain_hidden
 from ctxtune.data.branch import grow, shared
 from ctxtune.data.encode import Encoded
+from ctxtune.evals.calibrate import log_shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -109,7 +111,8 @@ def behind(prefix: Prefix | None, request: Encoded) -> Encoded:
     read = len(prefix.tokens)
     if request.ids[:read] != prefix.tokens or request.rows[0] < read:
         raise ValueError("the request does not go on from this prefix")
-    return Encoded(request.ids[read:], tuple(row - read for row in request.rows), request.labels)
+    parents = tuple(max(parent - read, -1) for parent in request.parents[read:])
+    return Encoded(request.ids[read:], tuple(row - read for row in request.rows), request.labels, parents)
 
 
 def _can_branch(trunk: Trunk, groups: Sequence[Sequence[Encoded]]) -> bool:
@@ -142,6 +145,12 @@ def choice_scores(lls: Sequence[float], gold: int, choices: Sequence[str], read:
         if read or name == "acc"
     }
     return {**scores, "loss": -lls[gold]}
+
+
+def divergence(told: Sequence[float], lls: Sequence[float]) -> float:
+    """KL(teacher || model) over the choices of one row, in nats; `told` are the teacher's log-probabilities of them."""
+    own = log_shares(np.asarray(lls))
+    return float((np.exp(told) * (np.asarray(told) - own)).sum())
 
 
 def argmax(values: Sequence[float]) -> int:

@@ -132,10 +132,11 @@ class Prompt(Section):
 
     name: Literal["prompt"] = Field(description="the name of the method")
     kind: Literal["prefix", "input", "residual", "ptuning"] = Field(
-        "prefix", description="keys and values of all layers (prefix), or vectors before the input: input, residual, ptuning"
+        "prefix",
+        description="keys and values of all layers (prefix), or vectors before the input: input, residual, ptuning",
     )
     tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
-        "auto", description="virtual tokens; auto is as many as they start from"
+        "auto", description="virtual tokens; auto is as many as they start from, at most 32 where they are distilled"
     )
     init: Annotated[Text, AfterValidator(start_of)] = Field(
         "fewshot", description="what they start from: fewshot (demonstrations), text:... (words), labels, vocab or zero"
@@ -144,13 +145,19 @@ class Prompt(Section):
     top: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
         None, description="prefix: layers, from the top, that learn; what lies below keeps its start; null is all"
     )
+    distill_from: Literal["fewshot"] | None = Field(
+        None,
+        description="whose answers are learned, no label is: fewshot, the model's behind demonstrations; null: labels",
+    )
 
     @model_validator(mode="after")
     def _fitting(self) -> "Prompt":
         if (self.kind, self.init) == ("ptuning", "zero"):
             raise ValueError("ptuning adds to what it starts from, init zero is nothing")
         if self.top is not None and self.kind != "prefix":
-            raise ValueError(f"top {self.top} names layers of a prefix, kind {self.kind} has vectors before the first one")
+            raise ValueError(
+                f"top {self.top} names layers of a prefix, kind {self.kind} has vectors before the first one"
+            )
         return self
 
 
@@ -386,7 +393,6 @@ class Recipe(Section):
     inputs: dict[Annotated[str, Field(min_length=1, max_length=64)], Text] | None = Field(
         None, description="sha256 of what was read; written by a run"
     )
-
 
 
 def json_schema() -> dict[str, Any]:

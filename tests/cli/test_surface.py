@@ -40,6 +40,7 @@ SURFACE = {
         "--init",
         "--shots",
         "--top",
+        "--distill-from",
         "--epochs",
         "--batch",
         "--lr",

@@ -1,0 +1,284 @@
+"""A short prompt distilled from a long one, from the recipe to the adapter, with few-shot prompting beside it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctxtune.adapter.read import open_adapter
+from ctxtune.adapter.verify import verify
+from ctxtune.commands.dry_run import dry_run
+from ctxtune.commands.evaluate import evaluate
+from ctxtune.data.shots import choose
+from ctxtune.errors import CtxtuneError, DataError, RecipeError
+from ctxtune.evals.calibrate import log_shares
+from ctxtune.recipe.load import load
+
+from ..conftest import CHOICES, PROMPT, Killed, Listener, adapter_tensors, kill_at, same_tensors, write_jsonl
+from .test_prompt import CAUSAL_KINDS, asked, short
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KINDS = ["prefix", "input", "residual", "ptuning"]
+DISTIL: dict[str, Any] = {"method.distill_from": "fewshot", "method.tokens": 4, "method.shots": 2}
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "train.jsonl", short(24))
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "dev.jsonl", short(10, 24))
+
+
+def told(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "teacher.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("model", CAUSAL_KINDS)
+def test_a_run_and_its_adapter(
+    model: str, kind: str, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """The teacher is few-shot prompting; the student comes nearer to it; its file gives the same scores again."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.fewshot import fewshot
+
+    more = DISTIL | {"method.kind": kind, "data.eval": str(dev), "train.steps": 6}
+    facts = adapt(asked(model_folders[model], train, tmp_path / "run", more), False, Listener())
+    shown = load(None, {
+        "model": str(model_folders[model]), "data.train": str(train), "data.eval": str(dev), "data.prompt": PROMPT,
+        "data.answer": "{{ label }}", "data.choices": CHOICES, "method.name": "fewshot", "method.shots": 2,
+        "device": "cpu",
+    })  # fmt: skip
+    scored = fewshot(shown, lambda _: None, tmp_path / "items.jsonl")
+    items = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    expected = log_shares(np.array([item["said"]["ll"] for item in items]))
+    assert np.abs(np.array(told(tmp_path / "run")["log_shares"]["eval"]) - expected).max() < 2e-5
+    assert len(told(tmp_path / "run")["log_shares"]["train"]) == 22
+    teacher = facts["teacher"]
+    assert teacher["scores"]["loss"] == pytest.approx(scored["scores"]["loss"], abs=2e-5)
+    assert teacher["tokens"] > facts["method"]["tokens"] == 4
+    start, after = facts["start"]["scores"], facts["scores"]["after"]
+    assert 0 <= after["kl_teacher"] <= start["kl_teacher"]
+    assert all(check.ok for check in verify(open_adapter(tmp_path / "run")))
+    again = evaluate(None, {"data.eval": str(dev)}, [], tmp_path / "run", False, lambda _: None)
+    for name in ("acc", "loss"):
+        assert again["scores"][name] == pytest.approx(after[name], abs=2e-5)
+
+
+def test_the_teacher_of_the_rows_that_are_learned_from(
+    model_folders: dict[str, Path], train: Path, tmp_path: Path
+) -> None:
+    """Asked as rows to score, the training rows get what the run was pulled by; its first loss is the divergence from that."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.fewshot import fewshot
+
+    model, listener = model_folders["llama-tied"], Listener()
+    adapt(asked(model, train, tmp_path / "run", DISTIL | {"train.batch": 22, "train.steps": 1}), False, listener)
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    shown = choose("balanced", [CHOICES.index(row["label"]) for row in rows], 2, 0)
+    rest = write_jsonl(tmp_path / "rest.jsonl", [row for at, row in enumerate(rows) if at not in shown])
+    flags = {
+        "model": str(model), "data.train": str(train), "data.eval": str(rest), "data.prompt": PROMPT,
+        "data.answer": "{{ label }}", "data.choices": CHOICES, "method.name": "fewshot", "method.shots": 2,
+        "device": "cpu",
+    }  # fmt: skip
+    fewshot(load(None, flags), lambda _: None, tmp_path / "items.jsonl")
+    lls = [json.loads(line)["said"]["ll"] for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    expected = torch.from_numpy(log_shares(np.array(lls)))
+    found = torch.tensor(told(tmp_path / "run")["log_shares"]["train"], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    scored = asked(
+        model, train, tmp_path / "start", DISTIL | {"data.eval": str(rest), "train.lr": 1e-12, "train.steps": 1}
+    )
+    facts = adapt(scored, False, Listener())
+    assert listener.steps[0].loss == pytest.approx(facts["start"]["scores"]["kl_teacher"], rel=1e-4)
+    assert listener.steps[0].supervised == 22
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_the_table_sets_them_side_by_side(
+    scored: bool, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    from rich.console import Console
+
+    from ctxtune.cli.freeze import result_table
+    from ctxtune.commands.adapt import adapt
+
+    more = DISTIL | ({"data.eval": str(dev), "train.eval_every": 3} if scored else {})
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", more), False, Listener())
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(result_table(facts))
+    lines = [line.split() for line in said.get().splitlines()]
+    assert ["base", "start", "tuned", "teacher"] in lines
+    tokens = [line for line in lines if line[:2] == ["tokens", "before"]]
+    assert tokens[0][4:] == ["0", "4", "4", str(facts["teacher"]["tokens"])]
+    assert any(line[:1] == ["KL(teacher"] and line[-1] == "0" for line in lines) is scored
+    assert facts["teacher"]["scores"] if scored else facts["teacher"]["scores"] == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_the_prompt_begins_as_its_own_teacher(
+    kind: str, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    foreseen = dry_run(asked(model_folders["llama-tied"], train, tmp_path / "run", DISTIL))
+    more = DISTIL | {"method.kind": kind, "method.tokens": foreseen["teacher_tokens"], "data.eval": str(dev)}
+    listener = Listener()
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", more), False, listener)
+    assert facts["start"]["scores"]["kl_teacher"] < 1e-6
+    assert listener.steps[0].loss < 1e-6
+    assert facts["best_step"] == 0 or facts["scores"]["after"]["kl_teacher"] < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 2])
+def test_killed_and_resumed_bit_for_bit(
+    kind: str, step: int, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The teacher is asked once: a run that goes on has what it said."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.teacher import LongPrompt
+
+    more = DISTIL | {"method.kind": kind, "train.save_every": 1, "data.eval": str(dev), "train.eval_every": 2}
+    straight = adapt(asked(model_folders["llama-tied"], train, tmp_path / "straight", more), False, Listener())
+    broken = asked(model_folders["llama-tied"], train, tmp_path / "broken", more)
+    with pytest.raises(Killed):
+        adapt(broken, False, Listener(kill_at(step)))
+    monkeypatch.setattr(LongPrompt, "say", None)
+    facts = adapt(broken, True, Listener())
+    for name in ("scores", "start", "teacher"):
+        assert facts[name] == straight[name]
+    assert same_tensors(adapter_tensors(tmp_path / "broken"), adapter_tensors(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("more", [{}, {"method.top": 2}])
+@pytest.mark.parametrize("choices", [CHOICES, ["a fine film", "a dull one", "fine"]])
+def test_parts_give_the_gradient_of_the_whole(
+    choices: list[str], more: dict[str, Any], model_folders: dict[str, Path], train: Path, tmp_path: Path
+) -> None:
+    """Choices of one token and of several, which branch; all layers, and the top ones from kept states."""
+    from ctxtune.commands.adapt import adapt
+
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    again = write_jsonl(tmp_path / "own.jsonl", [{**row, "label": choices[at % 2]} for at, row in enumerate(rows)])
+    found = []
+    for size in (8, 1, 3):
+        flags = DISTIL | more | {"train.micro_batch": size, "data.choices": choices, "method.shots": 1}
+        listener = Listener()
+        facts = adapt(asked(model_folders["llama-tied"], again, tmp_path / f"run{size}", flags), False, listener)
+        assert facts["cache"]["difference"] < 1e-5
+        found.append([(step.loss, step.grad_norm) for step in listener.steps])
+    for other in found[1:]:
+        assert torch.tensor(other) == pytest.approx(torch.tensor(found[0]), rel=1e-4)
+
+
+def test_labels_are_not_read(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """Other labels of the rows that are no demonstrations: the same adapter. Those of demonstrations are read."""
+    from ctxtune.commands.adapt import adapt
+
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    labels = [CHOICES.index(row["label"]) for row in rows]
+    shown = choose("balanced", labels, 2, 0)
+    changed = list(labels)
+    for at in range(len(rows)):
+        trial = [*changed[:at], 1 - changed[at], *changed[at + 1 :]]
+        if at not in shown and choose("balanced", trial, 2, 0) == shown:
+            changed = trial
+    assert sum(one != other for one, other in zip(labels, changed, strict=True)) > 8
+    tensors = []
+    for name, some in (("one", labels), ("other", changed), ("third", [1 - label for label in labels])):
+        told_rows = [{**row, "label": CHOICES[label]} for row, label in zip(rows, some, strict=True)]
+        path = write_jsonl(tmp_path / f"{name}.jsonl", told_rows)
+        adapt(asked(model_folders["llama-tied"], path, tmp_path / name, DISTIL), False, Listener())
+        tensors.append(adapter_tensors(tmp_path / name))
+    assert same_tensors(tensors[0], tensors[1])
+    assert not same_tensors(tensors[0], tensors[2])
+
+
+def test_how_many_and_what_is_said(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """Auto is 32 of the teacher's tokens, or all of fewer; the dry run and the run say so."""
+    from ctxtune.commands.adapt import adapt
+
+    resolved = asked(model_folders["gpt2-tied"], train, tmp_path / "run", {**DISTIL, "method.tokens": "auto"})
+    foreseen, listener = dry_run(resolved), Listener()
+    facts = adapt(resolved, False, listener)
+    assert foreseen["method"] == facts["method"]
+    assert foreseen["method"]["tokens"] == min(32, foreseen["teacher_tokens"])
+    assert foreseen["teacher_tokens"] == facts["teacher"]["tokens"]
+    for name in ("supervised_tokens", "tokens", "rows"):
+        assert foreseen[name] == facts["train"][name]
+    assert any("of demonstrations do" in note for note in listener.notes)
+    words = {**DISTIL, "method.init": "text:is it fine or dull", "method.kind": "input"}
+    other = adapt(asked(model_folders["gpt2-tied"], train, tmp_path / "words", words), False, Listener())
+    assert other["train"]["rows"] == 22
+    assert other["teacher"]["tokens"] == facts["teacher"]["tokens"]
+
+
+def test_the_rate_is_found(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    facts = adapt(
+        asked(model_folders["llama-tied"], train, tmp_path / "run", DISTIL | {"train.lr": "auto"}), False, Listener()
+    )
+    assert facts["lr"]["test"]["tried"]
+    assert all(0 <= loss < 10 for _, loss in facts["lr"]["test"]["tried"])
+
+
+def test_rows_that_do_not_fit_behind_the_teacher(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """They are no rows of anything, and are counted; or an error says how many demonstrations fit."""
+    from ctxtune.commands.adapt import adapt
+
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    long = {"text": "x " * 20, "label": CHOICES[0]}
+    train = write_jsonl(tmp_path / "long.jsonl", [*rows, long])
+    dev = write_jsonl(tmp_path / "dev.jsonl", [*short(4, 24), long])
+    more = {**DISTIL, "data.eval": str(dev)}
+    with pytest.raises(RecipeError, match="demonstrations take"):
+        adapt(asked(model_folders["llama-tied"], train, tmp_path / "error", more), False, Listener())
+    listener = Listener()
+    resolved = asked(model_folders["llama-tied"], train, tmp_path / "drop", more | {"data.on_long": "drop"})
+    facts = adapt(resolved, False, listener)
+    assert facts["train"]["dropped"] == 1
+    assert any("1 of 25 training rows were too long and dropped" in note for note in listener.notes)
+    assert {part["rows"] for part in (facts["teacher"]["scores"], *facts["scores"].values())} == {4}
+
+
+def test_what_it_refuses(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.commands.adapt import adapt
+
+    model = model_folders["llama-tied"]
+    with pytest.raises(CtxtuneError, match="99 demonstrations"):
+        adapt(asked(model, train, tmp_path / "shots", DISTIL | {"method.shots": 99}), False, Listener())
+    with pytest.raises(DataError, match="none is left to learn from"):
+        adapt(asked(model, write_jsonl(tmp_path / "few.jsonl", short(2)), tmp_path / "few", DISTIL), False, Listener())
+    flags: dict[str, Any] = {
+        "model": str(model), "data.train": str(train), "data.prompt": PROMPT, "data.answer": "{{ label }}",
+        "method.name": "prompt", "method.distill_from": "fewshot", "device": "cpu", "out": str(tmp_path / "free"),
+    }  # fmt: skip
+    for run in (dry_run, lambda resolved: adapt(resolved, False, Listener())):
+        with pytest.raises(RecipeError, match="the rows have no choices"):
+            run(load(None, flags))
+    one = write_jsonl(tmp_path / "one.jsonl", [{**row, "own": [row["label"]]} for row in short(8)])
+    own = {**flags, "data.train": str(one), "data.choices": "{{ own }}"}
+    with pytest.raises(DataError, match="line 1"):
+        adapt(load(None, own), False, Listener())
+    chats = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 8
+    chat = {key: value for key, value in flags.items() if key not in ("data.prompt", "data.answer")}
+    chat |= {"data.train": str(write_jsonl(tmp_path / "chats.jsonl", chats)), "data.messages": "messages"}
+    with pytest.raises(CtxtuneError, match="chat"):
+        adapt(load(None, chat), False, Listener())
+    with pytest.raises(RecipeError, match=r"method\.distill_from"):
+        load(None, flags | {"method.distill_from": "another"})
