@@ -75,7 +75,9 @@ def _manifest(adapter: AdapterFile) -> str:
     told = f"format {manifest.format}, {manifest.method}, "
     if manifest.shown is not None:
         held = f"{len(manifest.shown.texts):,} demonstrations, {len(manifest.shown.tokens):,}"
-        return told + (f"{len(manifest.shown.virtual):,} virtual tokens" if manifest.shown.virtual else f"{held} tokens")
+        return told + (
+            f"{len(manifest.shown.virtual):,} virtual tokens" if manifest.shown.virtual else f"{held} tokens"
+        )
     return told + f"{manifest.trainable:,} trained numbers"
 
 

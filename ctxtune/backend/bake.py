@@ -50,7 +50,9 @@ def add_words(base: Base, vectors: Tensor, states: Tensor) -> list[int]:
     model: Any = base.model
     names = [NAME.format(number) for number in range(len(vectors))]
     if taken := [name for name in names if name in base.tokenizer.get_vocab()]:
-        raise ModelError(f"the tokenizer has a token {taken[0]!r} already", "bake into the model that the adapter was made on")
+        raise ModelError(
+            f"the tokenizer has a token {taken[0]!r} already", "bake into the model that the adapter was made on"
+        )
     embedding, head = embedding_of(model), model.get_output_embeddings()
     if type(head) is not nn.Linear:
         raise ModelError(f"a head of class {type(head).__name__} cannot be given words", "use the adapter in PEFT")
@@ -134,7 +136,9 @@ def write_baked(base: Base, ids: Sequence[int], folder: Path, dtype: torch.dtype
     try:
         model.to(dtype).save_pretrained(folder)
     except ValueError as error:  # what its own generation_config.json says contradicts itself
-        raise ModelError(f"the model cannot be written: {one_line(error)}", "mend its generation_config.json") from error
+        raise ModelError(
+            f"the model cannot be written: {one_line(error)}", "mend its generation_config.json"
+        ) from error
     names = base.tokenizer.convert_ids_to_tokens(list(ids))
     tokenizer = base.tokenizer
     front, told = "{{ " + json.dumps("".join(names)) + " }}", tokenizer.chat_template
@@ -153,7 +157,9 @@ def _put_before(path: Path, names: Sequence[str], ids: Sequence[int]) -> None:
         "type": "TemplateProcessing",
         "single": [*before, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [*before, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-        "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(names, ids, strict=True)},
+        "special_tokens": {
+            name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(names, ids, strict=True)
+        },
     }
     old = told.get("post_processor") or {}
     kept = [one for one in old.get("processors", [old]) if one.get("type") == "ByteLevel"]

@@ -304,9 +304,7 @@ class Trunk:
             self.blocks[index] = block
         self._kept = []
 
-    def enter(
-        self, ids: Tensor, mask: Mask, positions: Tensor | None = None, prefix: Prefix | None = None
-    ) -> Tensor:
+    def enter(self, ids: Tensor, mask: Mask, positions: Tensor | None = None, prefix: Prefix | None = None) -> Tensor:
         """What enters block `start`, (B, T, D), for tokens ids (B, T), behind a prefix or alone; nothing above is run."""
         if self.start == 0:
             raise ValueError("no block lies below the cut")

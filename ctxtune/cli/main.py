@@ -138,7 +138,9 @@ def run() -> None:
 def _usage(error: Any) -> None:
     """What Typer could not read: its words, in our form. Called with nothing at all, a group shows its help."""
     message = error.format_message()
-    for detail in error.__cause__.errors() if hasattr(error.__cause__, "errors") else ():  # pydantic's, without the value
+    for detail in (
+        error.__cause__.errors() if hasattr(error.__cause__, "errors") else ()
+    ):  # pydantic's, without the value
         should = detail["msg"].partition(",")[0].removeprefix("Input ")
         message = f"{error.param.opts[0]} is {detail['input']!r}, it {should}"
     if type(error).__name__ == "NoArgsIsHelpError":

@@ -125,9 +125,7 @@ def read_once(
         return read_source(paths, data, templates, expected, key)
 
 
-def checked_files(
-    paths: str | list[str | Part], expected: str | None, key: str
-) -> tuple[list[Part], list[Files], str]:
+def checked_files(paths: str | list[str | Part], expected: str | None, key: str) -> tuple[list[Part], list[Files], str]:
     """The parts of a source with the files of each, and the hash of all.
 
     Raises:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def given(task: list[str]) -> list[str]:
-    return [*pick(task, "--model", "--train", "--eval", "--prompt", "--answer", "--choices", "--device"), "--shots", "1"]
+    return [
+        *pick(task, "--model", "--train", "--eval", "--prompt", "--answer", "--choices", "--device"),
+        "--shots",
+        "1",
+    ]
 
 
 def test_the_table_says_what_it_took_for_granted(said: Callable[..., Said], given: list[str]) -> None:
@@ -162,12 +166,16 @@ def test_out_leaves_a_run_that_is_gone_on_with(said: Callable[..., Said], given:
 def test_a_run_keeps_what_came_through_a_pipe(said: Callable[..., Said], given: list[str], tmp_path: Path) -> None:
     rows = Path(pick(given, "--train")[1]).read_bytes()
     whole = said("fewshot", *given, "--json").json()
-    piped = said("fewshot", *but(given, "--train"), "--train", "-", "--out", tmp_path / "run", "--json", stdin=rows).json()
+    piped = said(
+        "fewshot", *but(given, "--train"), "--train", "-", "--out", tmp_path / "run", "--json", stdin=rows
+    ).json()
     assert piped["scores"] == whole["scores"]
     assert (tmp_path / "run" / "stdin.jsonl").read_bytes() == rows
 
 
-def test_an_adapter_is_shown_in_words_and_in_narrow_lines(said: Callable[..., Said], shown: Path, adapted: Path) -> None:
+def test_an_adapter_is_shown_in_words_and_in_narrow_lines(
+    said: Callable[..., Said], shown: Path, adapted: Path
+) -> None:
     told = said("adapter", "show", shown).out
     lines = told.splitlines()
     assert max(map(len, lines)) < 120

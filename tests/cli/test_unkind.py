@@ -415,8 +415,14 @@ def test_recipe_check_tells_every_mistake(tmp_path: Path, said: Callable[..., An
     path.write_text("model: m\nmethod: {name: freeze}\ntrain:\n  seed: -1\n  batsh: 2\n  lr: 0\n")
     answer = said("recipe", "check", path)
     assert (answer.code, answer.out) == (2, "")
-    told = ["line 4: train.seed is -1", "line 5: unknown key 'train.batsh'; did you mean 'train.batch'?", "line 6: train.lr"]
-    assert all(line.startswith(f"error: {path} {what}") for line, what in zip(answer.err.splitlines(), told, strict=True))
+    told = [
+        "line 4: train.seed is -1",
+        "line 5: unknown key 'train.batsh'; did you mean 'train.batch'?",
+        "line 6: train.lr",
+    ]
+    assert all(
+        line.startswith(f"error: {path} {what}") for line, what in zip(answer.err.splitlines(), told, strict=True)
+    )
     path.write_text("model: m\nmethod: {name: freeze}\ntrain: {batsh: 2}\n")
     assert len(said("recipe", "check", path).complaint()) == 2
 

@@ -430,7 +430,9 @@ def test_a_single_row_to_learn_from(resolve: Resolve, tmp_path: Path) -> None:
     facts = command.adapt(resolve("llama-tied", one, "run", more), False, listener)
     assert (facts["steps"], facts["train"]["rows"]) == (2, 1)
     assert facts["lr"] == {"value": 1e-4, "test": None}
-    assert "lr auto: too few rows to hold any out (1, and 8 are the least): rate 1e-04 is taken, untried" in listener.notes
+    assert (
+        "lr auto: too few rows to hold any out (1, and 8 are the least): rate 1e-04 is taken, untried" in listener.notes
+    )
     assert not any("held-out loss" in note for note in listener.notes)
 
 

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("model", CAUSAL_KINDS)
 def test_plain_transformers_says_the_same(
-    model: str, model_folders: dict[str, Path], train: Path, tmp_path: Path, open_base: Callable[[str], Base]  # noqa: F811
+    model: str,
+    model_folders: dict[str, Path],
+    train: Path,  # noqa: F811
+    tmp_path: Path,
+    open_base: Callable[[str], Base],
 ) -> None:
     from ctxtune.adapter.keys import held_prefix
     from ctxtune.backend.prefix import going_on

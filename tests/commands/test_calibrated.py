@@ -141,7 +141,9 @@ def test_shares_are_estimated_by_training_rows_that_are_not_shown(
 
 def test_shares_are_not_estimated_from_too_few(ask: Callable[..., Any]) -> None:
     more = {"method__calibrate": "batch", "method__prior": "auto"}
-    with pytest.raises(RecipeError, match=r"looks at 4 training rows of each of the 2 choices, and method\.held_out is 7"):
+    with pytest.raises(
+        RecipeError, match=r"looks at 4 training rows of each of the 2 choices, and method\.held_out is 7"
+    ):
         ask(method__held_out=7, **more)
     with pytest.raises(DataError, match="of 'negative' there are 3"):  # nor are rows that are asked among them
         ask(method__shots=2, method__select="fixed", asked=[*MANY, POOL[2], POOL[4]], **more)
@@ -166,7 +168,9 @@ def test_batch_is_listed_only_where_it_does_something(ask: Callable[..., Any]) -
     assert [name for rows in (MANY[:31], MANY[:32]) for name in ask(asked=rows)["calibrations"]] == [
         "none", "contextual", "pmi", "none", "contextual", "batch", "pmi"
     ]  # fmt: skip
-    assert "batch" in ask(asked=MANY[:31], method__calibrate="batch")["calibrations"]  # it is asked for, and a note says so
+    assert (
+        "batch" in ask(asked=MANY[:31], method__calibrate="batch")["calibrations"]
+    )  # it is asked for, and a note says so
 
 
 def test_rows_with_choices_of_their_own(ask: Callable[..., Any], tmp_path: Path) -> None:

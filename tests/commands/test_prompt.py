@@ -370,9 +370,15 @@ def test_the_top_layers_learn_from_kept_states(
     begun, learned = (adapter_tensors(tmp_path / run)["prompt_embeddings"] for run in ("all", "disk"))
     lower = begun.shape[1] * (4 - top) // 4
     torch.testing.assert_close(learned[:, :lower], begun[:, :lower], rtol=0, atol=1e-6)
-    out_of_sight = model in ("qwen3-sliding-tied", "mistral-untied", "phi3-untied")  # their windows are shorter than a row
+    out_of_sight = model in (
+        "qwen3-sliding-tied",
+        "mistral-untied",
+        "phi3-untied",
+    )  # their windows are shorter than a row
     assert torch.allclose(learned[:, lower:], begun[:, lower:], atol=1e-6) is out_of_sight
-    assert any("do not see the virtual tokens" in note for note in listener.notes) is ("gemma3" in model or out_of_sight)
+    assert any("do not see the virtual tokens" in note for note in listener.notes) is (
+        "gemma3" in model or out_of_sight
+    )
     assert facts["trainable"] == all_layers["trainable"] * top // 4
     again = evaluate(None, {"data.eval": str(dev)}, [], tmp_path / "disk", False, lambda _: None)
     assert again["scores"]["loss"] == pytest.approx(facts["scores"]["after"]["loss"], abs=2e-5)
@@ -425,7 +431,9 @@ def test_base_and_result_are_scored_on_the_same_rows(
     assert [part["rows"] for part in (facts["scores"]["before"], facts["scores"]["after"])] == [4, 4]
     with pytest.raises(DataError, match="30 of them virtual"):
         adapt(
-            asked(model_folders["llama-tied"], train, tmp_path / "error", more | {"data.on_long": "error"}), False, Listener()
+            asked(model_folders["llama-tied"], train, tmp_path / "error", more | {"data.on_long": "error"}),
+            False,
+            Listener(),
         )
 
 

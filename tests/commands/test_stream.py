@@ -143,7 +143,11 @@ def piped(given: dict[str, object]) -> list[str]:
 def test_a_pipe_whose_reader_leaves_ends_quietly(given: dict[str, object], tmp_path: Path) -> None:
     """The whole command: answers come before the writer is done, and `head` may leave."""
     process = subprocess.Popen(
-        [*piped(given), "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+        [*piped(given), "--quiet"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ,
     )
     assert process.stdin is not None
     assert process.stdout is not None
