@@ -60,7 +60,7 @@ _ctxtune() {
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--shots|--top|--epochs|--batch|--seed) :; return ;;
+        --prompt|--answer|--choices|--shots|--top|--candidates|--epochs|--batch|--seed) :; return ;;
         --kind) _ctxtune_offer words 'prefix input residual ptuning'; return ;;
         --tokens|--lr) _ctxtune_offer words 'auto'; return ;;
         --init) _ctxtune_offer open 'fewshot labels vocab zero text:'; return ;;
@@ -70,7 +70,7 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --epochs --batch --lr --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --search --candidates --epochs --batch --lr --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'fewshot freeze prompt quickstart' ;; esac
         ;;
     "ctxtune fewshot")

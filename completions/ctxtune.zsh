@@ -103,9 +103,11 @@ _ctxtune_prompt() {
         '--kind=[prefix\: keys and values of all layers; vectors at the front\: input, residual, ptuning.]:kind:(prefix input residual ptuning)' \
         '--tokens=[Virtual tokens, or auto.]:tokens:(auto)' \
         '--init=[What they start from\: fewshot, text\: and the words, labels, vocab, zero.]:init:{compadd -S '\'''\'' -- fewshot labels vocab zero text:}' \
-        '--shots=[Demonstrations of --init fewshot.]:shots: ' \
+        '--shots=[Demonstrations\: of --init fewshot, or before each question.]:shots: ' \
         '--top=[Layers of a prefix that learn, from the top.]:top: ' \
         '--distill-from=[fewshot\: learn to answer as behind --shots demonstrations, not by labels.]:distill-from:(fewshot)' \
+        '--search[Find a better prompt in words, and train nothing\: writes a few-shot recipe.]' \
+        '--candidates=[Prompts that --search begins with.]:candidates: ' \
         '--epochs=[Passes over the rows.]:epochs: ' \
         '--batch=[Rows in a step.]:batch: ' \
         '--lr=[The learning rate, or auto.]:lr:(auto)' \

@@ -96,6 +96,7 @@ def known_values() -> dict[str, Takes]:
             (
                 "answer",
                 "batch",
+                "candidates",
                 "choices",
                 "epochs",
                 "lr-decay",

@@ -1,10 +1,18 @@
-"""`ctxtune prompt`: learn virtual tokens that stand before every text."""
+"""`ctxtune prompt`: learn virtual tokens that stand before every text, or find words."""
 
 from typing import Annotated
 
 import typer
 
-from ctxtune.cli import freeze, options
+from ctxtune.cli import freeze, options, search
+
+Shots = Annotated[
+    int | None, typer.Option("--shots", help="Demonstrations: of --init fewshot, or before each question.")
+]
+DistillFrom = Annotated[
+    str | None,
+    typer.Option("--distill-from", help="fewshot: learn to answer as behind --shots demonstrations, not by labels."),
+]
 
 
 def prompt(
@@ -26,14 +34,11 @@ def prompt(
         str | None,
         typer.Option("--init", help="What they start from: fewshot, text: and the words, labels, vocab, zero."),
     ] = None,
-    shots: Annotated[int | None, typer.Option("--shots", help="Demonstrations of --init fewshot.")] = None,
+    shots: Shots = None,
     top: Annotated[int | None, typer.Option("--top", help="Layers of a prefix that learn, from the top.")] = None,
-    distill_from: Annotated[
-        str | None,
-        typer.Option(
-            "--distill-from", help="fewshot: learn to answer as behind --shots demonstrations, not by labels."
-        ),
-    ] = None,
+    distill_from: DistillFrom = None,
+    search_: search.Search = False,
+    candidates: search.Candidates = None,
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
@@ -50,7 +55,9 @@ def prompt(
 ) -> None:
     """Learn a prompt that is no text: virtual tokens, which start as real ones.
 
-    Keys and values of the virtual tokens stand before every text; no weight of the model moves.
+    Keys and values of the virtual tokens stand before every text; no weight of the model moves. With --search it is text:
+    instructions, forms of the question and demonstrations are tried on training rows, and what does best on others is
+    written as a recipe of `ctxtune fewshot`.
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt_, data__answer=answer, data__choices=choices,
@@ -59,4 +66,7 @@ def prompt(
         train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
+    if search_ or candidates is not None:
+        search.start(search_, candidates, recipe, given, set_ or [], resume, dry_run, json, quiet)
+        return
     freeze.start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)

@@ -39,7 +39,7 @@ def dry_fewshot(resolved: Resolved, say: Callable[[str], None]) -> dict[str, Any
         CtxtuneError: whatever the run itself would meet before it asks the model.
     """
     recipe = resolved.recipe
-    rows, pool, run, settings = prepared(resolved, say, load=_bare)
+    rows, pool, run, settings = prepared(resolved, say, load=bare)
     from ctxtune.backend.prefix import bytes_a_token
 
     at_most = settings.select in ("knn", "mmr", "cluster", "influence")
@@ -84,7 +84,7 @@ def _counted(run: Asking, draws: Sequence[Groups]) -> Iterator[dict[str, int]]:
         asked, rows = run.encoded(part, ())
         if not asked.requests:
             continue
-        front, behind, whole = (_chosen if run.accepted is None else _written)(asked, run)
+        front, behind, whole = (chosen_cost if run.accepted is None else _written)(asked, run)
         kept = run.recipe.cache != "off" and rows > 1
         known = 0 if kept else len(shared([last, front]))
         last = front or last
@@ -92,7 +92,7 @@ def _counted(run: Asking, draws: Sequence[Groups]) -> Iterator[dict[str, int]]:
         yield {"prefix": len(front), "read": read, "whole": whole, "kept": len(front) * kept}
 
 
-def _chosen(asked: ChoiceSet, run: Asking) -> Cost:
+def chosen_cost(asked: ChoiceSet, run: Asking) -> Cost:
     """Rows with choices, each row's in one tree."""
     from ctxtune.backend.prefix import Prefix
     from ctxtune.evals.choice import behind, common_prefix
@@ -116,7 +116,7 @@ def _worth_a_pass(front: tuple[int, ...]) -> tuple[int, ...]:
     return front if len(front) >= LEAST else ()
 
 
-def _bare(recipe: Recipe, say: Callable[[str], None]) -> tuple[Base, str]:
+def bare(recipe: Recipe, say: Callable[[str], None]) -> tuple[Base, str]:
     """The model without its numbers, which nothing stands for."""
     from ctxtune.backend.context import context_length
     from ctxtune.backend.device import choose_device

@@ -49,6 +49,18 @@ def choose(select: str, labels: Sequence[int], shots: int, seed: int) -> list[in
     return (order if select == "random" else _in_turn(order, labels))[:shots]
 
 
+def in_shares(labels: Sequence[int], seed: int) -> list[int]:
+    """All places by lot, so that whatever beginning is taken has the labels in about the shares that they have in all."""
+    order = list(range(len(labels)))
+    Random(f"shares {seed}").shuffle(order)
+    counts, seen, share = Counter(labels), Counter[int](), {}
+    for place in order:
+        label = labels[place]
+        share[place] = (seen[label] + 0.5) / counts[label]
+        seen[label] += 1
+    return sorted(order, key=lambda place: share[place])
+
+
 def check_pool(rows: int, shots: int, beside: str = "") -> None:
     """Refuse to show more rows than there are."""
     if shots > rows:

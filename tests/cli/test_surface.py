@@ -41,6 +41,8 @@ SURFACE = {
         "--shots",
         "--top",
         "--distill-from",
+        "--search",
+        "--candidates",
         "--epochs",
         "--batch",
         "--lr",

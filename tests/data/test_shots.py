@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ctxtune.data.shots import choose, directions, entropy, grow_by, nearest, permutations_of, unlike
+from ctxtune.data.shots import choose, directions, entropy, grow_by, in_shares, nearest, permutations_of, unlike
 from ctxtune.errors import DataError
 
 LABELS = [0, 0, 0, 0, 1, 0, 2, 0, 1, 0]
@@ -100,3 +100,14 @@ def test_entropy_is_largest_where_answers_are_even() -> None:
     assert entropy([0, 1, 0, 1]) == pytest.approx(np.log(2))
     assert entropy([1, 1, 1]) == 0.0
     assert entropy([0, 0, 0, 2]) == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+
+
+def test_every_beginning_has_the_shares_of_all() -> None:
+    labels = [0] * 60 + [1] * 30 + [2] * 10
+    order = in_shares(labels, 4)
+    assert sorted(order) == list(range(100))
+    for number in (10, 20, 50):
+        counts = Counter(labels[place] for place in order[:number])
+        assert all(abs(counts[label] - number * share) <= 1 for label, share in ((0, 0.6), (1, 0.3), (2, 0.1)))
+    assert order == in_shares(labels, 4) != in_shares(labels, 5)
+    assert in_shares([], 0) == []
