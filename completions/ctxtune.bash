@@ -61,9 +61,9 @@ _ctxtune() {
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--shots|--top|--candidates|--epochs|--batch|--seed) :; return ;;
-        --kind) _ctxtune_offer words 'prefix input residual ptuning'; return ;;
+        --kind) _ctxtune_offer words 'prefix input residual ptuning suffix'; return ;;
         --tokens|--lr) _ctxtune_offer words 'auto'; return ;;
-        --init) _ctxtune_offer open 'fewshot labels vocab zero text:'; return ;;
+        --init) _ctxtune_offer open 'auto fewshot prompt labels vocab zero text:'; return ;;
         --distill-from) _ctxtune_offer words 'fewshot'; return ;;
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;

@@ -100,9 +100,9 @@ _ctxtune_prompt() {
         '--prompt=[The prompt, a Jinja template over a row'\''s fields.]:prompt: ' \
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
-        '--kind=[prefix\: keys and values of all layers; vectors at the front\: input, residual, ptuning.]:kind:(prefix input residual ptuning)' \
+        '--kind=[prefix\: keys and values; vectors at the front\: input, residual, ptuning; behind\: suffix.]:kind:(prefix input residual ptuning suffix)' \
         '--tokens=[Virtual tokens, or auto.]:tokens:(auto)' \
-        '--init=[What they start from\: fewshot, text\: and the words, labels, vocab, zero.]:init:{compadd -S '\'''\'' -- fewshot labels vocab zero text:}' \
+        '--init=[What they start from\: fewshot, text\: and words, labels, vocab, zero, prompt.]:init:{compadd -S '\'''\'' -- auto fewshot prompt labels vocab zero text:}' \
         '--shots=[Demonstrations\: of --init fewshot, or before each question.]:shots: ' \
         '--top=[Layers of a prefix that learn, from the top.]:top: ' \
         '--distill-from=[fewshot\: learn to answer as behind --shots demonstrations, not by labels.]:distill-from:(fewshot)' \

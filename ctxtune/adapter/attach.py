@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from ctxtune.adapter.change import by_parameter, changes
+from ctxtune.adapter.keys import held_suffix
+from ctxtune.adapter.prefix import SUFFIX
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -20,22 +22,31 @@ if TYPE_CHECKING:
 
     from ctxtune.adapter.change import Change
     from ctxtune.adapter.read import AdapterFile
+    from ctxtune.backend.spoken import Spoken
 
 
 @dataclass
 class Attached:
-    """An adapter on a model: the parameters that are aside now, each with its place, and whether the adapter's are in it."""
+    """An adapter on a model: the parameters that are aside now, each with its place, and whether the adapter's are in it.
+
+    Of a suffix no parameter is exchanged: the model is told what its virtual tokens stand for.
+    """
 
     aside: list[tuple[nn.Module, str, nn.Parameter]]
     on: bool = False
+    spoken: Spoken | None = None
 
     def attach(self) -> None:
         """Put the adapter's parameters in; a second call does nothing."""
+        if self.spoken is not None:
+            self.spoken.on()
         if not self.on:
             self._exchange(range(len(self.aside)))
 
     def detach(self) -> None:
         """Give the model its own parameters back; a second call does nothing."""
+        if self.spoken is not None:
+            self.spoken.off()
         if self.on:
             self._exchange(reversed(range(len(self.aside))))  # of a place named twice the first keeps the model's own
 
@@ -68,7 +79,7 @@ def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
             twin = nn.Parameter(value, requires_grad=False)
             shared.setdefault(id(old), []).append(twin)
         new.append((module, group[0].parameter, twin))
-    attached = Attached(new)
+    attached = Attached(new, spoken=held_suffix(model, adapter) if adapter.container == SUFFIX else None)
     attached.attach()
     return attached
 

@@ -26,10 +26,10 @@ def model_card(manifest: Manifest) -> str:
         _table(manifest.scores, manifest.forgetting),
         *_about_leaked(manifest.leaked),
         *_about_classes(manifest),
-        *(_about_shown(manifest.shown) if manifest.shown is not None else []),
+        *(_about_shown(manifest.shown, _is_suffix(manifest)) if manifest.shown is not None else []),
         "## Use",
         f"```sh\nctxtune adapter verify . --model BASE\nctxtune {task} --model BASE --adapter . {asked}\n```",
-        _python(manifest.shown, kind, given, manifest.settings.get("kind", "prefix") != "prefix"),
+        _elsewhere(manifest, kind, given),
         f"`BASE` is the folder of {base.name}, fingerprint `{base.fingerprint}`. "
         "On another base the numbers above do not hold.",
         "## Recipe",
@@ -58,7 +58,11 @@ def _about_classes(manifest: Manifest) -> list[str]:
     ]
 
 
-def _about_shown(shown: Shown) -> list[str]:
+def _is_suffix(manifest: Manifest) -> bool:
+    return manifest.settings.get("kind") == "suffix"
+
+
+def _about_shown(shown: Shown, suffix: bool) -> list[str]:
     """The demonstrations, one fence each."""
     told = "".join(
         f"\n\n{_fence(text)}\n{text.strip()}\n{_fence(text)}" for text in (shown.instruction, *shown.texts) if text
@@ -69,10 +73,11 @@ def _about_shown(shown: Shown) -> list[str]:
         f"tokens. A question goes on behind them, as if they stood in its prompt.{told}",
     ]
     if shown.virtual:
+        place = "before every text in the place of the tokenizer's special tokens"
         parts = [
             "## Virtual tokens",
-            f"{len(shown.virtual):,} virtual tokens were learned, and stand before every text in the place of the tokenizer's "
-            f"special tokens. They started as what the model makes of this:{told}",
+            f"{len(shown.virtual):,} virtual tokens were learned, and stand "
+            f"{'between a prompt and its answer' if suffix else place}. They started as what the model makes of this:{told}",
         ]
     if shown.bias:
         nats = ", ".join(f"{json.dumps(choice, ensure_ascii=False)} {bias:+.4f}" for choice, bias in shown.bias.items())
@@ -80,6 +85,16 @@ def _about_shown(shown: Shown) -> list[str]:
             f"Calibration {shown.calibrate}, which ctxtune alone applies, adds to log p of the choices: {nats}."
         )
     return parts
+
+
+def _elsewhere(manifest: Manifest, kind: str, given: str) -> str:
+    """How it is used without ctxtune."""
+    if _is_suffix(manifest):
+        return (
+            "PEFT has no virtual tokens that stand behind the input. For other programs they become words of an ordinary "
+            "checkpoint:\n\n```sh\nctxtune adapter export . --to model --model BASE --out FOLDER\n```"
+        )
+    return _python(manifest.shown, kind, given, manifest.settings.get("kind", "prefix") != "prefix")
 
 
 def _python(shown: Shown | None, kind: str, given: str, vectors: bool) -> str:

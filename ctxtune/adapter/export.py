@@ -9,7 +9,7 @@ from ctxtune.adapter.card import model_card
 from ctxtune.adapter.container import layer_config, layer_names
 from ctxtune.adapter.folder import CARD, CONFIG, TENSORS, require_new
 from ctxtune.adapter.header import SHA256
-from ctxtune.adapter.prefix import config_of, layout_of, shown
+from ctxtune.adapter.prefix import SUFFIX, config_of, layout_of, shown
 from ctxtune.backend.atomic import new_folder, write_text
 from ctxtune.backend.tensors import mapped, write_tensors
 from ctxtune.errors import AdapterError
@@ -51,6 +51,11 @@ def _config(adapter: AdapterFile) -> dict[str, Any]:
         base = adapter.manifest.base
         modules = {module for module, _ in layer_names(adapter.header.tensors).values()}
         return layer_config(modules, base.name, base.causal)
+    if adapter.container == SUFFIX:
+        raise AdapterError(
+            f"{adapter.path}: PEFT has no type for vectors that stand behind the input",
+            "`ctxtune adapter export --to model` makes them words of an ordinary checkpoint",
+        )
     if adapter.manifest and shown(adapter) is not None:
         return config_of(adapter.container, layout_of(adapter), adapter.manifest.base.name)
     if adapter.config is not None:

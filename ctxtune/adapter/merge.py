@@ -111,7 +111,7 @@ def merge(
     check_type(dtype)
     if shown(adapter) is not None:
         raise AdapterError(
-            f"{adapter.path} stands before a text, and no number of the base changes: nothing can be merged",
+            f"{adapter.path} stands at a text, and no number of the base changes: nothing can be merged",
             "use it with --adapter, or in PEFT",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

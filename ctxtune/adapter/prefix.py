@@ -28,6 +28,10 @@ CONTAINER = "PREFIX_TUNING"
 VECTORS = "PROMPT_TUNING"
 ENCODED = "P_TUNING"
 CONTAINERS = (CONTAINER, VECTORS, ENCODED)
+SUFFIX = "SUFFIX"
+"""ctxtune's own, PEFT has no vectors behind the input"""
+HELD = (*CONTAINERS, SUFFIX)
+"""what stands at a text, and changes no number of the model"""
 
 
 def prefix_config(layout: Layout, base_name: str) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def encoder_config(layout: Layout, base_name: str) -> dict[str, Any]:
 
 
 def config_of(container: str, layout: Layout, base_name: str) -> dict[str, Any]:
-    """adapter_config.json of one of the containers."""
+    """adapter_config.json of one of PEFT's containers."""
     made = {CONTAINER: prefix_config, VECTORS: vectors_config, ENCODED: encoder_config}[container]
     return made(layout, base_name)
 
@@ -90,7 +94,7 @@ def shown(adapter: AdapterFile) -> Shown | None:
     Raises:
         AdapterError: it holds keys and values of nobody knows what.
     """
-    if adapter.container not in CONTAINERS:
+    if adapter.container not in HELD:
         return None
     if adapter.manifest is None or adapter.manifest.shown is None:
         raise AdapterError(
@@ -133,9 +137,11 @@ def _shape(adapter: AdapterFile, name: str) -> tuple[int, int]:
 
 
 def _check_config(adapter: AdapterFile, layout: Layout) -> None:
+    if adapter.config is None:
+        return
     wanted = config_of(adapter.container, layout, "")
     keys = ["num_virtual_tokens", "num_layers", "token_dim", "num_attention_heads"]
-    for key in keys + ["prefix_projection"] * ("prefix_projection" in wanted) if adapter.config is not None else ():
-        said = (adapter.config or {}).get(key)
+    for key in keys + ["prefix_projection"] * ("prefix_projection" in wanted):
+        said = adapter.config.get(key)
         if said != wanted[key]:
             raise AdapterError(f"{adapter.path}: adapter_config.json says {key} {said!r}, the file {wanted[key]!r}")

@@ -11,7 +11,7 @@ from ctxtune.adapter.folder import CONFIG, PICKLE, TENSORS
 from ctxtune.adapter.header import SHA256, read_header
 from ctxtune.adapter.header import manifest as read_manifest
 from ctxtune.adapter.manifest import Manifest
-from ctxtune.adapter.prefix import CONTAINER, ENCODED, VECTORS, is_prefix
+from ctxtune.adapter.prefix import CONTAINER, ENCODED, SUFFIX, VECTORS, is_prefix
 from ctxtune.backend.folder import read_json
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 METHODS = {"LN_TUNING": "freeze", "LORA": "lora"}
 """PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
-KINDS = {"input": VECTORS, "residual": VECTORS, "ptuning": ENCODED}
+KINDS = {"input": VECTORS, "residual": VECTORS, "ptuning": ENCODED, "suffix": SUFFIX}
 """what a prompt of some kind is written as"""
 RUN = "adapter"
 """the adapter's folder inside that of the run which made it"""

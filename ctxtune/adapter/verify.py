@@ -10,7 +10,7 @@ import numpy as np
 
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
-from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, layout_of
+from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, HELD, layout_of
 from ctxtune.adapter.read import check_base, check_bytes
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -82,7 +82,7 @@ def _manifest(adapter: AdapterFile) -> str:
 
 
 def _configuration(adapter: AdapterFile) -> str:
-    if adapter.container in CONTAINERS:
+    if adapter.container in HELD:
         layout = layout_of(adapter)
         if adapter.container != CONTAINER:
             return f"{adapter.container}, {layout.tokens:,} vectors of {layout.dim:,} numbers"

@@ -5,7 +5,7 @@ transformers need to be told the positions of examples only: where these start a
 each type of layer, a sliding window's bound included (`masking_utils.find_packed_sequence_indices`). Branches, and the
 other models, take the mask itself.
 
-Shapes: B rows, T tokens, P tokens that were read before.
+Shapes: B rows, T tokens, P the most tokens that were read before a row.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from ctxtune.backend.load import Base
@@ -25,12 +27,12 @@ Mask = Any
 
 
 def keep_apart(
-    base: Base, ids: Tensor, order: Tensor, end: Tensor, branched: bool, before: int = 0
+    base: Base, ids: Tensor, order: Tensor, end: Tensor, branched: bool, before: int | Sequence[int] = 0
 ) -> tuple[Mask, Tensor]:
     """The mask, and the positions (B, T), to call a model with.
 
     `order` (B, T) is the number of tokens that each stands behind; those that stand behind it end at column `end` (B, T).
-    `before` tokens, which all see, were read earlier.
+    `before` tokens, which all see, were read earlier; where it tells of each row how many, they are padded at the right.
     """
     anatomy, config = base.anatomy, cast("Any", base.model.config)
     positions = _behind_pad(ids, order, config.pad_token_id) if anatomy.counts_pads else order
@@ -41,10 +43,13 @@ def keep_apart(
     seen = (first[:, None] <= column[:, None]) & (column[:, None] < end[:, None])  # (B, T, T)
     if anatomy.kind != "causal":
         return seen[:, None], positions
-    there = functional.pad(positions + before, (before, 0))  # (B, P + T), of what is seen
-    there[:, :before] = torch.arange(before, device=ids.device)
-    seen = functional.pad(seen, (before, 0), value=True)[:, None]
-    return by_layer(base, seen, positions + before, there), positions + before
+    read = torch.as_tensor(before, device=ids.device).view(-1, 1)  # (B, 1), or of all rows together (1, 1)
+    most, positions = int(read.max()), positions + read
+    there = functional.pad(positions, (most, 0))  # (B, P + T), of what is seen
+    earlier = torch.arange(most, device=ids.device)
+    there[:, :most] = earlier
+    seen = torch.cat([(earlier < read)[:, None].expand(*seen.shape[:2], -1), seen], dim=2)[:, None]
+    return by_layer(base, seen, positions, there), positions
 
 
 def by_layer(base: Base, seen: Tensor, here: Tensor, there: Tensor) -> Mask:

@@ -181,7 +181,7 @@ def check_prompt(base: Base, prompt: Sequence[int], where: str = "the prompt") -
     Raises:
         DataError, ModelError: it cannot.
     """
-    if not prompt or prompt[-1] < 0:  # virtual tokens are no text
+    if max(prompt, default=-1) < 0:  # virtual tokens are no text
         raise DataError(f"{where} is empty")
     if max(prompt) >= base.vocabulary:
         raise ModelError(

@@ -75,4 +75,4 @@ def start_from(feed: Feed, depths: Depths) -> None:
     """Let a feed start from what its cut has said, where that is the same as running the whole model."""
     feed.states = depths.cuts.get(feed.trunk.start)
     if not is_exact(check_kept(feed), feed.trunk.base.device.dtype):
-        feed.trunk.plain, feed.states = True, None
+        feed.keep_nothing()

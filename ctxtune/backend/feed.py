@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, D width, N answer rows, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from ctxtune.backend.apart import Mask, keep_apart
 from ctxtune.backend.cache import States, keep_states, store_key
+from ctxtune.backend.contexts import Contexts, keep_contexts
 from ctxtune.backend.merged import Unmerged, attending_to, may_merge
 from ctxtune.backend.prefix import going_on, rows_hash
 from ctxtune.data.batch import micro_batches, padded
@@ -50,15 +51,17 @@ class Feed:
     less to save, 1.01 to 1.06 tokens for each that counts: states are kept of each example in a row of its own, so that runs
     share them, packed or not. Behind a `prefix`, which the examples go on from, all of a pass stand in one row, or, where the
     model's attention can be merged (merged.py) or gradients are wanted, each in its own. One that is learned is made anew,
-    by `learned`, for each pass.
+    by `learned`, for each pass. Of examples with `suffix` virtual tokens in them what stands before these is kept.
     """
 
     def __init__(
         self, trunk: Trunk, examples: Sequence[Encoded], pack: bool = False, prefix: Prefix | None = None,
-        learned: Callable[[], Prefix] | None = None,
+        learned: Callable[[], Prefix] | None = None, suffix: int = 0,
     ) -> None:  # fmt: skip
         self.trunk = trunk
         self.examples = examples
+        self.suffix = suffix
+        self.contexts: Contexts | None = None
         self.pack = pack and trunk.base.anatomy.apart is not None
         self.learned = learned
         self.prefix = prefix
@@ -81,6 +84,12 @@ class Feed:
         None where nothing lies below the cut, `where` is `off`, or neither disk nor memory has room.
         """
         trunk = self.trunk
+        if self.suffix:
+            name = partial(store_key, model=fingerprint, what="contexts", **trunk.base.computes())
+            self.contexts = keep_contexts(
+                trunk, self.examples, self.suffix, where, lambda texts: name(tokens=_hash(texts))
+            )
+            return self.contexts.states if self.contexts is not None else None
         if trunk.start == 0 or where == "off":
             return None
         behind = {} if self.prefix is None else {"behind": rows_hash(self.prefix.layers[: trunk.start])}
@@ -91,13 +100,13 @@ class Feed:
         self.states = keep_states(key, self.lengths, width, where, self._fill)
         return self.states
 
+    def keep_nothing(self) -> None:
+        """Run every layer over every token from here on."""
+        self.trunk.plain, self.states, self.contexts = True, None, None
+
     def tokens_hash(self) -> str:
         """What stands for the tokens of all examples, in their order."""
-        digest = hashlib.sha256()
-        for example in self.examples:
-            told = (len(example.ids), *example.ids, *example.parents)
-            digest.update(np.asarray(told, dtype=np.int64).tobytes())
-        return digest.hexdigest()
+        return _hash(self.examples)
 
     def _fill(self, data: Tensor, offsets: Sequence[int]) -> None:
         for i, hidden in self.entering():
@@ -165,6 +174,8 @@ class Feed:
 
     def _rows(self, part: Sequence[int], side_by_side: bool) -> Tensor:
         """The final states of a part's answer rows (N, D)."""
+        if self.contexts is not None:
+            return self._tails(part, self.contexts)
         merged = self.prefix is not None and not side_by_side and not torch.is_grad_enabled()
         whole = self._padded(part, in_one_row if side_by_side else packed if self.pack else alone)
         ids, mask, positions = self._read(whole, merged)
@@ -176,6 +187,14 @@ class Feed:
             with attending_to(cast("Prefix", self.prefix)):
                 return self.trunk.rows(ids, mask, b, t, states, positions)
         return self.trunk.rows(ids, mask, b, t, states, positions, self.prefix)
+
+    def _tails(self, part: Sequence[int], contexts: Contexts) -> Tensor:
+        """The same, where all that stands before the virtual tokens was read."""
+        whole = padded([contexts.tails[i] for i in part], self.pad)
+        ids, order, end, b, t = self._moved(whole.ids, whole.order, whole.end, whole.row, whole.position)
+        read = [contexts.lengths[i] for i in part]
+        mask, positions = keep_apart(self.trunk.base, ids, order, end, whole.branched, read)
+        return self.trunk.rows(ids, mask, b, t, None, positions, contexts.before(part))
 
     def _read(self, whole: Padded, merged: bool = False) -> tuple[Tensor, Mask, Tensor | None]:
         """What a model is told of a part: tokens (B, T), mask, and positions (B, T) where it would get them wrong."""
@@ -212,6 +231,14 @@ class Feed:
 
     def _moved(self, *arrays: NDArray[np.int64]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+
+def _hash(examples: Sequence[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        told = (len(example.ids), *example.ids, *example.parents)
+        digest.update(np.asarray(told, dtype=np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def check_kept(feed: Feed) -> float:

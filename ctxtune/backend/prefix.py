@@ -83,17 +83,17 @@ def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, befo
         with trunk.closed(), torch.no_grad():
             return Prefix(tuple(tokens), _read(trunk, tokens, before), where)
     with trunk.closed(), torch.no_grad():
-        shapes = _shapes(trunk)
+        shapes = shapes_of(trunk)
         width = sum(heads * (k + v) for heads, k, v in shapes)
         key = store_key(model=mark, prefix=list(tokens), **trunk.base.computes())
 
         def fill(data: Tensor, _: Sequence[int]) -> None:
-            data.copy_(as_rows(_read(trunk, tokens)))
+            data.copy_(as_rows(_read(trunk, tokens))[0])
 
         kept = keep_states(key, [len(tokens)], width, where, fill)
         if kept is None:
             return Prefix(tuple(tokens), _read(trunk, tokens), "off")
-    return Prefix(tuple(tokens), _from_rows(kept.data, shapes, trunk.base.device), kept.place)
+    return Prefix(tuple(tokens), from_rows(kept.data[None], shapes, trunk.base.device), kept.place)
 
 
 def read_vectors(trunk: Trunk, vectors: Tensor) -> Layers:
@@ -127,11 +127,11 @@ def kept_prefix(trunk: Trunk, tokens: Sequence[int], rows: Tensor) -> Prefix:
         ValueError: this model's rows are of another width; it says how many numbers they have.
     """
     with trunk.closed(), torch.no_grad():
-        shapes = _shapes(trunk)
+        shapes = shapes_of(trunk)
     width = sum(heads * (k + v) for heads, k, v in shapes)
     if rows.shape != (len(tokens), width):
         raise ValueError(f"{width:,}")
-    return Prefix(tuple(tokens), _from_rows(rows, shapes, trunk.base.device), "kept")
+    return Prefix(tuple(tokens), from_rows(rows[None], shapes, trunk.base.device), "kept")
 
 
 def vectors_prefix(trunk: Trunk, tokens: Sequence[int], vectors: Tensor) -> Prefix:
@@ -148,7 +148,7 @@ def vectors_prefix(trunk: Trunk, tokens: Sequence[int], vectors: Tensor) -> Pref
         return Prefix(tuple(tokens), read_vectors(trunk, vectors.to(device.name, device.dtype)), "kept")
 
 
-def _shapes(trunk: Trunk) -> list[tuple[int, int, int]]:
+def shapes_of(trunk: Trunk) -> list[tuple[int, int, int]]:
     """Of every layer the key heads, and the numbers of a key and a value: any token says them.
 
     Layers may differ, and configurations spell it in many ways.
@@ -171,9 +171,9 @@ def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> 
 
 
 def as_rows(layers: Layers) -> Tensor:
-    """Keys and values (1, H, P, d) of every layer as one row a token, (P, sum of H d)."""
-    both = [part[0].transpose(0, 1).flatten(1) for keys, values in layers for part in (keys, values)]
-    return torch.cat(both, dim=1)
+    """Keys and values (B, H, P, d) of every layer as one row a token, (B, P, sum of H d)."""
+    both = [part.transpose(1, 2).flatten(2) for keys, values in layers for part in (keys, values)]
+    return torch.cat(both, dim=2)
 
 
 def rows_hash(layers: Layers) -> str:
@@ -205,13 +205,14 @@ def bytes_a_token(base: Base) -> int:
     return 2 * layers * heads * dim * torch.float32.itemsize
 
 
-def _from_rows(rows: Tensor, shapes: Sequence[tuple[int, int, int]], device: Device) -> Layers:
+def from_rows(rows: Tensor, shapes: Sequence[tuple[int, int, int]], device: Device) -> Layers:
+    """Rows (B, P, sum of H d) as keys and values (B, H, P, d) of every layer."""
     layers, column = [], 0
     for heads, *dims in shapes:
         both = []
         for dim in dims:
-            part = rows[:, column : column + heads * dim].reshape(-1, heads, dim)
-            both.append(part.transpose(0, 1)[None].contiguous().to(device.name, device.dtype))
+            part = rows[:, :, column : column + heads * dim].reshape(*rows.shape[:2], heads, dim)
+            both.append(part.transpose(1, 2).contiguous().to(device.name, device.dtype))
             column += heads * dim
         layers.append((both[0], both[1]))
     return layers

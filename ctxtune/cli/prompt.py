@@ -1,4 +1,4 @@
-"""`ctxtune prompt`: learn virtual tokens that stand before every text, or find words."""
+"""`ctxtune prompt`: learn virtual tokens that stand before or behind every text, or find words."""
 
 from typing import Annotated
 
@@ -26,13 +26,13 @@ def prompt(
     kind: Annotated[
         str | None,
         typer.Option(
-            "--kind", help="prefix: keys and values of all layers; vectors at the front: input, residual, ptuning."
+            "--kind", help="prefix: keys and values; vectors at the front: input, residual, ptuning; behind: suffix."
         ),
     ] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", help="Virtual tokens, or auto.")] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", help="What they start from: fewshot, text: and the words, labels, vocab, zero."),
+        typer.Option("--init", help="What they start from: fewshot, text: and words, labels, vocab, zero, prompt."),
     ] = None,
     shots: Shots = None,
     top: Annotated[int | None, typer.Option("--top", help="Layers of a prefix that learn, from the top.")] = None,

@@ -268,8 +268,9 @@ class _Run:
         if self.recipe.train.pack and (reason := unpackable(feed)):
             self.tell.note(f"train.pack: {reason}, so that each example gets a row of its own")
             feed.pack = False
-        once = feed.trunk.start > 0 and self.recipe.cache != "off"
-        what = f"running the {feed.trunk.start} frozen layers once over {counted(len(feed.examples), 'example')}"
+        layers = len(feed.trunk.blocks) if feed.suffix else feed.trunk.start
+        once = layers > 0 and self.recipe.cache != "off"
+        what = f"running the {layers} frozen layers once over {counted(len(feed.examples), 'example')}"
         with heartbeat(self.tell.note if once else None, what):
             states = feed.keep(self.recipe.cache, mark)
         difference = check_kept(feed)
@@ -278,7 +279,8 @@ class _Run:
             self.tell.note(
                 f"kept states differ from the model by {difference:.1e}: every layer runs every time instead"
             )
-            feed.trunk.plain, feed.states, states = True, None, None
+            feed.keep_nothing()
+            states = None
         if states is None:
             return {"place": "off", "bytes": 0, "digest": None, "difference": difference}
         kept = read_state(self.run.last)

@@ -1,4 +1,4 @@
-"""What virtual tokens start from: the tokens of demonstrations, or of words, as many as are to be learned."""
+"""What virtual tokens start from: the tokens of demonstrations, of words, or of the prompt, as many as are to be learned."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.prepare import to_score
 from ctxtune.commands.teacher import long_prompt
-from ctxtune.data.encode import EncodeSpec, encode_prompt, virtual_tokens
+from ctxtune.data.branch import shared
+from ctxtune.data.encode import EncodeSpec, encode_prompt
 from ctxtune.data.joint import joint
 from ctxtune.data.shots import choose
-from ctxtune.data.tokens import frame
+from ctxtune.data.tokens import frame, virtual_tokens
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.methods.fewshot import shots_of
 from ctxtune.recipe.schema import Prompt
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _QUESTIONS = 64  # on which it is tried where demonstrations end
 _FEW = 20  # virtual tokens that start from nothing in particular
 _SHORT = 32  # virtual tokens, at most, that are to say what a long prompt says
+_BEHIND = 8  # at least so many in a suffix, whose start may be very short
 _COMMON = 5000
 Places = tuple[tuple[str, str], ...]
 """texts, each with the place it is from"""
@@ -78,7 +80,7 @@ class Beginning:
         if self.rows:
             yield f"{len(self.rows)} rows are demonstrations, and are not learned from"
         if self.teacher is not None:
-            yield f"{len(self.spec.before)} virtual tokens are to answer as {self.teacher.tokens:,} tokens of demonstrations do"
+            yield f"{len(self.spec.virtual)} virtual tokens are to answer as {self.teacher.tokens:,} of demonstrations do"
         if not self.parted:
             yield "the tokenizer makes other tokens of a question that stands alone: the start is near its text, not the same"
 
@@ -97,7 +99,7 @@ class Beginning:
         layers, heads, _ = sizes(model)
         return Shown(
             instruction=self.spec.instruction, texts=[text for text, _ in self.texts], where=[where for _, where in self.texts],
-            tokens=list(self.spec.before), alone=True, heads=heads, layers=layers, calibrate="none", bias={},
+            tokens=list(self.spec.virtual), alone=True, heads=heads, layers=layers, calibrate="none", bias={},
         )  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def settle(
     start = beginning(settings, resolved.recipe, train, spec)
     for remark in start.remarks():
         say(remark)
-    method = settings.model_copy(update={"tokens": len(start.spec.before)})
+    method = settings.model_copy(update={"tokens": len(start.spec.virtual)})
     open_key = {"method.tokens": "auto"} if settings.tokens == "auto" else {}
     recipe = resolved.recipe.model_copy(update={"method": method})
     return replace(resolved, recipe=recipe, origin={**resolved.origin, **open_key}), start
@@ -125,11 +127,11 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         DataError: there are fewer rows than demonstrations.
     """
     if not isinstance(spec, EncodeSpec):
-        raise RecipeError(
-            "method.name prompt: chats are not supported, virtual tokens stand before a prompt", "--prompt"
-        )
+        raise RecipeError("method.name prompt: chats are not supported, virtual tokens stand at a prompt", "--prompt")
     rows = _demonstrations(settings, recipe, train, spec)
     teacher = long_prompt(settings, rows, spec, recipe.data.separator)
+    if settings.kind == "suffix":
+        return replace(_behind(settings, recipe, train, spec), rows=rows, teacher=teacher)
     where: Places = ()
     parted = True
     instruction = spec.instruction
@@ -143,11 +145,43 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         found = joint(spec.tokenizer, front, asked)
         tokens, parted = found.tokens or tuple(encode_prompt(spec.tokenizer, front)), found.alone
         if not tokens:
-            raise RecipeError(f"method.init {settings.init!r}: the tokenizer makes no token of it", "write some words")
+            raise _no_token(settings)
         most = len(tokens) if teacher is None else min(_SHORT, len(tokens))
         count = most if settings.tokens == "auto" else settings.tokens
     behind_them = replace(spec, before=virtual_tokens(count), instruction=instruction)
-    return Beginning(tuple(islice(cycle(tokens), count)) if tokens else (), behind_them, where, rows, parted, teacher)
+    return Beginning(_filled(tokens, count), behind_them, where, rows, parted, teacher)
+
+
+def _behind(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> Beginning:
+    """What a suffix starts from: by itself the end of what is asked, once more, which says little that is new."""
+    where: Places = ()
+    tokens: tuple[int, ...] = ()
+    count = _BEHIND if settings.tokens == "auto" else settings.tokens
+    if settings.init in ("auto", "prompt"):
+        asked = [tuple(reversed(spec.encode_question(row))) for row in train.rows[:_QUESTIONS]]
+        tokens = tuple(reversed(shared(asked)))[-count:]
+        tokenizer: Any = spec.tokenizer
+        where = ((tokenizer.decode(tokens), "data.prompt"),) if tokens else ()
+        if settings.init == "prompt" and not tokens:
+            raise RecipeError("method.init prompt: prompts do not end alike", "--init labels, or text: and words")
+    if settings.init == "vocab" or (settings.init == "auto" and not tokens):
+        tokens = _drawn(spec.tokenizer, count, recipe.train.seed)
+    elif settings.init not in ("auto", "prompt", "zero"):
+        where = _texts(settings, (), spec, recipe.data.separator)
+        tokens = tuple(encode_prompt(spec.tokenizer, "".join(text for text, _ in where).strip(), framed=False))
+        if not tokens:
+            raise _no_token(settings)
+        count = max(count, len(tokens)) if settings.tokens == "auto" else count
+    return Beginning(_filled(tokens, count), replace(spec, suffix=virtual_tokens(count)), where)
+
+
+def _filled(tokens: Sequence[int], count: int) -> tuple[int, ...]:
+    """As many tokens, these again and again; none of none."""
+    return tuple(islice(cycle(tokens), count)) if tokens else ()
+
+
+def _no_token(settings: Prompt) -> RecipeError:
+    return RecipeError(f"method.init {settings.init!r}: the tokenizer makes no token of it", "write some words")
 
 
 def _drawn(tokenizer: Any, count: int, seed: int) -> tuple[int, ...]:
@@ -172,7 +206,8 @@ def _texts(settings: Prompt, rows: Sequence[Row], spec: EncodeSpec, separator: s
 
 def _demonstrations(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> tuple[Row, ...]:
     """The training rows that are shown, to start from or to distill from."""
-    if "fewshot" not in (settings.init, settings.distill_from):
+    by_itself = settings.init == "auto" and settings.kind != "suffix"
+    if not by_itself and "fewshot" not in (settings.init, settings.distill_from):
         return ()
     labels = [spec.bare.render(row).gold or 0 for row in train.rows]
     return tuple(train.rows[at] for at in choose("balanced", labels, settings.shots, recipe.train.seed))
@@ -182,7 +217,7 @@ def out_of_sight(base: Base, examples: Sequence[Encoded], tokens: int) -> str | 
     """What there is to say of layers whose sliding window ends before the virtual tokens, in words."""
     from ctxtune.backend.apart import window_of
 
-    window = window_of(base)
+    window = window_of(base) if tokens else None
     far = sum(one.rows[0] - tokens >= window - 1 for one in examples) if window is not None else 0
     if not far:
         return None
@@ -202,6 +237,8 @@ def learning_feed(trunk: Trunk, method: Method, examples: Sequence[Encoded], pac
     virtual = method.virtual
     if virtual is None:
         return Feed(trunk, examples, pack)
+    if virtual.suffix:
+        return Feed(trunk, examples, suffix=virtual.suffix)
     with torch.no_grad():
         prefix = virtual.prefix(trunk)
     return Feed(trunk, [behind(prefix, one) for one in examples], prefix=prefix, learned=partial(virtual.prefix, trunk))

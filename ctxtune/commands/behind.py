@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ctxtune.adapter.prefix import shown
+from ctxtune.adapter.prefix import SUFFIX, shown
 from ctxtune.commands.asking import answers_end
 from ctxtune.commands.prepare import to_score
 from ctxtune.commands.written import written_scores
@@ -37,11 +37,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """The demonstrations of an adapter, as its model has read them; `apart` counts the texts that did not go on from them."""
+    """The demonstrations of an adapter, as its model has read them; `apart` counts the texts that did not go on from them.
+
+    Of a suffix there is nothing to go on from: its virtual tokens stand behind what is asked.
+    """
 
     shown: Shown
     trunk: Trunk
-    prefix: Prefix
+    prefix: Prefix | None
     apart: int = 0
 
     def chosen(self, rows: Source, spec: EncodeSpec) -> tuple[dict[str, float], list[Item]]:
@@ -74,13 +77,16 @@ class Context:
         far = sorted(set(range(len(prompts))).difference(near))
         self.apart += len(far)
         found: dict[int, Written] = {}
-        for places, behind in ((near, (self.trunk, self.prefix)), (far, None)):
+        read = (self.trunk, self.prefix) if self.prefix is not None else None
+        for places, behind in ((near, read), (far, None)):
             written = generate_batch(self.trunk.base, [prompts[place] for place in places], settings, seeds, behind)
             found |= zip(places, written, strict=True)
         return [found[place] for place in range(len(prompts))]
 
     def before(self, spec: EncodeSpec) -> EncodeSpec:
         """How a question becomes tokens behind it."""
+        if self.prefix is None:
+            return replace(spec, suffix=self.shown.virtual)
         if self.shown.virtual:
             return replace(spec, before=self.shown.virtual, instruction=self.shown.instruction)
         return replace(spec, instruction=self.shown.front)
@@ -88,6 +94,8 @@ class Context:
     def asked(self, prompt: str) -> list[int]:
         """A text that is to be continued, as the model reads it."""
         shown, tokenizer = self.shown, self.trunk.base.tokenizer
+        if self.prefix is None:
+            return [*encode_prompt(tokenizer, prompt), *shown.virtual] if prompt else []
         if shown.virtual:
             return [*shown.virtual, *encode_prompt(tokenizer, shown.instruction + prompt, framed=False)]
         return encode_prompt(tokenizer, shown.front + prompt)
@@ -114,10 +122,12 @@ class Context:
         )
 
     def _begins(self, ids: Sequence[int]) -> bool:
-        return tuple(ids[: len(self.prefix.tokens)]) == self.prefix.tokens and len(ids) > len(self.prefix.tokens)
+        held = self.prefix.tokens if self.prefix is not None else ()
+        return tuple(ids[: len(held)]) == held and len(ids) > len(held)
 
     def _go_on(self, requests: Sequence[Encoded]) -> bool:
-        return all(self._begins(one.ids) and one.rows[0] >= len(self.prefix.tokens) for one in requests)
+        held = self.prefix.tokens if self.prefix is not None else ()
+        return all(self._begins(one.ids) and one.rows[0] >= len(held) for one in requests)
 
     def _calibrated(self, item: Item, spec: EncodeSpec) -> Item:
         import numpy as np
@@ -174,10 +184,10 @@ def open_context(base: Base, adapter: AdapterFile | None) -> Context | None:
     size = len(told.virtual) or len(encode_prompt(base.tokenizer, told.front))
     if size >= base.max_length:
         raise AdapterError(
-            f"{adapter.path} holds {size:,} tokens that stand before a text, the model reads {base.max_length:,}",
+            f"{adapter.path} holds {size:,} tokens that stand at a text, the model reads {base.max_length:,}",
             "the adapter was made for another base",
         )
-    return Context(told, trunk, held_prefix(trunk, adapter))
+    return Context(told, trunk, held_prefix(trunk, adapter) if adapter.container != SUFFIX else None)
 
 
 def scored_behind(
@@ -191,7 +201,7 @@ def scored_behind(
     """
     if rows is None or not isinstance(spec, EncodeSpec):
         what = "a running text" if rows is None else "a chat"
-        raise RecipeError(f"{what} does not stand behind demonstrations", "score rows: --prompt, --answer")
+        raise RecipeError(f"{what} does not stand behind what an adapter holds", "score rows: --prompt, --answer")
     spec = context.before(spec)
     same = sum(shot.text in context.shown.texts for shot in shots_of(rows.rows, spec, recipe.data.separator))
     if same:

@@ -88,7 +88,7 @@ def _to_learn(recipe: Recipe, train: Source, spec: Spec, layers: int) -> tuple[M
     if not isinstance(settings, Prompt):
         return settings, lesson(train, spec, None)
     start = beginning(settings, recipe, train, spec)
-    settings = settings.model_copy(update={"tokens": len(start.spec.before)})
+    settings = settings.model_copy(update={"tokens": len(start.spec.virtual)})
     return settings, lesson(start.others(train), start.spec, start.teacher)
 
 

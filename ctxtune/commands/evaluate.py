@@ -110,10 +110,11 @@ def _scorer(
             say(said)
         what = counted(len(rows.rows), "row") if rows is not None else str(recipe.data.eval)
         with heartbeat(say, f"scoring {what}{f' with {adapter.path}' if adapter else ''}"), ExitStack() as stack:
-            if (context := open_context(base, adapter)) is not None:
-                return Scored(*scored_behind(context, rows, spec, recipe, accepted, say))
+            context = open_context(base, adapter)
             if adapter is not None:
                 stack.enter_context(attached(base.model, adapter))
+            if context is not None:
+                return Scored(*scored_behind(context, rows, spec, recipe, accepted, say))
             if rows is not None and accepted is not None:
                 from ctxtune.backend.decode import generate_batch
 

@@ -57,13 +57,19 @@ class Judge:
         return cls(choices, requests, feed, end, say=say)
 
     def behind(self, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, virtual: Virtual) -> Judge:
-        """The same rows and the same text behind virtual tokens, against what the base has said."""
+        """The same rows and the same text behind virtual tokens, against what the base has said.
+
+        A suffix stands between a row and its answer. In a running text nothing is asked, and nothing of it stands there.
+        """
         import torch
 
+        choices = to_score(source, spec)
+        if virtual.suffix:
+            asked = Requests(trunk, choices.requests, suffix=virtual.suffix) if choices is not None else None
+            return Judge(choices, asked, self.probe, self.end, self.base, self.say, self.taught)
         learned = partial(virtual.prefix, trunk)
         with torch.no_grad():
             prefix = learned()
-        choices = to_score(source, spec)
         requests = Requests(trunk, choices.requests, prefix, learned) if choices is not None else None
         probe = Feed(trunk, self.probe.examples, prefix=prefix, learned=learned) if self.probe is not None else None
         return Judge(choices, requests, probe, self.end, self.base, self.say, self.taught)

@@ -119,7 +119,7 @@ def save_shots(
             scores=Change({}, finite(draw.facts["scores"])),
         )
         config = prefix_config(layout, recipe.model)
-        size = write_adapter(folder, {ROWS: as_rows(prefix.layers)}, manifest, config, model_card(manifest))
+        size = write_adapter(folder, {ROWS: as_rows(prefix.layers)[0]}, manifest, config, model_card(manifest))
     if not alone:
         say(
             "the tokenizer makes other tokens of a question that stands alone: for PEFT the adapter's README.md says which"

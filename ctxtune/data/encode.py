@@ -7,7 +7,6 @@ scores can be compared with published ones. For a causal model, with `text = pro
     the answer's tokens are whole[len(c):], split by number, whatever has merged across the border, and c stands before;
     special tokens are the tokenizer's own default, and are left out where the text begins with BOS (else EOS) itself;
     an empty prompt is that one token; what is too long loses tokens at the left, never any of the answer.
-
 Two differences: a delimiter is not written after an empty prompt or after white space, where the harness writes it too
 (two spaces); and what a tokenizer puts *behind* a text by default (BERT's [SEP]) is not taken for a part of the answer.
 
@@ -50,9 +49,11 @@ class Encoded:
     labels: tuple[int, ...]
     parents: tuple[int, ...] = ()
 
-    def after(self, before: tuple[int, ...]) -> Encoded:
-        """The same behind more tokens; no tree."""
-        return Encoded(before + self.ids, tuple(row + len(before) for row in self.rows), self.labels)
+    def between(self, before: tuple[int, ...], suffix: tuple[int, ...]) -> Encoded:
+        """The same behind more tokens, and with others between what is asked and the answer; no tree."""
+        asked = self.rows[0] + 1 if self.rows else len(self.ids)
+        ids = (*before, *self.ids[:asked], *suffix, *self.ids[asked:])
+        return Encoded(ids, tuple(row + len(before) + len(suffix) for row in self.rows), self.labels)
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class EncodeSpec:
     """How rows become tokens: the recipe's data section, the model's kind and its tokenizer. Questions have no answer.
 
     With `turns` a prompt is the last turn of a chat; with `replay` the delimiter stands in every place where the harness
-    writes it, and a prompt that is written on keeps its white space. The virtual tokens `before`, numbers below 0, stand in
-    front of every text, in the place of the tokenizer's special ones."""
+    writes it, and a prompt that is written on keeps its white space. Virtual tokens are numbers below 0: those `before` stand
+    in front of every text, in the place of the tokenizer's special ones, those of `suffix` behind it, before the answer."""
 
     tokenizer: Tokenizer
     kind: Kind
@@ -86,6 +87,12 @@ class EncodeSpec:
     turns: Turns | None = None
     replay: bool = False
     before: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    @property
+    def virtual(self) -> tuple[int, ...]:
+        """The virtual tokens, wherever they stand."""
+        return self.before + self.suffix
 
     def render(self, row: Row) -> Rendered:
         """The row's prompt, answer and choices as texts."""
@@ -109,7 +116,7 @@ class EncodeSpec:
             self.tokenizer, [(prompt, space + answer) for prompt, answer in pairs], delimiter=between, kind=self.kind,
             end=end, form=self.form,
         )  # fmt: skip
-        return [one.after(self.before) for one in done] if self.before else done
+        return [one.between(self.before, self.suffix) for one in done] if self.virtual else done
 
     def encode_front(self) -> list[int]:
         """The tokens that are read before any prompt."""
@@ -120,7 +127,7 @@ class EncodeSpec:
         """The tokens behind which the model writes its answer."""
         prompt = self.render(row).prompt
         text = prompt.rstrip() if self.form.strip else prompt
-        return [*self.before, *encode_prompt(self.tokenizer, text, framed=self.form.framed)]
+        return [*self.before, *encode_prompt(self.tokenizer, text, framed=self.form.framed), *self.suffix]
 
     @property
     def form(self) -> Form:
@@ -284,8 +291,10 @@ def encode_pairs(
     return _causal(tokenizer, pairs, delimiter, end, form)
 
 
-def fit(one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: bool = False) -> Encoded:
-    """Cut the prompt at its left, behind the special tokens `front`, until the example fits."""
+def fit(
+    one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: bool = False, suffix: int = 0
+) -> Encoded:
+    """Cut the prompt at its left, behind the special tokens `front` and before `suffix` virtual ones, until it fits."""
     excess = len(one.ids) - max_length
     if excess <= 0:
         return one
@@ -293,7 +302,7 @@ def fit(one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: b
         raise TooLong(f"{len(one.ids):,} tokens are more than {max_length:,}")
     keep = len(front) if one.ids[: len(front)] == tuple(front) else 0
     # A classifier's row is the first of the special tokens: it stays where it is.
-    end = next((row for row in one.rows if row >= keep), len(one.ids))
+    end = next((row for row in one.rows if row >= keep), len(one.ids)) - suffix
     if keep + excess > end:
         raise TooLong(f"the answer alone has {len(one.labels):,} tokens, more than fit into {max_length:,}")
     ids = one.ids[:keep] + one.ids[keep + excess :]
@@ -310,10 +319,11 @@ def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encode
         return None
     front = spec.before if spec.kind == "causal" else frame(spec.tokenizer)[0]
     try:
-        return [fit(one, spec.max_length, front, truncate=spec.on_long == "truncate") for one in requests]
+        cut, suffix = spec.on_long == "truncate", len(spec.suffix)
+        return [fit(one, spec.max_length, front, truncate=cut, suffix=suffix) for one in requests]
     except TooLong as error:
         hint = "shorten the row, or set data.on_long to drop" + (" or truncate" if spec.on_long == "error" else "")
-        more = f", {len(spec.before):,} of them virtual: fewer with --tokens" if spec.before else ""
+        more = f", {len(spec.virtual):,} of them virtual: fewer with --tokens" if spec.virtual else ""
         raise DataError(f"{row.where}: {error}{more}", hint) from error
 
 
@@ -383,11 +393,6 @@ def _classified(tokenizer: Tokenizer, asked: Sequence[tuple[Rendered, int | None
 def join(prompt: str, delimiter: str, answer: str) -> str:
     """A prompt with its answer; no delimiter stands behind white space, or where there is no prompt."""
     return prompt + answer if not prompt or prompt[-1].isspace() else prompt + delimiter + answer
-
-
-def virtual_tokens(count: int) -> tuple[int, ...]:
-    """Numbers that no tokenizer writes."""
-    return tuple(range(-1, -count - 1, -1))
 
 
 def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

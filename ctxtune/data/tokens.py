@@ -66,3 +66,8 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 def _first(tokenizer: Tokenizer) -> int | None:
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def virtual_tokens(count: int) -> tuple[int, ...]:
+    """Numbers that no tokenizer writes."""
+    return tuple(range(-1, -count - 1, -1))

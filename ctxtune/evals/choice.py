@@ -36,12 +36,12 @@ class Requests:
 
     `feed` holds what the model has to read: each input once, and a group as one tree of tokens (branch.py) where this
     model, asked for one, says the same of its branches as of the requests alone. All of them go on from `prefix`, if there
-    is one: `common_prefix` says from which they can. One that is learned is made anew by `learned`.
+    is one: `common_prefix` says from which they can. One that is learned is made anew by `learned`; `suffix` as of `Feed`.
     """
 
     def __init__(
         self, trunk: Trunk, groups: Sequence[Sequence[Encoded]], prefix: Prefix | None = None,
-        learned: Callable[[], Prefix] | None = None,
+        learned: Callable[[], Prefix] | None = None, suffix: int = 0,
     ) -> None:  # fmt: skip
         self.requests = [request for group in groups for request in group]
         many = any(len({one.ids for one in group}) > 1 for group in groups)
@@ -53,7 +53,7 @@ class Requests:
             tree, rows = grow([behind(prefix, request) for request in group])
             self.rows += rows
             self.place += [inputs.setdefault(tree, len(inputs))] * len(group)
-        self.feed = Feed(trunk, list(inputs), prefix=prefix, learned=learned)
+        self.feed = Feed(trunk, list(inputs), prefix=prefix, learned=learned, suffix=suffix)
 
     def loglikelihoods(self) -> list[tuple[float, bool]]:
         """For each request the sum of its tokens' log-probabilities, in nats, and whether greedy decoding gives it."""

@@ -1,9 +1,12 @@
-"""Prompt tuning: virtual tokens stand before every text; they are learned, and the model stays as it is.
+"""Prompt tuning: virtual tokens stand before or behind every text; they are learned, and the model stays as it is.
 
     prefix    keys and values of layers           P x 2 L H d numbers          (Li & Liang 2021)
     input     vectors before the embedded input   v = p                        (Lester et al. 2021)
     residual                                      v = p + U relu(W ln(p))      (Razdaibiedina et al. 2023), W: D -> 64
     ptuning                                       v = e + U relu(V relu(W p))  (Liu et al. 2021), W, V: D -> D
+    suffix    vectors between what is asked and the answer, v = p
+
+Nothing that stands before a suffix can see it: what the model makes of a question stays what it was (contexts.py).
 
 Nothing begins at random: the virtual tokens start as what the model makes of real ones, U as 0, so that before the first step
 they say what these would say. Vectors keep the norms that they start with, |v_i| = |e_i|: a rate that suits the numbers of one
@@ -35,7 +38,8 @@ from ctxtune.backend.prefix import (
     require_going_on,
     sizes,
 )
-from ctxtune.data.encode import virtual_tokens
+from ctxtune.backend.spoken import Spoken
+from ctxtune.data.tokens import virtual_tokens
 from ctxtune.errors import ModelError, RecipeError
 from ctxtune.methods.motion import ENDLESS, Span
 
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
 LADDER = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _KEYS = 0.3
 _BOTTLENECK = 64
-_CONFIGS: dict[str, Callable[[Layout, str], dict[str, Any]]] = {
+_CONFIGS: dict[str, Callable[[Layout, str], dict[str, Any]]] = {  # of those that PEFT has
     "prefix": prefix_config, "input": vectors_config, "residual": vectors_config, "ptuning": encoder_config,
 }  # fmt: skip
 
@@ -79,6 +83,11 @@ class Opened:
         return virtual_tokens(self.layout.tokens)
 
     @property
+    def suffix(self) -> int:
+        """How many of them stand behind what is asked."""
+        return self.layout.tokens if self.kind == "suffix" else 0
+
+    @property
     def virtual(self) -> Opened:
         """The same."""
         return self
@@ -95,6 +104,8 @@ class Opened:
         """
         require_going_on(trunk)
         self._known = None
+        if self.suffix:
+            Spoken(trunk.base.model, self.vectors).on()
         if not tokens:
             return
         with torch.no_grad():
@@ -158,11 +169,12 @@ class Opened:
     def tensors(self) -> dict[str, Tensor]:
         """PEFT's one tensor of either kind."""
         with torch.no_grad():
-            return {ROWS: as_rows(self._pairs()) if self.kind == "prefix" else self.vectors().detach()}
+            return {ROWS: as_rows(self._pairs())[0] if self.kind == "prefix" else self.vectors().detach()}
 
-    def config(self, base_name: str) -> dict[str, Any]:
-        """PEFT's configuration."""
-        return _CONFIGS[self.kind](self.layout, base_name)
+    def config(self, base_name: str) -> dict[str, Any] | None:
+        """PEFT's configuration; None of a suffix, which it does not have."""
+        made = _CONFIGS.get(self.kind)
+        return None if made is None else made(self.layout, base_name)
 
 
 def open_method(settings: Prompt, model: nn.Module, anatomy: Anatomy, span: Span = ENDLESS) -> Opened:
@@ -196,7 +208,7 @@ def open_method(settings: Prompt, model: nn.Module, anatomy: Anatomy, span: Span
 
 def _encoder(kind: str, width: int, like: Tensor, seed: int) -> dict[str, nn.Parameter]:
     """What re-parametrises vectors: the first matrices at random, as a linear layer begins, the last one 0."""
-    if kind == "input":
+    if kind in ("input", "suffix"):
         return {}
     inner = _BOTTLENECK if kind == "residual" else width
     shapes = {"down": (width, inner), **({"middle": (width, width)} if kind == "ptuning" else {})}

@@ -26,11 +26,15 @@ class Virtual(Protocol):
     @property
     def tokens(self) -> tuple[int, ...]: ...
 
+    @property
+    def suffix(self) -> int:
+        """How many of them stand behind what is asked: all or none."""
+
     def begin(self, trunk: Trunk, tokens: Sequence[int]) -> None:
         """Start as what the model makes of these, one for each."""
 
     def prefix(self, trunk: Trunk) -> Prefix:
-        """Their keys and values as they are now."""
+        """Their keys and values as they are now, where they stand before every text."""
 
 
 class Method(Protocol):
@@ -56,7 +60,7 @@ class Method(Protocol):
 
     @property
     def virtual(self) -> Virtual | None:
-        """Tokens that stand before every text; None where the model itself changes."""
+        """Tokens that stand before every text, or behind it; None where the model itself changes."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What the adapter file holds, under PEFT's names."""

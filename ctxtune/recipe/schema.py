@@ -128,18 +128,19 @@ _SHOTS = "demonstrations: before each question, or what virtual tokens start fro
 
 
 class Prompt(Section):
-    """Prompt tuning: virtual tokens that stand before every text are learned, and no weight moves."""
+    """Prompt tuning: virtual tokens that stand before or behind every text are learned, and no weight moves."""
 
     name: Literal["prompt"] = Field(description="the name of the method")
-    kind: Literal["prefix", "input", "residual", "ptuning"] = Field(
+    kind: Literal["prefix", "input", "residual", "ptuning", "suffix"] = Field(
         "prefix",
-        description="keys and values of all layers (prefix), or vectors before the input: input, residual, ptuning",
+        description="keys and values (prefix), or vectors: before the input (input, residual, ptuning) or behind it (suffix)",
     )
     tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
         "auto", description="virtual tokens; auto is as many as they start from, at most 32 where they are distilled"
     )
     init: Annotated[Text, AfterValidator(start_of)] = Field(
-        "fewshot", description="what they start from: fewshot (demonstrations), text:... (words), labels, vocab or zero"
+        "auto",
+        description="what they start from: fewshot (demonstrations), prompt (its end), text:... (words), labels, vocab, zero",
     )
     shots: int = Field(8, ge=1, le=65_536, description=_SHOTS)
     top: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
@@ -154,10 +155,12 @@ class Prompt(Section):
     def _fitting(self) -> "Prompt":
         if (self.kind, self.init) == ("ptuning", "zero"):
             raise ValueError("ptuning adds to what it starts from, init zero is nothing")
-        if self.top is not None and self.kind != "prefix":
+        if (self.kind == "suffix") != (self.init == "prompt") and self.init in ("fewshot", "prompt"):
             raise ValueError(
-                f"top {self.top} names layers of a prefix, kind {self.kind} has vectors before the first one"
+                f"init {self.init} does not go with kind {self.kind}: demonstrations stand before what is asked"
             )
+        if self.top is not None and self.kind != "prefix":
+            raise ValueError(f"top {self.top} names layers of a prefix, kind {self.kind} has vectors instead")
         return self
 
 

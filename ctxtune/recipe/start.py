@@ -1,6 +1,6 @@
 """What a learned prompt starts from, as it is written: one of the names, or `text:` and the words."""
 
-NAMES = ("fewshot", "labels", "vocab", "zero")
+NAMES = ("auto", "fewshot", "prompt", "labels", "vocab", "zero")
 TEXT = "text:"
 
 

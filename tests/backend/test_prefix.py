@@ -127,7 +127,7 @@ def test_rows_are_as_peft_writes_them(open_base: Callable[[str], Base]) -> None:
     base = open_base("llama-tied")
     with Trunk(base) as trunk:
         prefix = read_prefix(trunk, (5, 6, 7), "off", "mark")
-    rows, heads = as_rows(prefix.layers), prefix.layers[0][0].shape[1]
+    rows, heads = as_rows(prefix.layers)[0], prefix.layers[0][0].shape[1]
     view = rows.view(1, 3, 2 * len(prefix.layers), heads, -1).permute(2, 0, 3, 1, 4)  # peft: PeftModel.get_prompt
     for (keys, values), (k, v) in zip(prefix.layers, view.split(2), strict=True):
         assert torch.equal(keys, k)
