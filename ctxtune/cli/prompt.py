@@ -55,7 +55,7 @@ def prompt(
 ) -> None:
     """Learn a prompt that is no text: virtual tokens, which start as real ones.
 
-    Keys and values of the virtual tokens stand before every text; no weight of the model moves. With --search it is text:
+    They stand before every text, or behind it (--kind suffix); no weight of the model moves. With --search it is text:
     instructions, forms of the question and demonstrations are tried on training rows, and what does best on others is
     written as a recipe of `ctxtune fewshot`.
     """

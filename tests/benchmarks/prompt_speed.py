@@ -4,8 +4,9 @@
 
 DATA holds sst2/train.jsonl (as in freeze_speed.py), MODEL is a folder. The peer is peers/hf_peer.py: 20 virtual tokens that
 start from a text. Ours are 20 as well: vectors before the input, a prefix of all layers, one whose top 8 layers learn, with
-its states kept, and vectors behind the input, with what the model makes of the rows kept; and 8 of these. Compared is the median step after the first, by the clock and as whole processes one after the other; the work
-limit is what a step's matrix products cost at the rate that this machine reaches on them.
+its states kept, and vectors behind the input, with what the model makes of the rows kept; and 8 of these. Compared is the
+median step after the first, by the clock and as whole processes one after the other; the work limit is what a step's matrix
+products cost at the rate that this machine reaches on them.
 """
 
 from __future__ import annotations
