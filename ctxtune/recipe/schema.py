@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ctxtune.recipe.layers import checked
 from ctxtune.recipe.pattern import compiled
-from ctxtune.recipe.start import start_of
+from ctxtune.recipe.start import check_goes, start_of
 
 MOST_STEPS = 10_000_000
 REPLAYED_SEED = 1234  # of lm-evaluation-harness, for what it draws
@@ -153,12 +153,7 @@ class Prompt(Section):
 
     @model_validator(mode="after")
     def _fitting(self) -> "Prompt":
-        if (self.kind, self.init) == ("ptuning", "zero"):
-            raise ValueError("ptuning adds to what it starts from, init zero is nothing")
-        if (self.kind == "suffix") != (self.init == "prompt") and self.init in ("fewshot", "prompt"):
-            raise ValueError(
-                f"init {self.init} does not go with kind {self.kind}: demonstrations stand before what is asked"
-            )
+        check_goes(self.init, self.kind)
         if self.top is not None and self.kind != "prefix":
             raise ValueError(f"top {self.top} names layers of a prefix, kind {self.kind} has vectors instead")
         return self
