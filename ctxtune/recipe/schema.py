@@ -133,14 +133,14 @@ class Prompt(Section):
     name: Literal["prompt"] = Field(description="the name of the method")
     kind: Literal["prefix", "input", "residual", "ptuning", "suffix"] = Field(
         "prefix",
-        description="keys and values (prefix), or vectors: before the input (input, residual, ptuning) or behind it (suffix)",
+        description="keys and values (prefix), or vectors before (input, residual, ptuning) or behind (suffix) the input",
     )
     tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
         "auto", description="virtual tokens; auto is as many as they start from, at most 32 where they are distilled"
     )
     init: Annotated[Text, AfterValidator(start_of)] = Field(
         "auto",
-        description="what they start from: fewshot (demonstrations), prompt (its end), text:... (words), labels, vocab, zero",
+        description="the start: fewshot (demonstrations), prompt (its end), text:... (words), labels, vocab, zero",
     )
     shots: int = Field(8, ge=1, le=65_536, description=_SHOTS)
     top: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
