@@ -9,12 +9,12 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.commands.prepare import to_score
+from ctxtune.commands.prepare import labelled, to_score
 from ctxtune.commands.teacher import long_prompt
 from ctxtune.data.branch import shared
 from ctxtune.data.encode import EncodeSpec, encode_prompt
 from ctxtune.data.joint import joint
-from ctxtune.data.shots import choose
+from ctxtune.data.shots import check_pool, choose
 from ctxtune.data.tokens import frame, virtual_tokens
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.methods.fewshot import shots_of
@@ -209,8 +209,11 @@ def _demonstrations(settings: Prompt, recipe: Recipe, train: Source, spec: Encod
     by_itself = settings.init == "auto" and settings.kind != "suffix"
     if not by_itself and "fewshot" not in (settings.init, settings.distill_from):
         return ()
-    labels = [spec.bare.render(row).gold or 0 for row in train.rows]
-    return tuple(train.rows[at] for at in choose("balanced", labels, settings.shots, recipe.train.seed))
+    assert spec.answer is not None
+    pool = [row for row in train.rows if labelled(row, spec.answer)]
+    check_pool(len(pool), settings.shots, " that have an answer" if len(pool) < len(train.rows) else "")
+    labels = [spec.bare.render(row).gold or 0 for row in pool]
+    return tuple(pool[at] for at in choose("balanced", labels, settings.shots, recipe.train.seed))
 
 
 def out_of_sight(base: Base, examples: Sequence[Encoded], tokens: int) -> str | None:

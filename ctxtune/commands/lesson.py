@@ -93,7 +93,7 @@ def lesson(source: Source, spec: Spec, teacher: LongPrompt | None) -> Lesson:
     if teacher is None:
         return Lesson(prepare.to_learn(source, spec))
     seen = teacher.seen(source.rows)
-    asked = prepare.to_score(seen, spec)
+    asked = prepare.to_score(seen, prepare.unanswered(spec))
     if not asked.requests:
         raise DataError(f"{source.path}: all {len(source.rows)} rows are too long behind a prompt and were dropped")
     dropped = len(source.rows) - len(asked.requests)

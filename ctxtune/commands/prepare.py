@@ -91,10 +91,18 @@ def _of_field(text: str | None, key: str, form: str = "{{ %s }}") -> Template | 
     return compile_template(form % text if text.isidentifier() else text, key)
 
 
+def labelled(row: Row, answer: Template) -> bool:
+    """Whether a row has the fields that its answer is made of."""
+    return all(row.fields.get(name) is not None for name in answer.names)
+
+
 def read_source(
-    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str
-) -> Source:
+    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str,
+    answered: bool = True,
+) -> Source:  # fmt: skip
     """Read a file, a folder or several and render every row once, so that each mistake is met before any work begins.
+
+    With `answered` false a row may lack what its answer is made of.
 
     Raises:
         DataError: a row is wrong, or a file is not the one that the recipe's `inputs` names.
@@ -104,16 +112,23 @@ def read_source(
     rows = [row for some in read for row in some]
     check_types(rows, templates.names)
     spec = unbound(data, templates)
+    asked = spec if answered else unanswered(spec)
     for row in rows:
-        spec.render(row)
+        (spec if labelled(row, templates.answer) else asked).render(row)
     shares = [Share(part.path, part.weight, len(some)) for part, some in zip(parts, read, strict=True)]
     revisions = dict.fromkeys(files.revision for files in found if files.revision is not None)
     return Source(Path(parts[0].path), rows, digest, tuple(shares), tuple(revisions))
 
 
+def unanswered(spec: Spec) -> Spec:
+    """The same, but no answer is read; a chat has its replies in it."""
+    return spec if isinstance(spec, ChatSpec) else replace(spec, answer=None)
+
+
 def read_once(
-    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str
-) -> Source:
+    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str,
+    answered: bool = True,
+) -> Source:  # fmt: skip
     """As `read_source`, for rows that nobody reads again: standard input is a file for as long as it is read.
 
     Raises:
@@ -122,7 +137,7 @@ def read_once(
     with tempfile.TemporaryDirectory() as spool:
         if paths == "-":
             paths = str(spool_stdin(Path(spool) / SPOOL))
-        return read_source(paths, data, templates, expected, key)
+        return read_source(paths, data, templates, expected, key, answered)
 
 
 def checked_files(paths: str | list[str | Part], expected: str | None, key: str) -> tuple[list[Part], list[Files], str]:

@@ -14,6 +14,7 @@ from ctxtune.data.hash import sha256_file
 from ctxtune.data.leakage import in_words, leaked_rows
 from ctxtune.errors import RecipeError
 from ctxtune.methods.motion import Span
+from ctxtune.recipe.schema import Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,14 +54,16 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
             "use bfloat16 or float32; eval and generate take float16",
         )
     templates = prepare.compile_templates(data)
-    train = prepare.read_once(data.train, data, templates, known.get("train"), "train")
+    answered = not (isinstance(recipe.method, Prompt) and recipe.method.distill_from is not None)
+    train = prepare.read_once(data.train, data, templates, known.get("train"), "train", answered)
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
     probe = prepare.probe_text(recipe.forget.probe)
     inputs = train.inputs("train") | (dev.inputs("eval") if dev else {})
     if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
     model = resolve_model(recipe.model, say)
-    leaked = leaked_rows(train.rows, dev.rows, prepare.unbound(data, templates)) if dev else 0
+    spec = prepare.unbound(data, templates)
+    leaked = leaked_rows(train.rows, dev.rows, spec if answered else prepare.unanswered(spec)) if dev else 0
     if dev and leaked:
         say(f"{in_words(leaked, len(dev.rows))}: the scores say little of other rows")
     return Sources(train, dev, probe, templates, model, inputs, leaked)

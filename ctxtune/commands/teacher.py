@@ -6,7 +6,7 @@ and one that is itself a demonstration does not see its own answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.asking import Asking
@@ -48,8 +48,9 @@ class LongPrompt:
         Raises:
             RecipeError: some do not, and data.on_long does not say that they are dropped or cut.
         """
-        check_room({self.shots: list(rows)}, self.spec)
-        return to_score(rows, behind(self.shots, self.spec)).row_of
+        spec = replace(self.spec, answer=None)
+        check_room({self.shots: list(rows)}, spec)
+        return to_score(rows, behind(self.shots, spec)).row_of
 
     def say(
         self, rows: Sequence[Row], dev: Source | None, run: tuple[Base, str, Recipe, Clock], tell: Callable[[str], None]
@@ -61,16 +62,16 @@ class LongPrompt:
         from ctxtune.evals.items import summarise
 
         base, mark, recipe, clock = run
-        asking = Asking(base, mark, recipe, self.spec, clock)
 
-        def items(some: Sequence[Row]) -> list[Item]:
-            found = asking.items(list(some), by_shots(some, self.shots, self.spec))
+        def items(some: Sequence[Row], spec: EncodeSpec) -> list[Item]:
+            found = Asking(base, mark, recipe, spec, clock).items(list(some), by_shots(some, self.shots, spec))
             return [item for item in found if item is not None]
 
         count = len(rows) + (len(dev.rows) if dev is not None else 0)
         what = f"asking {counted(count, 'row')} behind {counted(len(self.shots), 'demonstration')}"
         with heartbeat(tell, f"{what}, {self.tokens:,} tokens"):
-            found = {"train": items(rows), "eval": items(dev.rows) if dev is not None else []}
+            found = {"train": items(rows, replace(self.spec, answer=None))}
+            found["eval"] = items(dev.rows, self.spec) if dev is not None else []
         said = {key: [log_shares(np.array(item.said["ll"])).tolist() for item in some] for key, some in found.items()}
         scores = summarise(found["eval"]) if found["eval"] else {}
         return {"shots": len(self.shots), "tokens": self.tokens, "scores": scores, "log_shares": said}

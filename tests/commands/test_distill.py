@@ -208,6 +208,29 @@ def test_labels_are_not_read(model_folders: dict[str, Path], train: Path, tmp_pa
     assert not same_tensors(tensors[0], tensors[2])
 
 
+def test_rows_without_labels_are_learned_from(
+    model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """All but the demonstrations have none, or null: the same as with labels. Where these are learned, that is an error."""
+    from ctxtune.commands.adapt import adapt
+
+    model, rows = model_folders["llama-tied"], [json.loads(line) for line in train.read_text().splitlines()]
+    shown = choose("balanced", [CHOICES.index(row["label"]) for row in rows], 2, 0)
+    some = [
+        row if at in shown else {"text": row["text"], **({"label": None} if at % 2 else {})}
+        for at, row in enumerate(rows)
+    ]
+    bare, more = write_jsonl(tmp_path / "bare.jsonl", some), DISTIL | {"data.eval": str(dev)}
+    found = [adapt(asked(model, path, tmp_path / path.stem, more), False, Listener()) for path in (train, bare)]
+    assert same_tensors(adapter_tensors(tmp_path / "train"), adapter_tensors(tmp_path / "bare"))
+    assert found[0]["scores"] == found[1]["scores"]
+    assert dry_run(asked(model, bare, tmp_path / "run", DISTIL))["rows"] == 22
+    with pytest.raises(DataError, match="training rows are 2 that have an answer"):
+        dry_run(asked(model, bare, tmp_path / "run", DISTIL | {"method.shots": 3}))
+    with pytest.raises(DataError, match="label"):
+        dry_run(asked(model, bare, tmp_path / "run"))
+
+
 def test_how_many_and_what_is_said(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
     """Auto is 32 of the teacher's tokens, or all of fewer; the dry run and the run say so."""
     from ctxtune.commands.adapt import adapt
