@@ -1,7 +1,7 @@
-"""Vectors before the input become words of the model: an ordinary checkpoint, for programs that know no soft prompts.
+"""Vectors at the input become words of the model: an ordinary checkpoint, for programs that know no soft prompts.
 
-Each vector is a row of the embeddings, under a token of its own, which the tokenizer writes before every text (its
-post-processor does, and its chat template). The model must never say such a token. With a head that is tied to the
+Each vector is a row of the embeddings, under a token of its own, which the tokenizer writes before every text or behind it
+(its post-processor does, and its chat template). The model must never say such a token. With a head that is tied to the
 embeddings it would: up to 95 % of the probability went to the new rows in a trial. So the head is untied, and its new rows are
 
     w = -c m      m a direction of all final states h on a probe      log p(new | h) <= -c m.h - log sum_old exp(z)
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -124,12 +125,12 @@ def _direction(states: Tensor) -> Tensor:
             break
         found = found + ways[int(along.argmin())]
     if float((ways @ found).min()) <= 0:
-        raise ModelError("the model's final states have no direction in common: new words could be said", "use PEFT")
+        raise ModelError("the model's final states have no direction in common: new words could be said", "use --adapter")
     return functional.normalize(found, dim=0)
 
 
-def write_baked(base: Base, ids: Sequence[int], folder: Path, dtype: torch.dtype) -> None:
-    """Write model and tokenizer, which puts the words before every text; nothing of it is code."""
+def write_baked(base: Base, ids: Sequence[int], folder: Path, dtype: torch.dtype, behind: bool) -> None:
+    """Write model and tokenizer, which puts the words before every text or `behind` it; nothing of it is code."""
     model: Any = base.model
     generation = model.generation_config
     generation.suppress_tokens = sorted({*(generation.suppress_tokens or ()), *ids})
@@ -141,27 +142,43 @@ def write_baked(base: Base, ids: Sequence[int], folder: Path, dtype: torch.dtype
         ) from error
     names = base.tokenizer.convert_ids_to_tokens(list(ids))
     tokenizer = base.tokenizer
-    front, told = "{{ " + json.dumps("".join(names)) + " }}", tokenizer.chat_template
+    told = tokenizer.chat_template
     if told:
         several = isinstance(told, dict)
-        tokenizer.chat_template = {name: front + one for name, one in told.items()} if several else front + told
+        tokenizer.chat_template = (
+            {name: _in_chat(one, names, behind) for name, one in told.items()}
+            if several
+            else _in_chat(told, names, behind)
+        )
     tokenizer.save_pretrained(folder)
-    _put_before(folder / "tokenizer.json", names, ids)
+    _write_words(folder / "tokenizer.json", names, ids, behind)
 
 
-def _put_before(path: Path, names: Sequence[str], ids: Sequence[int]) -> None:
-    """Let the tokenizer's post-processor write the words, in the place of the special tokens that stood there."""
+def _in_chat(template: str, names: Sequence[str], behind: bool) -> str:
+    """A chat template with the words before a conversation, or behind it where the model is to speak."""
+    words = "{{ " + json.dumps("".join(names)) + " }}"
+    return f"{template}{{% if add_generation_prompt %}}{words}{{% endif %}}" if behind else words + template
+
+
+def _write_words(path: Path, names: Sequence[str], ids: Sequence[int], behind: bool) -> None:
+    """Let the tokenizer's post-processor write the words: in the place of the special tokens that stood before a text, or
+    behind a text and with these."""
     told = json.loads(path.read_text(encoding="utf-8"))
-    before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
-    template = {
-        "type": "TemplateProcessing",
-        "single": [*before, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [*before, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-        "special_tokens": {
-            name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(names, ids, strict=True)
-        },
-    }
+    words = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
+    known = {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(names, ids, strict=True)}
     old = told.get("post_processor") or {}
-    kept = [one for one in old.get("processors", [old]) if one.get("type") == "ByteLevel"]
+    parts = old.get("processors", [old])
+    front: list[Any] = words
+    if behind:
+        framed: dict[str, Any] = next((one for one in parts if one.get("type") == "TemplateProcessing"), {"single": []})
+        front = list(takewhile(lambda piece: "Sequence" not in piece, framed["single"]))
+        known = {**framed.get("special_tokens", {}), **known}
+    one, two = ([{"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
+    back = words if behind else []
+    template = {
+        "type": "TemplateProcessing", "single": [*front, *one, *back], "pair": [*front, *one, *two, *back],
+        "special_tokens": known,
+    }  # fmt: skip
+    kept = [one for one in parts if one.get("type") == "ByteLevel"]
     told["post_processor"] = {"type": "Sequence", "processors": [*kept, template]} if kept else template
     path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")

@@ -60,7 +60,9 @@ def _few_shot(given: Mapping[str, object], resume: bool) -> tuple[dict[str, obje
     from ctxtune.recipe.start import words_of
 
     trains = [key for key in given if key.startswith(("method.", "train.")) and key not in _TAKEN]
-    trained = {"--resume": resume or None} | {f"--{key.partition('.')[2].replace('_', '-')}": given[key] for key in trains}
+    trained = {"--resume": resume or None} | {
+        f"--{key.partition('.')[2].replace('_', '-')}": given[key] for key in trains
+    }
     if (name := next((name for name, value in trained.items() if value is not None), None)) is not None:
         raise RecipeError(f"{name}: --search finds words and trains nothing", f"leave {name} out, or --search")
     init = given["method.init"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.adapter.prefix import CONTAINER, layout_of, shown
+from ctxtune.adapter.prefix import CONTAINER, SUFFIX, layout_of, shown
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def check_bakeable(adapter: AdapterFile) -> None:
     """Refuse what cannot become words.
 
     Raises:
-        AdapterError: it holds no vectors before the input.
+        AdapterError: it holds no vectors.
     """
     if shown(adapter) is None:
         raise AdapterError(
@@ -48,7 +48,7 @@ def check_bakeable(adapter: AdapterFile) -> None:
     if adapter.container == CONTAINER:
         raise AdapterError(
             f"{adapter.path} holds keys and values, and no word of a vocabulary has those of its own",
-            "learn vectors before the input: ctxtune prompt --kind input, residual or ptuning",
+            "learn vectors: ctxtune prompt --kind input, residual, ptuning or suffix",
         )
     layout_of(adapter)
 
@@ -60,6 +60,7 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
         AdapterError: the adapter holds no vectors, or the new words would be said.
         StorageError: `out` holds something, or there is no room.
     """
+    from ctxtune.adapter.attach import attached
     from ctxtune.adapter.folder import require_new
     from ctxtune.adapter.keys import held_prefix, held_rows
     from ctxtune.adapter.merge import TYPES, check_type
@@ -72,13 +73,13 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
     check_type(dtype)
     require_new(out)
     base, plain = load_base(base_folder, "cpu", dtype="float32"), load_tokenizer(base_folder)
-    vectors = held_rows(adapter).float()
-    with Trunk(base) as trunk:
-        texts, states, logits = _said(trunk, held_prefix(trunk, adapter))
-    ids = add_words(base, vectors, states)
+    vectors, behind = held_rows(adapter).float(), adapter.container == SUFFIX
+    with Trunk(base) as trunk, attached(base.model, adapter):
+        said = _said(trunk, None if behind else held_prefix(trunk, adapter), len(vectors))
+    ids = add_words(base, vectors, said.states)
     with new_folder(out) as tmp:
-        write_baked(base, ids, tmp, TYPES[dtype or "float32"])
-        share, difference = _compared(tmp, ids, texts, logits, plain)
+        write_baked(base, ids, tmp, TYPES[dtype or "float32"], behind)
+        share, difference = _compared(tmp, ids, said, plain, behind)
         exact = difference <= MOST_DIFFERENCE or dtype not in (None, "float32")
         if not (share <= MOST_SHARE and exact):  # what is not a number is neither
             raise AdapterError(
@@ -88,46 +89,68 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
     return Baked(out, len(ids), share, difference)
 
 
-def _said(trunk: Trunk, prefix: Prefix) -> tuple[list[tuple[int, ...]], Tensor, list[Tensor]]:
-    """The built-in probe as texts, their final states behind the prefix (N, D), and log-probabilities (R, V) of some rows."""
+@dataclass(frozen=True)
+class _Said:
+    """What the model says of the probe: texts, their final states (N, D), and log-probabilities (R, V) of some rows of each."""
+
+    texts: list[tuple[int, ...]]
+    states: Tensor
+    logs: list[Tensor]
+
+
+def _said(trunk: Trunk, prefix: Prefix | None, count: int) -> _Said:
+    """The built-in probe behind a prefix, or with so many virtual tokens in the middle of every text."""
     import torch
 
     from ctxtune.backend.feed import Feed
     from ctxtune.commands.judge import builtin_probe
+    from ctxtune.data.encode import Encoded
+    from ctxtune.data.tokens import virtual_tokens
 
-    feed = Feed(trunk, builtin_probe(trunk, len(prefix.tokens)).examples, prefix=prefix)
+    examples = builtin_probe(trunk, count).examples
+    texts = [one.ids for one in examples]
+    if prefix is None:
+        wholes = [tuple(_within(ids, virtual_tokens(count))) for ids in texts]
+        examples = [Encoded(ids, tuple(range(len(ids))), ()) for ids in wholes]
+    feed = Feed(trunk, examples, prefix=prefix)
     states, known = [], []
     with torch.no_grad():
-        for at in range(len(feed.examples)):
+        for at in range(len(examples)):
             states.append(feed.hidden([at]))
             known.append(torch.log_softmax(trunk.logits(states[-1][::_EVERY]).float(), -1))
-    return [one.ids for one in feed.examples], torch.cat(states), known
+    return _Said(texts, torch.cat(states), known)
 
 
-def _compared(
-    folder: Path, ids: Sequence[int], texts: Sequence[tuple[int, ...]], known: list[Tensor], tokenizer: Any
-) -> tuple[float, float]:
+def _within(text: Sequence[int], words: Sequence[int]) -> list[int]:
+    """A text with words in its middle, as where an answer follows them."""
+    half = (len(text) + 1) // 2
+    return [*text[:half], *words, *text[half:]]
+
+
+def _compared(folder: Path, ids: Sequence[int], said: _Said, tokenizer: Any, behind: bool) -> tuple[float, float]:
     """By plain transformers, from what was written: the largest share of the new words, and how far old ones have moved.
 
     Raises:
-        AdapterError: the tokenizer that was written does not put the words before what `tokenizer` makes of a text.
+        AdapterError: the tokenizer that was written does not put the words where they belong at a text.
     """
     import torch
 
     from ctxtune.backend.load import load_base
+    from ctxtune.data.encode import encode_prompt
 
     base = load_base(folder, "cpu", dtype="float32")
-    bare, written = tokenizer(_TEXT, add_special_tokens=False)["input_ids"], base.tokenizer(_TEXT)["input_ids"]
-    if written != [*ids, *bare]:
+    asked, written = encode_prompt(tokenizer, _TEXT, framed=behind), base.tokenizer(_TEXT)["input_ids"]
+    if written != ([*asked, *ids] if behind else [*ids, *asked]):
         raise AdapterError(
-            "the tokenizer does not write the words before a text", "use the adapter with --adapter, or in PEFT"
+            "the tokenizer does not write the words at a text", "use the adapter with --adapter, or in PEFT"
         )
     share = difference = torch.zeros(())
-    old = torch.ones(known[0].shape[1], dtype=torch.bool)
+    old = torch.ones(said.logs[0].shape[1], dtype=torch.bool)
     old[[one for one in ids if one < len(old)]] = False
-    for text, before in zip(texts, known, strict=True):
+    for text, before in zip(said.texts, said.logs, strict=True):
+        whole = _within(text, ids) if behind else [*ids, *text]
         with torch.no_grad():
-            logits = base.model(input_ids=torch.tensor([[*ids, *text]])).logits[0, len(ids) :]
+            logits = base.model(input_ids=torch.tensor([whole])).logits[0, 0 if behind else len(ids) :]
         now = torch.log_softmax(logits, -1)
         share = torch.maximum(share, now[:, list(ids)].exp().sum(-1).max())
         difference = torch.maximum(difference, (now[::_EVERY, : len(old)] - before)[:, old].abs().max())

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ctxtune.adapter.read import open_adapter
 from ctxtune.commands.adapt import adapt
 from ctxtune.commands.adapter import export
-from ctxtune.errors import AdapterError, CtxtuneError, RecipeError
+from ctxtune.errors import AdapterError, CtxtuneError, ModelError, RecipeError
 
 from ..conftest import Listener, save_chatty
 from .test_prompt import CAUSAL_KINDS, asked, dev, short, train  # noqa: F401
@@ -104,3 +104,56 @@ def test_what_it_refuses(model_folders: dict[str, Path], train: Path, tmp_path: 
     with pytest.raises(CtxtuneError, match="virtual-0"):
         export(tmp_path / "again", "model", tmp_path / "out2")
     assert short(1)
+
+
+@pytest.mark.parametrize("model", CAUSAL_KINDS)
+def test_words_behind_a_text(
+    model: str,
+    model_folders: dict[str, Path],
+    train: Path,  # noqa: F811
+    tmp_path: Path,
+    open_base: Callable[[str], Base],
+) -> None:
+    """Plain transformers says behind them what the model says behind the suffix."""
+    from ctxtune.adapter.attach import attach
+    from ctxtune.data.encode import encode_prompt
+
+    adapt(asked(model_folders[model], train, tmp_path / "run", {"method.kind": "suffix"}), False, Listener())
+    if model == "gemma3_text-tied":  # its random states, before the words and behind them, point everywhere
+        with pytest.raises(ModelError, match="no direction in common"):
+            export(tmp_path / "run", "model", tmp_path / "baked")
+        assert not (tmp_path / "baked").exists()
+        return
+    exported = export(tmp_path / "run", "model", tmp_path / "baked")
+    assert exported.baked is not None
+    assert exported.baked.share < 1e-6
+    assert exported.baked.difference < 1e-5
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "baked")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32).eval()
+    base = open_base(model)
+    attach(base.model, open_adapter(tmp_path / "run"))
+    read = encode_prompt(base.tokenizer, "Review: a fine film")
+    ids = tokenizer("Review: a fine film")["input_ids"]
+    words = ids[len(read) :]
+    assert ids[: len(read)] == read
+    assert tokenizer.convert_ids_to_tokens(words) == [f"<|virtual-{n}|>" for n in range(8)]
+    with torch.no_grad():
+        known = base.model(input_ids=torch.tensor([[*read, *range(-1, -9, -1), 7]])).logits[0]
+        said = plain(input_ids=torch.tensor([[*ids, 7]])).logits[0]
+    size = len(base.tokenizer)
+    torch.testing.assert_close(said[:, :size].log_softmax(-1), known[:, :size].log_softmax(-1), rtol=0, atol=1e-5)
+
+
+def test_a_chat_ends_with_the_words(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Where the model is to speak, and nowhere else."""
+    folder = save_chatty(model_folders["llama-tied"], tmp_path / "chatty", 64)
+    adapt(asked(folder, train, tmp_path / "run", {"method.kind": "suffix"}), False, Listener())
+    export(tmp_path / "run", "model", tmp_path / "baked")
+    old, new = (AutoTokenizer.from_pretrained(path) for path in (folder, tmp_path / "baked"))
+    turns = [{"role": "user", "content": "a fine film"}]
+    for speak in (True, False):
+        before, after = (
+            one.apply_chat_template(turns, add_generation_prompt=speak, tokenize=False) for one in (old, new)
+        )
+        assert after.startswith(before)
+        assert after.removeprefix(before).startswith("<|virtual-0|><|virtual-1|>") is speak
