@@ -47,7 +47,8 @@ def start(
 
     facts = find(resolved, Path(resolved.recipe.out), count, words, console.note)
     console.emit(facts, as_json, lambda: _tables(facts))
-    console.note(f"recipe: {facts['recipe']}: `ctxtune fewshot {facts['recipe']}` asks by it")
+    rows = "" if facts["eval"] else " --eval ROWS"
+    console.note(f"recipe: {facts['recipe']}: `ctxtune fewshot {facts['recipe']}{rows}` asks by it")
 
 
 def _few_shot(given: Mapping[str, object], resume: bool) -> tuple[dict[str, object], str | None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import pick
+from .conftest import command_line, environment, pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +60,20 @@ def test_what_it_would_cost(said: Callable[..., Said], given: list[str], tmp_pat
     assert done.code == 0
     assert "nothing was asked" in done.out
     assert said("prompt", *given, "--dry-run", "--json").json()["candidates"] == 4
+    assert not (tmp_path / "found").exists()
+
+
+def test_ctrl_c_leaves_nothing_half_written(given: list[str], tmp_path: Path) -> None:
+    more = ["--candidates", "64", "--out", str(tmp_path / "found")]
+    command = command_line("prompt", *given, *more)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, env=environment(), text=True) as process:
+        assert process.stderr is not None
+        while "candidates on 16 rows" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in said
     assert not (tmp_path / "found").exists()
 
 

@@ -12,6 +12,7 @@ from ctxtune.commands import search as story
 from ctxtune.commands.asking import Asking
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.dry_search import dry_search
+from ctxtune.commands.evaluate import evaluate
 from ctxtune.commands.fewshot import fewshot
 from ctxtune.commands.tried import Tries, shown, written
 from ctxtune.errors import CtxtuneError, DataError, PlaceError, RecipeError
@@ -113,6 +114,13 @@ def test_the_recipe_that_is_written_gives_the_scores_that_were_told(find: Callab
     again = fewshot(load(str(tmp_path / "found" / "recipe.yaml"), {}), print)
     assert again["scores"] == facts["scores"]["best" if facts["better"] else "first"]
     assert json.loads((tmp_path / "found" / "result.json").read_text(encoding="utf-8")) == facts
+
+
+def test_with_no_demonstrations_it_is_what_eval_says(find: Callable[..., Any], tmp_path: Path) -> None:
+    facts = find(method__shots=0)
+    again = evaluate(str(tmp_path / "found" / "recipe.yaml"), {}, [], None, False, print)["scores"]
+    told = facts["scores"]["best" if facts["better"] else "first"]
+    assert {name: told[name] for name in again} == pytest.approx(again, abs=2e-5)
 
 
 def test_equal_seeds_find_the_same(find: Callable[..., Any]) -> None:
