@@ -111,7 +111,7 @@ def behind(prefix: Prefix | None, request: Encoded) -> Encoded:
     read = len(prefix.tokens)
     if request.ids[:read] != prefix.tokens or request.rows[0] < read:
         raise ValueError("the request does not go on from this prefix")
-    parents = tuple(max(parent - read, -1) for parent in request.parents[read:])
+    parents = tuple(parent - read for parent in request.parents[read:])
     return Encoded(request.ids[read:], tuple(row - read for row in request.rows), request.labels, parents)
 
 

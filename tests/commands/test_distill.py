@@ -11,6 +11,7 @@ import torch
 
 from ctxtune.adapter.read import open_adapter
 from ctxtune.adapter.verify import verify
+from ctxtune.commands import begin
 from ctxtune.commands.dry_run import dry_run
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.data.shots import choose
@@ -24,7 +25,7 @@ from .test_prompt import CAUSAL_KINDS, asked, short
 if TYPE_CHECKING:
     from pathlib import Path
 
-KINDS = ["prefix", "input", "residual", "ptuning"]
+KINDS = ["prefix", "input", "residual", "ptuning", "suffix"]
 DISTIL: dict[str, Any] = {"method.distill_from": "fewshot", "method.tokens": 4, "method.shots": 2}
 
 
@@ -43,7 +44,7 @@ def told(run: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("kind", ["prefix", "input", "suffix"])
 @pytest.mark.parametrize("model", CAUSAL_KINDS)
 def test_a_run_and_its_adapter(
     model: str, kind: str, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
@@ -127,7 +128,7 @@ def test_the_table_sets_them_side_by_side(
     assert facts["teacher"]["scores"] if scored else facts["teacher"]["scores"] == {}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:-1])
 def test_all_of_the_prompt_begins_as_its_own_teacher(
     kind: str, model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
 ) -> None:
@@ -164,7 +165,7 @@ def test_killed_and_resumed_bit_for_bit(
     assert same_tensors(adapter_tensors(tmp_path / "broken"), adapter_tensors(tmp_path / "straight"))
 
 
-@pytest.mark.parametrize("more", [{}, {"method.top": 2}])
+@pytest.mark.parametrize("more", [{}, {"method.top": 2}, {"method.kind": "suffix"}])
 @pytest.mark.parametrize("choices", [CHOICES, ["a fine film", "a dull one", "fine"]])
 def test_parts_give_the_gradient_of_the_whole(
     choices: list[str], more: dict[str, Any], model_folders: dict[str, Path], train: Path, tmp_path: Path
@@ -175,8 +176,8 @@ def test_parts_give_the_gradient_of_the_whole(
     rows = [json.loads(line) for line in train.read_text().splitlines()]
     again = write_jsonl(tmp_path / "own.jsonl", [{**row, "label": choices[at % 2]} for at, row in enumerate(rows)])
     found = []
-    for size in (8, 1, 3):
-        flags = DISTIL | more | {"train.micro_batch": size, "data.choices": choices, "method.shots": 1}
+    for size, cache in ((8, "memory"), (1, "memory"), (3, "off")):
+        flags = DISTIL | more | {"train.micro_batch": size, "data.choices": choices, "method.shots": 1, "cache": cache}
         listener = Listener()
         facts = adapt(asked(model_folders["llama-tied"], again, tmp_path / f"run{size}", flags), False, listener)
         assert facts["cache"]["difference"] < 1e-5
@@ -231,15 +232,40 @@ def test_rows_without_labels_are_learned_from(
         dry_run(asked(model, bare, tmp_path / "run"))
 
 
-def test_how_many_and_what_is_said(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
-    """Auto is 32 of the teacher's tokens, or all of fewer; the dry run and the run say so."""
+def test_the_step_nearest_to_the_teacher_is_kept(
+    model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """Whatever the labels of the rows to score say: scores depend on them, the adapter does not."""
     from ctxtune.commands.adapt import adapt
+
+    rows = [json.loads(line) for line in dev.read_text().splitlines()]
+    other = write_jsonl(tmp_path / "other.jsonl", [{**row, "label": CHOICES[at < 9]} for at, row in enumerate(rows)])
+    more, found = DISTIL | {"train.eval_every": 1, "train.steps": 5, "train.lr": 0.1}, []
+    for path in (dev, other):
+        resolved = asked(model_folders["llama-tied"], train, tmp_path / path.stem, more | {"data.eval": str(path)})
+        found.append(adapt(resolved, False, Listener()))
+        lines = [json.loads(line) for line in (tmp_path / path.stem / "metrics.jsonl").read_text().splitlines()]
+        told = {line["step"]: line["eval_kl_teacher"] for line in lines if "eval_loss" in line}
+        told[0] = found[-1]["start"]["scores"]["kl_teacher"]
+        assert found[-1]["best_step"] == min(sorted(told), key=told.__getitem__)
+    assert found[0]["scores"]["after"]["loss"] != pytest.approx(found[1]["scores"]["after"]["loss"])
+    assert same_tensors(adapter_tensors(tmp_path / "dev"), adapter_tensors(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("most", [5, 32])
+def test_how_many_and_what_is_said(
+    most: int, model_folders: dict[str, Path], train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Auto is 32 (or here 5) of the teacher's tokens, or all of fewer; the dry run and the run say so."""
+    from ctxtune.commands.adapt import adapt
+
+    monkeypatch.setattr(begin, "_SHORT", most)
 
     resolved = asked(model_folders["gpt2-tied"], train, tmp_path / "run", {**DISTIL, "method.tokens": "auto"})
     foreseen, listener = dry_run(resolved), Listener()
     facts = adapt(resolved, False, listener)
     assert foreseen["method"] == facts["method"]
-    assert foreseen["method"]["tokens"] == min(32, foreseen["teacher_tokens"])
+    assert foreseen["method"]["tokens"] == min(most, foreseen["teacher_tokens"])
     assert foreseen["teacher_tokens"] == facts["teacher"]["tokens"]
     for name in ("supervised_tokens", "tokens", "rows"):
         assert foreseen[name] == facts["train"][name]

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from ctxtune.data.branch import depths_and_ends, grow
+from ctxtune.data.branch import depths_and_ends, grow, lines
 from ctxtune.data.encode import Encoded
 
 A = Encoded((1, 2, 3), (1, 2), (3, 4))
@@ -61,3 +61,12 @@ def test_every_request_reads_its_own_tokens_and_sees_no_others(seed: int) -> Non
     for i in range(len(tree.ids)):
         seen = tuple(tree.ids[j] for j in range(i + 1) if i < ends[j])
         assert (seen, depths[i]) == (read(tree, i), len(seen) - 1)
+
+
+def test_the_branches_of_some_trees_as_lines() -> None:
+    """Of a tree those that end at its first and last row, a line as it is; and which of all rows theirs are."""
+    tree, _ = grow([A, B, C])
+    told, rows = lines([A, tree, C])
+    assert told == [A, Encoded((1, 2), (1,), ()), Encoded((1, 2, 5, 6), (3,), ()), C]
+    assert rows == [0, 1, 2, 5, 6]
+    assert [read(tree, tree.rows[place]) for place in (0, 3)] == [one.ids for one in told[1:3]]

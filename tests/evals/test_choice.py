@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from ctxtune.backend import feed as feed_file
+from ctxtune.backend.prefix import Prefix
 from ctxtune.backend.trunk import Trunk
+from ctxtune.data.branch import grow
 from ctxtune.data.encode import Encoded, encode_pairs
-from ctxtune.evals.choice import Requests, argmax, choice_scores
+from ctxtune.evals.choice import Requests, argmax, behind, choice_scores, divergence
 from ctxtune.evals.items import Item, summarise
 
 from ..conftest import FAMILY_KINDS, review_rows
@@ -183,3 +185,24 @@ def test_ties_go_to_the_first() -> None:
     assert (found["acc"], found["acc_norm"], found["acc_bytes"]) == (0.5, 0.5, 0.5)
     # The same log-likelihood a character: the first again, although the second is longer.
     assert metrics([[-1.0, -2.0], [-1.0, -2.0]], [0, 0], ["a", "bc"])["acc_norm"] == 1.0
+
+
+def test_what_is_left_of_a_tree_behind_a_prefix() -> None:
+    """The same as the tree of what is left of the requests."""
+    prefix = Prefix((-1, -2), [], "learned")
+    requests = [
+        Encoded((-1, -2, 5, *choice), tuple(range(2, 3 + len(choice))), (*choice, 0)) for choice in ((7, 8), (9,))
+    ]
+    tree, _ = grow(requests)
+    assert tree.parents
+    left = behind(prefix, tree)
+    assert left == grow([behind(prefix, one) for one in requests])[0]
+    assert (left.ids, left.parents) == ((5, 7, 8, 9), (-1, 0, 1, 0))
+
+
+def test_the_divergence_from_a_teacher() -> None:
+    """Likelihoods count up to a factor."""
+    told, lls = torch.tensor([[0.5, 0.3, 0.2], [-3.0, -4.5, -2.0]], dtype=torch.float64)
+    expected = torch.nn.functional.kl_div(lls.log_softmax(0), told, reduction="sum").item()
+    assert divergence(told.log().tolist(), lls.tolist()) == pytest.approx(expected, rel=1e-9)
+    assert divergence(told.log().tolist(), (told.log() - 7).tolist()) == pytest.approx(0, abs=1e-12)
