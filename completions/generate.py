@@ -86,7 +86,7 @@ def known_values() -> dict[str, Takes]:
         "kind": literals("method.kind"),
         "tokens": Takes(("auto",)),
         "distill-from": Takes(("fewshot",)),
-        "init": Takes((*start.NAMES, start.TEXT), end=""),
+        "init": Takes((*(name for name in start.NAMES if name != "adapter"), start.TEXT, start.ADAPTER), end=""),
         **{name: literals(f"method.{name}") for name in ("select", "order", "calibrate")},
         "on-error": Takes(("stop", "mark")),
         "as": Takes(("lm-eval",)),

@@ -125,7 +125,9 @@ def _direction(states: Tensor) -> Tensor:
             break
         found = found + ways[int(along.argmin())]
     if float((ways @ found).min()) <= 0:
-        raise ModelError("the model's final states have no direction in common: new words could be said", "use --adapter")
+        raise ModelError(
+            "the model's final states have no direction in common: new words could be said", "use --adapter"
+        )
     return functional.normalize(found, dim=0)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ctxtune.cli import freeze, options, search
+from ctxtune.recipe.start import paths_of
 
 Shots = Annotated[
     int | None, typer.Option("--shots", help="Demonstrations: of --init fewshot, or before each question.")
@@ -32,7 +33,9 @@ def prompt(
     tokens: Annotated[str | None, typer.Option("--tokens", help="Virtual tokens, or auto.")] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", help="What they start from: fewshot, text: and words, labels, vocab, zero, prompt."),
+        typer.Option(
+            "--init", help="The start: fewshot, text: and words, labels, vocab, zero, prompt, adapter: and paths."
+        ),
     ] = None,
     shots: Shots = None,
     top: Annotated[int | None, typer.Option("--top", help="Layers of a prefix that learn, from the top.")] = None,
@@ -59,9 +62,11 @@ def prompt(
     instructions, forms of the question and demonstrations are tried on training rows, and what does best on others is
     written as a recipe of `ctxtune fewshot`.
     """
+    name, adapters = paths_of(init)
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt_, data__answer=answer, data__choices=choices,
-        method__name="prompt", method__kind=kind, method__tokens=tokens, method__init=init, method__shots=shots,
+        method__name="prompt", method__kind=kind, method__tokens=tokens, method__init=name, method__adapters=adapters,
+        method__shots=shots,
         method__top=top, method__distill_from=distill_from,
         train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
         device=device, dtype=dtype, quant=quant, out=out,

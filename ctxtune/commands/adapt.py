@@ -15,6 +15,7 @@ from ctxtune.commands.lesson import Lesson, choosing, lesson
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
+from ctxtune.commands.transfer import set_off
 from ctxtune.data.finite import finite, plain
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
@@ -106,6 +107,7 @@ class _Run:
         if start is not None:
             spec, train, dev = start.spec, start.others(train), start.scored(dev)
             self.sources = replace(self.sources, eval=dev)
+            self.sources.inputs.update(start.inputs)
         learned = lesson(train, spec, start.teacher if start is not None else None)
         examples = learned.examples
         for remark in learned.remarks(len(self.sources.train.rows)):
@@ -122,12 +124,9 @@ class _Run:
                 trunk, dev, bare, self._probe(base), self.tell.note, len(start.spec.before) if start else 0
             )
             judge.taught = learned.on_eval
-            if start is not None and method.virtual is not None:
-                method.virtual.begin(trunk, start.tokens)
-                if said := begin.out_of_sight(base, examples.examples, len(start.spec.before)):
-                    self.tell.note(said)
+            near = set_off(trunk, method, start, learned, mark, self.tell.note)
             facts = self._train(trunk, judge, spec, learned, mixture, course.steps, method, mark)
-        facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice}
+        facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice, **near}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts, start)
         return facts

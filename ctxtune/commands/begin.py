@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.commands.prepare import labelled, to_score
+from ctxtune.commands.prepare import checked_hash, labelled, to_score
 from ctxtune.commands.teacher import long_prompt
 from ctxtune.data.branch import shared
 from ctxtune.data.encode import EncodeSpec, encode_prompt
+from ctxtune.data.hash import sha256_file
 from ctxtune.data.joint import joint
 from ctxtune.data.shots import check_pool, choose
 from ctxtune.data.tokens import frame, virtual_tokens
@@ -22,11 +23,12 @@ from ctxtune.recipe.schema import Prompt
 from ctxtune.recipe.start import words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
 
     from ctxtune.adapter.manifest import Shown
+    from ctxtune.adapter.read import AdapterFile
     from ctxtune.backend.feed import Feed
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
@@ -59,6 +61,10 @@ class Beginning:
     parted: bool = True
     """whether the tokenizer makes the same of a question behind the texts as alone"""
     teacher: LongPrompt | None = None
+    adapters: tuple[AdapterFile, ...] = ()
+    """earlier prompts, one of which is taken in place of tokens"""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """the hashes of these"""
 
     def others(self, source: Source) -> Source:
         """The rows to learn from: a demonstration would only repeat its own answer.
@@ -130,6 +136,8 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         raise RecipeError("method.name prompt: chats are not supported, virtual tokens stand at a prompt", "--prompt")
     rows = _demonstrations(settings, recipe, train, spec)
     teacher = long_prompt(settings, rows, spec, recipe.data.separator)
+    if settings.init == "adapter":
+        return replace(_earlier(settings, recipe, spec), rows=rows, teacher=teacher)
     if settings.kind == "suffix":
         return replace(_behind(settings, recipe, train, spec), rows=rows, teacher=teacher)
     where: Places = ()
@@ -173,6 +181,25 @@ def _behind(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -
             raise _no_token(settings)
         count = max(count, len(tokens)) if settings.tokens == "auto" else count
     return Beginning(_filled(tokens, count), replace(spec, suffix=virtual_tokens(count)), where)
+
+
+def _earlier(settings: Prompt, recipe: Recipe, spec: EncodeSpec) -> Beginning:
+    """Earlier prompts, one of which is started from."""
+    from ctxtune.commands.transfer import earlier
+
+    found, count = earlier(
+        [Path(path) for path in settings.adapters],
+        settings.kind,
+        None if settings.tokens == "auto" else settings.tokens,
+    )
+    known = recipe.inputs or {}
+    inputs = {
+        (key := f"adapter {number}"): checked_hash(sha256_file(one.path), str(one.path), known.get(key), key)
+        for number, one in enumerate(found, 1)
+    }
+    tokens = virtual_tokens(count)
+    placed = replace(spec, suffix=tokens) if settings.kind == "suffix" else replace(spec, before=tokens)
+    return Beginning((), placed, (), adapters=tuple(found), inputs=inputs)
 
 
 def _filled(tokens: Sequence[int], count: int) -> tuple[int, ...]:

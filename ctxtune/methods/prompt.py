@@ -33,6 +33,7 @@ from ctxtune.backend.prefix import (
     Prefix,
     as_rows,
     embedding_of,
+    kept_prefix,
     read_prefix,
     read_vectors,
     require_going_on,
@@ -76,6 +77,7 @@ class Opened:
     start_vectors: Tensor | None = None
     below: Layers = field(default_factory=list)
     _known: tuple[list[Tensor], Prefix] | None = field(default=None, repr=False)
+    _spoken: Spoken | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -102,24 +104,44 @@ class Opened:
         Raises:
             ModelError: keys and values of this model do not fit into PEFT's container.
         """
-        require_going_on(trunk)
-        self._known = None
-        if self.suffix:
-            Spoken(trunk.base.model, self.vectors).on()
+        self._open(trunk)
         if not tokens:
             return
         with torch.no_grad():
-            if self.kind != "prefix":
-                embed = embedding_of(trunk.base.model)
-                vectors = embed(torch.tensor(tokens, device=trunk.base.device.name))
-                self.params["vectors"].copy_(vectors)
-                self.start_vectors = self.params["vectors"].detach().clone()
-                return
-            layers = read_prefix(trunk, tokens, "off", "").layers
-            self.below = layers[: self.start]
-            for number, layer in enumerate(layers[self.start :], self.start):
-                for name, part in zip(("keys", "values"), layer, strict=True):
-                    self._place(number, name, part)
+            if self.kind == "prefix":
+                self._begin_layers(read_prefix(trunk, tokens, "off", "").layers)
+            else:
+                self._begin_vectors(embedding_of(trunk.base.model)(torch.tensor(tokens, device=trunk.base.device.name)))
+
+    def begin_as(self, trunk: Trunk, rows: Tensor) -> None:
+        """Start as an earlier prompt, given as `tensors` holds it, a row for each virtual one.
+
+        Raises:
+            ModelError: as above.
+        """
+        self._open(trunk)
+        with torch.no_grad():
+            if self.kind == "prefix":
+                self._begin_layers(kept_prefix(trunk, self.tokens, rows).layers)
+            else:
+                self._begin_vectors(rows)
+
+    def _open(self, trunk: Trunk) -> None:
+        require_going_on(trunk)
+        self._known = None
+        if self.suffix and self._spoken is None:
+            self._spoken = Spoken(trunk.base.model, self.vectors)
+            self._spoken.on()
+
+    def _begin_vectors(self, vectors: Tensor) -> None:
+        self.params["vectors"].copy_(vectors)
+        self.start_vectors = self.params["vectors"].detach().clone()
+
+    def _begin_layers(self, layers: Layers) -> None:
+        self.below = layers[: self.start]
+        for number, layer in enumerate(layers[self.start :], self.start):
+            for name, part in zip(("keys", "values"), layer, strict=True):
+                self._place(number, name, part)
 
     def _place(self, number: int, name: str, part: Tensor) -> None:
         param = self.params[f"{name}.{number}"]

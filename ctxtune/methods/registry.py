@@ -33,6 +33,9 @@ class Virtual(Protocol):
     def begin(self, trunk: Trunk, tokens: Sequence[int]) -> None:
         """Start as what the model makes of these, one for each."""
 
+    def begin_as(self, trunk: Trunk, rows: Tensor) -> None:
+        """Start as an earlier prompt, a row for each."""
+
     def prefix(self, trunk: Trunk) -> Prefix:
         """Their keys and values as they are now, where they stand before every text."""
 

@@ -140,8 +140,9 @@ class Prompt(Section):
     )
     init: Annotated[Text, AfterValidator(start_of)] = Field(
         "auto",
-        description="the start: fewshot (demonstrations), prompt (its end), text:... (words), labels, vocab, zero",
+        description="the start: fewshot (demonstrations), prompt (its end), text:..., labels, vocab, zero, adapter",
     )
+    adapters: list[Text] = Field([], description="learned prompts to start from; of several the nearest is taken")
     shots: int = Field(8, ge=1, le=65_536, description=_SHOTS)
     top: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
         None, description="prefix: layers, from the top, that learn; what lies below keeps its start; null is all"
@@ -153,7 +154,7 @@ class Prompt(Section):
 
     @model_validator(mode="after")
     def _fitting(self) -> "Prompt":
-        check_goes(self.init, self.kind)
+        check_goes(self.init, self.kind, self.adapters)
         if self.top is not None and self.kind != "prefix":
             raise ValueError(f"top {self.top} names layers of a prefix, kind {self.kind} has vectors instead")
         return self

@@ -1,7 +1,11 @@
-"""What a learned prompt starts from, as it is written: one of the names, or `text:` and the words."""
+"""What a learned prompt starts from, as it is written: one of the names, or `text:` and the words.
 
-NAMES = ("auto", "fewshot", "prompt", "labels", "vocab", "zero")
+On a command line `adapter:` and paths stand for the name `adapter` and the key `method.adapters`.
+"""
+
+NAMES = ("auto", "fewshot", "prompt", "labels", "vocab", "zero", "adapter")
 TEXT = "text:"
+ADAPTER = "adapter:"
 
 
 def start_of(init: str) -> str:
@@ -12,6 +16,8 @@ def start_of(init: str) -> str:
     """
     if init in NAMES or words_of(init):
         return init
+    if init.startswith(ADAPTER):
+        raise ValueError("write init: adapter, and the paths as a list under adapters")
     raise ValueError(f"{init!r} is no start: write {', '.join(NAMES)}, or text: and the words")
 
 
@@ -20,12 +26,23 @@ def words_of(init: str) -> str | None:
     return init.removeprefix(TEXT).strip() if init.startswith(TEXT) else None
 
 
-def check_goes(init: str, kind: str) -> None:
+def paths_of(init: str | None) -> tuple[str | None, list[str] | None]:
+    """The name of a start on a command line, and the adapters that it names, split at commas."""
+    if init is None or not init.startswith(ADAPTER):
+        return init, None
+    return ADAPTER[:-1], [path.strip() for path in init.removeprefix(ADAPTER).split(",")]
+
+
+def check_goes(init: str, kind: str, adapters: list[str]) -> None:
     """Refuse a start that virtual tokens of some kind cannot have.
 
     Raises:
         ValueError: it is such a one.
     """
+    if (init == "adapter") != bool(adapters):
+        raise ValueError(
+            "init adapter starts from what adapters lists: name both, on a command line --init adapter:PATH"
+        )
     if (kind, init) == ("ptuning", "zero"):
         raise ValueError("ptuning adds to what it starts from, init zero is nothing")
     if init == ("fewshot" if kind == "suffix" else "prompt"):
