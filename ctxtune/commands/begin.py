@@ -91,11 +91,17 @@ class Beginning:
             yield "the tokenizer makes other tokens of a question that stands alone: the start is near its text, not the same"
 
     def scored(self, source: Source | None) -> Source | None:
-        """The rows to score that fit behind the virtual tokens, and a teacher's: all are to be scored on the same."""
+        """The rows to score that fit behind the virtual tokens, and a teacher's: all are to be scored on the same.
+
+        Raises:
+            DataError: none does.
+        """
         if source is None:
             return None
         rows = self.teacher.seen(source.rows) if self.teacher is not None else source.rows
-        return replace(source, rows=to_score(rows, self.spec).row_of)
+        if not (kept := to_score(rows, self.spec).row_of):
+            raise DataError("all eval rows were too long and dropped", "raise data.max_length")
+        return replace(source, rows=kept)
 
     def shown(self, model: nn.Module) -> Shown:
         """What the adapter says of its virtual tokens."""

@@ -303,6 +303,31 @@ def test_rows_that_do_not_fit_behind_the_teacher(model_folders: dict[str, Path],
     assert facts["train"]["dropped"] == 1
     assert any("1 of 25 training rows were too long and dropped" in note for note in listener.notes)
     assert {part["rows"] for part in (facts["teacher"]["scores"], *facts["scores"].values())} == {4}
+    none = {**more, "data.on_long": "drop", "data.eval": str(write_jsonl(tmp_path / "none.jsonl", [long]))}
+    with pytest.raises(DataError, match="all eval rows were too long"):
+        adapt(asked(model_folders["llama-tied"], train, tmp_path / "none", none), False, Listener())
+
+
+def test_a_row_that_asks_what_a_demonstration_asks(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """It does not see its own answer: it is asked behind the other demonstration, as few-shot prompting asks it."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.commands.fewshot import fewshot
+
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    shown = choose("balanced", [CHOICES.index(row["label"]) for row in rows], 2, 0)
+    same = [{"text": rows[shown[0]]["text"]}]
+    twice = write_jsonl(tmp_path / "twice.jsonl", [*rows, *same])
+    adapt(asked(model_folders["llama-tied"], twice, tmp_path / "run", DISTIL), False, Listener())
+    flags = {
+        "model": str(model_folders["llama-tied"]), "data.prompt": PROMPT, "data.answer": "{{ label }}",
+        "data.choices": CHOICES, "method.name": "fewshot", "method.shots": 1, "method.select": "fixed", "device": "cpu",
+        "data.train": str(write_jsonl(tmp_path / "other.jsonl", [rows[shown[1]]])),
+        "data.eval": str(write_jsonl(tmp_path / "same.jsonl", [rows[shown[0]]])),
+    }  # fmt: skip
+    fewshot(load(None, flags), lambda _: None, tmp_path / "items.jsonl")
+    (line,) = (tmp_path / "items.jsonl").read_text().splitlines()
+    expected = log_shares(np.array(json.loads(line)["said"]["ll"]))
+    assert told(tmp_path / "run")["log_shares"]["train"][-1] == pytest.approx(expected.tolist(), abs=2e-5)
 
 
 def test_what_it_refuses(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
