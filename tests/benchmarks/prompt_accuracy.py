@@ -1,0 +1,109 @@
+"""What kinds of prompts learn on SST-2 in the seconds that 60 steps of PEFT's prompt tuning take.
+
+    python tests/benchmarks/prompt_accuracy.py --data DATA --model MODEL --speed SPEED --out RESULTS [--who peer prefix ...]
+
+DATA holds sst2/train.jsonl and sst2/dev.jsonl (as in freeze_speed.py), SPEED is the output of prompt_speed.py: how many steps
+of each kind take as long as one of the peer. Seconds become steps by that measure, so that a machine which is busy with other
+things gives the same accuracies. Every seed shuffles the training rows and learns from 1,024 of them, all kinds from the same;
+all of them are scored on the 872 dev rows, and none of these is looked at before. The peer (peers/hf_peer.py: 20 vectors before
+the input, started from a text) and each kind try three rates with the first seed and go on with the best of them. One JSON line
+a run; lines that are there already are not computed again. To reach: each kind at least the peer's mean, the best kind four
+points more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from freeze_speed import HERE, run
+
+STEPS, ROWS, BATCH = 60, 1024, 16
+TEXT = "text:Classify whether the sentiment of this movie review is positive or negative"
+# Kind -> its name in SPEED, options, rates.
+KINDS = {
+    "peer": (None, [], [3e-3, 1e-2, 3e-2]),
+    "input": ("input", ["--kind", "input", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2]),
+    "residual": ("input", ["--kind", "residual", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2]),
+    "ptuning": ("input", ["--kind", "ptuning", "--tokens", "20", "--init", TEXT], [3e-4, 1e-3, 3e-3]),
+    "prefix": ("prefix", ["--kind", "prefix", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2]),
+    "prefix, top 8": (
+        "prefix, top 8", ["--kind", "prefix", "--top", "8", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2],
+    ),
+    "suffix": ("suffix", ["--kind", "suffix", "--tokens", "20"], [3e-3, 1e-2, 3e-2]),
+    "suffix of 8": ("suffix of 8", ["--kind", "suffix", "--tokens", "8"], [3e-3, 1e-2, 3e-2]),
+}  # fmt: skip
+
+
+def shuffled(data: Path, seed: int, folder: Path) -> Path:
+    """A folder as DATA with the training rows in the order of a seed."""
+    (folder / "sst2").mkdir(parents=True)
+    lines = (data / "sst2/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    random.Random(seed).shuffle(lines)
+    (folder / "sst2/train.jsonl").write_text("".join(lines[:ROWS]), encoding="utf-8")
+    (folder / "sst2/dev.jsonl").write_bytes((data / "sst2/dev.jsonl").read_bytes())
+    return folder
+
+
+def accuracy(args: argparse.Namespace, kind: str, rate: float, seed: int, times: dict[str, float]) -> dict:
+    """One run, and what it makes of the dev rows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = shuffled(args.data, seed, folder / "data")
+        if kind == "peer":
+            text, _ = run(
+                [sys.executable, str(HERE / "peers" / "hf_peer.py"), "prompt", args.model, str(data), "--train", str(ROWS),
+                 "--batch", str(BATCH), "--steps", str(STEPS), "--dev", "872", "--lr", str(rate)]
+            )  # fmt: skip
+            steps, found = STEPS, json.loads(text.strip().splitlines()[-1])["dev_acc"]
+        else:
+            timed, options, _ = KINDS[kind]
+            steps = int(STEPS * times[timed])
+            run(
+                [sys.executable, "-m", "ctxtune", "prompt", "--model", args.model, "--train", str(data / "sst2/train.jsonl"),
+                 *options, "--prompt", "Review: {{ text }}\nSentiment:", "--answer", "{{ label }}", "--choices",
+                 "negative,positive", "--batch", str(BATCH), "--lr", str(rate), "--seed", str(seed), "--set",
+                 f"train.steps={steps}", "--set", "forget.probe=none", "--out", f"{folder}/run", "--quiet"]
+            )  # fmt: skip
+            text, _ = run(
+                [sys.executable, "-m", "ctxtune", "eval", "--adapter", f"{folder}/run", "--eval", str(data / "sst2/dev.jsonl"),
+                 "--json"]
+            )  # fmt: skip
+            found = json.loads(text)["scores"]["acc"]
+    return {"kind": kind, "rate": rate, "seed": seed, "steps": steps, "acc": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--speed", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--who", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    times = {one["way"]: one["times"] for one in map(json.loads, args.speed.read_text("utf-8").splitlines())}
+    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
+    done = {(one["kind"], one["rate"], one["seed"]): one["acc"] for one in map(json.loads, lines)}
+
+    def found(kind: str, rate: float, seed: int) -> float:
+        if (kind, rate, seed) not in done:
+            one = accuracy(args, kind, rate, seed, times)
+            done[kind, rate, seed] = one["acc"]
+            with args.out.open("a", encoding="utf-8") as out:
+                print(json.dumps(one), file=out, flush=True)
+        return done[kind, rate, seed]
+
+    for kind in args.who:
+        best = max(KINDS[kind][2], key=lambda rate: found(kind, rate, args.seeds[0]))
+        each = [found(kind, best, seed) for seed in args.seeds]
+        print(f"{kind}: rate {best:.0e}, {statistics.mean(each):.4f} ({', '.join(f'{one:.4f}' for one in each)})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
