@@ -1,4 +1,4 @@
-"""A model put together tensor by tensor: what is quantised is in memory as floats one layer at a time.
+"""A model put together tensor by tensor: what is quantised is in memory as floats one block at a time.
 
 The modules are those that transformers makes of the config; each parameter is read from the mapped files, made float32 or of
 the narrower type that was asked for, quantised where that was asked for, and put in its place.
@@ -7,6 +7,8 @@ the narrower type that was asked for, quantised where that was asked for, and pu
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,19 +16,22 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from ctxtune.backend.bits import stored_as
+from ctxtune.backend.bits import FOUR_BITS, stored_as
 from ctxtune.backend.classifier import fresh_head
 from ctxtune.backend.folder import weight_files
+from ctxtune.backend.importance import begin
 from ctxtune.backend.precision import kept_wide
 from ctxtune.backend.quantise import Quantised, quantisable
 from ctxtune.backend.skeleton import check_headers, skeleton, stored_names, tied_groups
 from ctxtune.backend.words import keep_words
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from ctxtune.backend.anatomy import Anatomy
+
+    Read = Callable[[list[str]], dict[str, Tensor]]
 
 GENERATION = "generation_config.json"
 
@@ -51,25 +56,77 @@ def assemble(
     chosen = set(quantisable(model, anatomy, moving)) if quant != "none" else set()
     words = keep_words(model, folder, moving) if quant != "none" and dtype is torch.float32 else set()
     with ExitStack() as stack:
-        stored, rounded = _opened(folder, stack), _opened(folder, stack)
+        stored = _opened(folder, stack)
         homes = stored_names(model, stored)
         fresh = fresh_head(model, anatomy, homes)
-        wide = kept_wide(model, moving)
-        for names in tied_groups(model):
-            place, _, last = names[0].rpartition(".")
-            if names[0] in fresh:
-                _fill(model, {names[0]: fresh[names[0]]})
-            elif last == "weight" and place in chosen:
-                _quantise(model, place, _values(names, homes, rounded)[names[0]], quant)
-            else:
-                kind = torch.float32 if names[0] in wide else dtype
-                _fill(model, _values(names, homes, stored, None if names[0] in words else kind))
+        weights = _Weights(model, stored, _opened(folder, stack), homes, fresh, kept_wide(model, moving), words, dtype)
         for name, buffer in model.named_buffers():
             if name in stored:
                 buffer.copy_(stored[name].get_tensor(name))
+        around, blocks = _by_block(model, anatomy)
+        for names in around:
+            weights.fill(names)
+        reading = begin(model, anatomy) if chosen and quant in FOUR_BITS else None
+        for index, groups in enumerate(blocks):
+            weights.fill_block(groups, chosen, quant, partial(reading.through, index) if reading is not None else None)
     if (folder / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model, anatomy, parameters
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The numbers of a model in its files: `stored` stay mapped, those of `rounded` leave memory when this map is closed.
+
+    Names of `wide` are float32 whatever the type of the run, those of `words` as they are stored; `fresh` are in no file.
+    """
+
+    model: nn.Module
+    stored: Mapping[str, Any]
+    rounded: Mapping[str, Any]
+    homes: Mapping[str, str]
+    fresh: Mapping[str, Tensor]
+    wide: Collection[str]
+    words: Collection[str]
+    dtype: torch.dtype
+
+    def fill(self, names: list[str], dtype: torch.dtype | None = None) -> None:
+        """Put a parameter, which has these names, in its place, in the type of the run or another."""
+        if names[0] in self.fresh:
+            _fill(self.model, {names[0]: self.fresh[names[0]]})
+            return
+        kind = torch.float32 if names[0] in self.wide else dtype or self.dtype
+        _fill(self.model, _values(names, self.homes, self.stored, None if names[0] in self.words else kind))
+
+    def fill_block(self, groups: list[list[str]], chosen: Collection[str], quant: str, read: Read | None) -> None:
+        """Put the parameters of a block in their places, the chosen linear layers quantised by what `read` says of them."""
+        linear = [names for names in groups if _layer(names[0]) in chosen and names[0].endswith(".weight")]
+        others = [names for names in groups if names not in linear]
+        sizes: dict[str, Tensor] = {}
+        if read is not None:
+            for names in groups:
+                self.fill(names, torch.float32)
+            sizes = read([_layer(names[0]) for names in linear])
+        if read is None or self.dtype is not torch.float32:
+            for names in others:
+                self.fill(names)
+        for names in linear:
+            value = _values(names, self.homes, self.rounded)[names[0]]
+            _quantise(self.model, _layer(names[0]), value, quant, sizes.get(_layer(names[0])))
+
+
+def _by_block(model: nn.Module, anatomy: Anatomy) -> tuple[list[list[str]], list[list[list[str]]]]:
+    """The names of each parameter: those around the blocks, and those of each block."""
+    around, inside = [], [[] for _ in anatomy.block_list(model)]  # type: list[list[str]], list[list[list[str]]]
+    for names in tied_groups(model):
+        first = names[0].removeprefix(f"{anatomy.blocks}.")
+        (around if first == names[0] else inside[int(first.partition(".")[0])]).append(names)
+    return around, inside
+
+
+def _layer(name: str) -> str:
+    """The module of a parameter."""
+    return name.rpartition(".")[0]
 
 
 def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
@@ -101,9 +158,9 @@ def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         setattr(model.get_submodule(place), last, parameter)
 
 
-def _quantise(model: nn.Module, place: str, value: Tensor, quant: str) -> None:
-    """Put a quantised layer in the place of a linear one."""
+def _quantise(model: nn.Module, place: str, value: Tensor, quant: str, importance: Tensor | None) -> None:
+    """Put a quantised layer in the place of a linear one; `importance` as of `levels.encode`."""
     module: Any = model.get_submodule(place)
     rows = value if isinstance(module, nn.Linear) else value.t()  # Conv1D stores (K, N)
     above, _, last = place.rpartition(".")
-    setattr(model.get_submodule(above), last, Quantised(rows, module.bias, stored_as(place, quant)))
+    setattr(model.get_submodule(above), last, Quantised(rows, module.bias, stored_as(place, quant), importance))

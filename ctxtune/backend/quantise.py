@@ -1,12 +1,12 @@
 """Frozen linear layers in 8 or 4 bits: stored small, made float again for each product.
 
     int8        W[n, k] = q[n, k] s[n] / 127        s[n] = max |W[n, :]|, q a whole number in -127 .. 127
-    nf4, fp4    W[i] = level[c[i]] a[i // 32]       a = max |W| of 32 numbers in a row, c one of 16 levels
+    nf4, fp4    W[i] = level[c[i]] a[i // 32]       a fits 32 numbers in a row (levels.py), c one of 16 levels
 
-Dettmers et al. 2022 and 2023; the codes are made and read by bitsandbytes, bits.py says which layer takes which. Activations
-stay float: LLM.int8() rounds them too, and which columns it spares depends on the other rows of the batch, so that an
-example's logits would depend on its neighbours. Here a product is that of a float layer whose weight was rounded once: what
-holds for the one holds for the other.
+Dettmers et al. 2022 and 2023; bitsandbytes reads the codes, and makes those of int8; bits.py says which layer takes which.
+Activations stay float: LLM.int8() rounds them too, and which columns it spares depends on the other rows of the batch, so
+that an example's logits would depend on its neighbours. Here a product is that of a float layer whose weight was rounded
+once: what holds for the one holds for the other.
 
 The float weight of a layer lives for one product; nothing of it is kept for the backward pass, which makes it again.
 """
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxtune.backend.bits import BLOCK, stored_as, stored_bytes
+from ctxtune.backend.levels import encode
 from ctxtune.backend.library import one_line
 from ctxtune.backend.linear import product
 from ctxtune.errors import ModelError
@@ -31,20 +32,17 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.anatomy import Anatomy
 
-SCALE = torch.bfloat16
-"""the type of a scale in 4 bits: at most 0.4 % off, where a code is 5 % of it off"""
-
 
 class Quantised(nn.Module):
     """y = x W^T + b for x (..., K), W (N, K) in few bits, b (N,). `weight` holds the codes; it cannot train."""
 
     scales: Tensor
 
-    def __init__(self, weight: Tensor, bias: nn.Parameter | None, quant: str) -> None:
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None, quant: str, importance: Tensor | None = None) -> None:
         super().__init__()
         self.quant = quant
         self.out_features, self.in_features = weight.shape
-        codes, scales = _encode(weight.contiguous(), quant)
+        codes, scales = _encode(weight.contiguous(), quant, importance)
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.register_buffer("scales", scales)
         self.bias = bias
@@ -75,15 +73,13 @@ class _Product(torch.autograd.Function):
         return product(grad, ctx.layer.float_weight(grad.dtype).t(), None), None
 
 
-def _encode(weight: Tensor, quant: str) -> tuple[Tensor, Tensor]:
-    """W (N, K) float32 to codes and scales."""
+def _encode(weight: Tensor, quant: str, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+    """W (N, K) float32 to codes and scales; `importance` as of `levels.encode`."""
     if quant == "int8":
         codes, scales, _ = _bitsandbytes().int8_vectorwise_quant(weight)
         return codes, scales
-    # In parts: bitsandbytes compares each number with all levels at once, 16 times the weight in memory.
-    parts = weight.flatten().split(BLOCK * 512)  # type: ignore[no-untyped-call]
-    done = [_bitsandbytes().quantize_4bit(part, blocksize=BLOCK, quant_type=quant) for part in parts]
-    return torch.cat([codes for codes, _ in done]), torch.cat([state.absmax for _, state in done]).to(SCALE)
+    levels = _bitsandbytes().get_4bit_type(quant, device=weight.device).float()
+    return encode(weight, levels, importance)
 
 
 def _decode(codes: Tensor, scales: Tensor, shape: tuple[int, int], quant: str) -> Tensor:
