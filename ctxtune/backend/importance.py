@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.anatomy import Anatomy
 
-_TEXTS, _TOKENS = 4, 256
+_TEXTS, _TOKENS = 4, 64
 
 
 class _Read(Exception):

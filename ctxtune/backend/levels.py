@@ -7,7 +7,7 @@ from a = max |w| and from -max |w|, as nf4 has a level more above 0 than below. 
 llama.cpp's importance matrices, which is the diagonal of GPTQ's Hessian, Frantar et al. 2023.)
 
 On SmolLM2-135M-Instruct nf4 with scales of max |w| is 0.20 nats of KL from float32 on prose and reviews, fitted without m
-0.16, with m 0.11, as near as GPTQ itself (0.11).
+0.15, with m 0.10; GPTQ itself, with m from other prose and a search for the scales, 0.11.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 SCALE = torch.bfloat16
 """the type of a scale: at most 0.4 % off, where a code is 5 % of it off"""
-_PART = BLOCK * 8192  # numbers that are worked on at a time
+_PART = BLOCK * 4096  # numbers that are worked on at a time
 _TURNS = 2
+_CELLS = 1 << 16
 
 
 def encode(weight: Tensor, levels: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -33,15 +34,11 @@ def encode(weight: Tensor, levels: Tensor, importance: Tensor | None) -> tuple[T
 
     `levels` (16,) belong to codes 0 to 15; `importance` (K,) is m, None where all columns count alike.
     """
-    flat = weight.flatten()
+    codes_of = _table(levels)
+    counts = torch.ones_like(weight) if importance is None else importance.clamp(min=1e-30).expand_as(weight)
     packed, scales = [], []
-    for first in range(0, flat.numel(), _PART):
-        part = flat[first : first + _PART]
-        counts = None
-        if importance is not None:
-            at = torch.arange(first, first + part.numel(), device=flat.device) % weight.shape[1]
-            counts = _blocks(importance[at])
-        codes, each = _fitted(_blocks(part), counts, levels)
+    for part, many in zip(*(one.flatten().split(_PART) for one in (weight, counts)), strict=True):  # type: ignore[no-untyped-call]
+        codes, each = _fitted(_blocks(part), _blocks(many), codes_of, levels[codes_of.int()])
         both = codes.flatten()[: part.numel() + part.numel() % 2].view(-1, 2)
         packed.append((both[:, 0] << 4) | both[:, 1])
         scales.append(each.flatten())
@@ -53,29 +50,32 @@ def _blocks(numbers: Tensor) -> Tensor:
     return functional.pad(numbers, (0, -numbers.numel() % BLOCK)).view(-1, BLOCK)
 
 
-def _fitted(weight: Tensor, importance: Tensor | None, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes (n, BLOCK) and scales (n, 1) of n blocks."""
-    order = levels.argsort()
-    rising = levels[order]
-    between = ((rising[1:] + rising[:-1]) / 2).tolist()
-    counts = torch.ones_like(weight) if importance is None else importance.clamp(min=1e-30)
+def _table(levels: Tensor) -> Tensor:
+    """The code of the nearest level for each of many cells between -1 and 1: ten times faster than to search."""
+    centres = (torch.arange(_CELLS, device=levels.device) + 0.5) * (2 / _CELLS) - 1
+    rising, order = levels.sort()
+    return order.to(torch.uint8)[torch.bucketize(centres, (rising[1:] + rising[:-1]) / 2)]
+
+
+def _fitted(weight: Tensor, counts: Tensor, codes_of: Tensor, levels_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (n, BLOCK) and scales (n, 1) of n blocks, from the code and the level of each cell."""
     largest = weight.abs().amax(1, keepdim=True)
     largest = largest.where(largest > 0, 1.0)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in (largest, -largest):
-        scale = start
-        for turn in range(_TURNS + 1):
-            place = torch.zeros(weight.shape, dtype=torch.uint8, device=weight.device)
-            for border in between:
-                place += weight / scale > border
-            said = rising[place.int()]
-            if turn < _TURNS:
-                scale = _scale(weight, said, counts).where(said.abs().amax(1, keepdim=True) > 0, start)
-        error = (counts * (said * scale - weight).square()).sum(1, keepdim=True)
-        found.append((order.to(torch.uint8)[place.int()], scale, error))
+    for scale in (largest, -largest):
+        for _ in range(_TURNS):
+            scale = _scale(weight, _looked_up(levels_of, weight / scale), counts)
+        share = weight / scale
+        error = (counts * (_looked_up(levels_of, share) * scale - weight).square()).sum(1, keepdim=True)
+        found.append((_looked_up(codes_of, share), scale, error))
     (codes, scale, error), (others, other, theirs) = found
-    nearer = theirs < error
-    return torch.where(nearer, others, codes), torch.where(nearer, other, scale).to(SCALE)
+    return torch.where(theirs < error, others, codes), torch.where(theirs < error, other, scale).to(SCALE)
+
+
+def _looked_up(table: Tensor, share: Tensor) -> Tensor:
+    """What a table of cells says of shares of the scale."""
+    cell = ((share + 1) * (_CELLS / 2)).clamp_(0, _CELLS - 1).int()
+    return table.index_select(0, cell.flatten()).view(share.shape)
 
 
 def _scale(weight: Tensor, said: Tensor, counts: Tensor) -> Tensor:
