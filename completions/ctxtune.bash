@@ -65,12 +65,13 @@ _ctxtune() {
         --tokens|--lr) _ctxtune_offer words 'auto'; return ;;
         --init) _ctxtune_offer open 'auto fewshot prompt labels vocab zero text: adapter:'; return ;;
         --distill-from) _ctxtune_offer words 'fewshot'; return ;;
+        --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --search --candidates --epochs --batch --lr --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --search --candidates --epochs --batch --lr --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'fewshot freeze prompt quickstart' ;; esac
         ;;
     "ctxtune fewshot")

@@ -111,6 +111,7 @@ _ctxtune_prompt() {
         '--epochs=[Passes over the rows.]:epochs: ' \
         '--batch=[Rows in a step.]:batch: ' \
         '--lr=[The learning rate, or auto.]:lr:(auto)' \
+        '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
         '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \

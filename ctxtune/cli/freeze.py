@@ -37,7 +37,7 @@ def freeze(
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
-    cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
+    cache: options.Cache = None,
     out: options.Out = None,
     set_: options.Set = None,
     seed: options.Seed = None,

@@ -31,6 +31,7 @@ Messages = Annotated[
 ]
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the rows.")]
 Batch = Annotated[int | None, typer.Option("--batch", help="Rows in a step.")]
+Cache = Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")]
 Rate = Annotated[str | None, typer.Option("--lr", help="The learning rate, or auto.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]

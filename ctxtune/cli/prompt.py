@@ -45,6 +45,7 @@ def prompt(
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
+    cache: options.Cache = None,
     out: options.Out = None,
     set_: options.Set = None,
     seed: options.Seed = None,
@@ -68,7 +69,7 @@ def prompt(
         method__name="prompt", method__kind=kind, method__tokens=tokens, method__init=name, method__adapters=adapters,
         method__shots=shots,
         method__top=top, method__distill_from=distill_from,
-        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
+        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     if search_ or candidates is not None:

@@ -46,6 +46,7 @@ SURFACE = {
         "--epochs",
         "--batch",
         "--lr",
+        "--cache",
         "--out",
         "--set",
         "--seed",
