@@ -15,6 +15,7 @@ import torch
 from ctxtune.backend.apart import Mask, keep_apart
 from ctxtune.backend.cache import States, keep_states, store_key
 from ctxtune.backend.contexts import Contexts, keep_contexts
+from ctxtune.backend.grouped import grouped
 from ctxtune.backend.merged import Unmerged, attending_to, may_merge
 from ctxtune.backend.prefix import going_on, rows_hash
 from ctxtune.data.batch import micro_batches, padded
@@ -186,7 +187,8 @@ class Feed:
         if merged:
             with attending_to(cast("Prefix", self.prefix)):
                 return self.trunk.rows(ids, mask, b, t, states, positions)
-        return self.trunk.rows(ids, mask, b, t, states, positions, self.prefix)
+        with grouped():
+            return self.trunk.rows(ids, mask, b, t, states, positions, self.prefix)
 
     def _tails(self, part: Sequence[int], contexts: Contexts) -> Tensor:
         """The same, where all that stands before the virtual tokens was read."""
@@ -194,7 +196,8 @@ class Feed:
         ids, order, end, b, t = self._moved(whole.ids, whole.order, whole.end, whole.row, whole.position)
         read = [contexts.lengths[i] for i in part]
         mask, positions = keep_apart(self.trunk.base, ids, order, end, whole.branched, read)
-        return self.trunk.rows(ids, mask, b, t, None, positions, contexts.before(part))
+        with grouped():
+            return self.trunk.rows(ids, mask, b, t, None, positions, contexts.before(part))
 
     def _read(self, whole: Padded, merged: bool = False) -> tuple[Tensor, Mask, Tensor | None]:
         """What a model is told of a part: tokens (B, T), mask, and positions (B, T) where it would get them wrong."""

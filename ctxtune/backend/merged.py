@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.prefix import Prefix
 
 # What some families do to scores on their way: not done here.
-_MORE = ("softcap", "s_aux", "position_bias")
+MORE = ("softcap", "s_aux", "position_bias")
 
 
 class Unmerged(Exception):
@@ -61,7 +61,7 @@ def attending_to(prefix: Prefix) -> Iterator[None]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None = None,
         **options: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
-        if mask is None or any(options.get(name) is not None for name in _MORE):
+        if mask is None or any(options.get(name) is not None for name in MORE):
             raise Unmerged
         keys, values = (part.to(query.dtype) for part in prefix.layers[cast("int", module.layer_idx)])
         return merge(query, (keys, values), (key, value), mask, scaling), None
