@@ -43,6 +43,20 @@ def test_law_6_alone():
     pass
 """
 
+PROMPTS = """
+import pytest
+
+
+@pytest.mark.parametrize(("kind", "prompt", "quant"), [("ox", "suffix", "nf4")])
+def test_law_1_a_prompt_holds(kind, prompt, quant):
+    pass
+
+
+@pytest.mark.parametrize(("kind", "prompt", "quant"), [("ass", "suffix", "none")])
+def test_a_prompt_is_refused(kind, prompt, quant, record_property):
+    record_property("refused", "asses go on from nothing")
+"""
+
 INTERRUPTED = """
 import pytest
 
@@ -73,32 +87,35 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "laws_table", module)
     spec.loader.exec_module(module)
-    laws = tmp_path / f"{tmp_path.name}.py"  # pytest imports no two files of one name
-    laws.write_text(MODULE, encoding="utf-8")
+    laws = tuple(tmp_path / f"{tmp_path.name}{end}.py" for end in ("", "_prompt"))  # pytest imports no two of one name
+    for path, text in zip(laws, (MODULE, PROMPTS), strict=True):
+        path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(module, "LAWS", laws)
     return module
 
 
 def test_holds_refused_and_fails(table: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checks, out = table.collect(), tmp_path / "checks.jsonl"
-    assert len(checks) == 8
+    assert len(checks) == 10
     table.run(frozenset(check.name for check in checks), out)
     assert table.show(checks, table.read(out)) == 1
     said = capsys.readouterr().out.splitlines()
     assert [line.split() for line in said[:5]] == [
-        ["family", "quant", "last:1", "auto", "drawn"],
-        ["ox", "none", "holds", "-", "holds"],
-        ["ox", "nf4", "fails", "1", "-", "-"],
-        ["ass", "none", "-", "refused", "a", "-"],
-        ["ass", "nf4", "-", "refused", "a", "-"],
+        ["family", "quant", "last:1", "auto", "drawn", "suffix"],
+        ["ox", "none", "holds", "-", "holds", "-"],
+        ["ox", "nf4", "fails", "1", "-", "-", "holds"],
+        ["ass", "none", "-", "refused", "a", "-", "refused", "b"],
+        ["ass", "nf4", "-", "refused", "a", "-", "-"],
     ]
     assert said.count("refused a: asses are not supported") == 1
+    assert said.count("refused b: asses go on from nothing") == 1
     (failure,) = [line for line in said if line.startswith("fails 1: ")]
     assert "test_law_2_breaks[ox-last:1-nf4]" in failure
     assert "assert 7 <= 1e-05" in failure
     assert "last:1: law 1 x 2, law 2 x 2" in said
+    assert "suffix: law 1 x 1" in said
     assert "others: law 6 x 1" in said
-    assert said[-1] == "5 cells: 2 holds, 1 fails, 2 refused; 8 checks, 1 of them fail"
+    assert said[-1] == "7 cells: 3 holds, 1 fails, 3 refused; 10 checks, 1 of them fail"
 
 
 def test_only_what_is_wanted_and_not_known(table: Any, tmp_path: Path) -> None:
@@ -107,15 +124,20 @@ def test_only_what_is_wanted_and_not_known(table: Any, tmp_path: Path) -> None:
     left = table.unknown(checks, table.read(out))
     assert {kind: sorted(names) for kind, names in left.items()} == {
         "": ["test_law_6_alone"],
-        "ass": ["test_refused[ass-auto-nf4]", "test_refused[ass-auto-none]"],
+        "ass": [
+            "test_a_prompt_is_refused[ass-suffix-none]",
+            "test_refused[ass-auto-nf4]",
+            "test_refused[ass-auto-none]",
+        ],
         "ox": ["test_law_2_breaks[ox-last:1-nf4]"],  # what failed is tried again
     }
-    asked = argparse.Namespace(kinds=["ox"], quants=None, layers=["last:1"])
+    asked = argparse.Namespace(kinds=["ox"], quants=None, trained=["last:1"])
     assert {check.law for check in checks if table.wanted(check, asked)} == {"1", "2"}
 
 
 def test_what_was_interrupted_has_said_nothing(table: Any, tmp_path: Path) -> None:
-    table.LAWS.write_text(INTERRUPTED, encoding="utf-8")
+    table.LAWS[0].write_text(INTERRUPTED, encoding="utf-8")
+    table.LAWS[1].write_text("", encoding="utf-8")
     checks, out = table.collect(), tmp_path / "checks.jsonl"
     with pytest.raises(SystemExit, match="INTERRUPTED"):
         table.run(frozenset(check.name for check in checks), out)
@@ -129,3 +151,10 @@ def test_a_line_that_was_cut_is_run_again(table: Any, tmp_path: Path) -> None:
         json.dumps({"name": "one", "result": "holds"}) + '\n{"name": "tw{"name": "three"}\n', encoding="utf-8"
     )
     assert list(table.read(out)) == ["one"]
+
+
+def test_no_two_checks_have_one_name(table: Any) -> None:
+    """A check is known by its name, whichever module it is in."""
+    table.LAWS[1].write_text(MODULE, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"test_law_1_holds\[ox-last:1-none\]"):
+        table.collect()

@@ -47,6 +47,11 @@ class Contexts:
         return Prefix((), from_rows(rows, self.shapes, self.device), self.states.place)
 
 
+def context_lengths(examples: Sequence[Encoded], suffix: int) -> list[int]:
+    """How many tokens stand before the virtual ones of each example."""
+    return [one.rows[0] + 1 - suffix for one in examples]
+
+
 def keep_contexts(
     trunk: Trunk, examples: Sequence[Encoded], suffix: int, where: str, key: Callable[[Sequence[Encoded]], str]
 ) -> Contexts | None:
@@ -54,7 +59,7 @@ def keep_contexts(
 
     `key` names the store of some texts. None where `where` is off, or neither disk nor memory has room.
     """
-    lengths = [one.rows[0] + 1 - suffix for one in examples]
+    lengths = context_lengths(examples, suffix)
     if where == "off" or min(lengths) < 1:
         return None
     texts = [Encoded(one.ids[:length], (length - 1,), ()) for one, length in zip(examples, lengths, strict=True)]

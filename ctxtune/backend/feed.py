@@ -268,6 +268,8 @@ def difference(found: Tensor, true: Tensor) -> float:
 def unpackable(feed: Feed) -> str | None:
     """Why examples may not share rows, in words; None where that is the same as giving each its own."""
     base = feed.trunk.base
+    if feed.prefix is not None or feed.suffix:
+        return "virtual tokens stand at each example"
     if base.anatomy.apart is None:
         return f"what keeps examples apart is not known of family {base.anatomy.family!r}"
     off = check_kept(feed)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.device import Device
-    from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
 
 Layers = list[tuple["Tensor", "Tensor"]]
@@ -66,11 +66,16 @@ def require_going_on(trunk: Trunk) -> None:
         ModelError: it is such a one.
     """
     if not trunk.goes_on:
-        raise ModelError(
-            f"that a {trunk.base.anatomy.family} model goes on from kept keys and values as from their text is not known: "
-            "nothing can be put before its texts",
-            "take a model of another family",
-        )
+        raise not_going_on(trunk.base.anatomy)
+
+
+def not_going_on(anatomy: Anatomy) -> ModelError:
+    """Of a family it is not known that it goes on from kept keys and values."""
+    return ModelError(
+        f"that a {anatomy.family} model goes on from kept keys and values as from their text is not known: "
+        "nothing can be put before its texts",
+        "take a model of another family",
+    )
 
 
 def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, before: Prefix | None = None) -> Prefix:
@@ -199,9 +204,9 @@ def embedding_of(model: nn.Module) -> nn.Embedding:
     return found
 
 
-def bytes_a_token(base: Base) -> int:
+def bytes_a_token(model: nn.Module) -> int:
     """What a token of a kept prefix takes on disk."""
-    layers, heads, dim = sizes(base.model)
+    layers, heads, dim = sizes(model)
     return 2 * layers * heads * dim * torch.float32.itemsize
 
 

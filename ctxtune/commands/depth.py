@@ -64,7 +64,7 @@ def widest(recipe: Recipe, num_layers: int) -> Freeze | Prompt:
 def moving(recipe: Recipe, model: Path) -> Collection[str]:
     """The parameters that will train, or may be chosen to, told from the model's skeleton: their modules stay float32.
 
-    Empty where everything is float32 anyway.
+    Empty where everything is float32 anyway, and where virtual tokens are learned.
     """
     from ctxtune.backend.device import choose_device
     from ctxtune.backend.skeleton import skeleton
@@ -72,6 +72,8 @@ def moving(recipe: Recipe, model: Path) -> Collection[str]:
     from ctxtune.methods.registry import open_method
 
     undecided(recipe)  # refuses what cannot be chosen on a quantised model, before one is built
+    if not isinstance(recipe.method, Freeze):
+        return ()
     if recipe.quant == "none" and not choose_device(recipe.device, recipe.dtype).narrow:
         return ()
     made, anatomy = skeleton(model, classes(recipe.data))

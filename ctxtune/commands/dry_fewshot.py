@@ -64,7 +64,7 @@ def dry_fewshot(resolved: Resolved, say: Callable[[str], None]) -> dict[str, Any
         "dropped": run.counts["dropped"],
         "truncated": run.counts["truncated"],
         "tokens": {name: counts[name] for name in ("prefix", "read", "whole")},
-        "kept_bytes": counts["kept"] * bytes_a_token(run.base),
+        "kept_bytes": counts["kept"] * bytes_a_token(run.base.model),
         "parameters": run.base.parameters,
         "weight_bytes": weights_in_memory(recipe, run.base.model, run.base.anatomy, run.base.folder, {}),
     }

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.commands.lesson import Lesson
     from ctxtune.commands.prepare import Source, Spec
+    from ctxtune.data.encode import EncodedSet
+    from ctxtune.methods.registry import Method as Opened
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Method, Recipe
 
@@ -56,7 +58,6 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     adapter_bytes = sum(tensor.nbytes for tensor in tensors.values())
     # A checkpoint holds the trained numbers and two moments of each, the best step the numbers alone.
     copies = 3 + (sources.eval is not None)
-    kept = method.start > 0 and recipe.cache != "off"
     return {
         "model": recipe.model,
         "method": recipe.method.model_dump() if isinstance(settings, Freeze) else settings.model_dump(),
@@ -78,8 +79,19 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "steps": course.steps,
         "start_layer": method.start,
         **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
-        "cache_bytes": examples.tokens * config.get_text_config().hidden_size * 4 if kept else 0,
+        "cache_bytes": _kept_bytes(model, method, examples) if recipe.cache != "off" else 0,
     }
+
+
+def _kept_bytes(model: nn.Module, method: Opened, examples: EncodedSet) -> int:
+    """What is kept of what never changes: states below the lowest layer that moves, or what stands before a suffix."""
+    from ctxtune.backend.contexts import context_lengths
+    from ctxtune.backend.prefix import bytes_a_token
+
+    config: Any = model.config
+    if method.virtual is not None and method.virtual.suffix:
+        return sum(context_lengths(examples.examples, method.virtual.suffix)) * bytes_a_token(model)
+    return examples.tokens * config.get_text_config().hidden_size * 4 if method.start > 0 else 0
 
 
 def _to_learn(recipe: Recipe, train: Source, spec: Spec, layers: int) -> tuple[Method, Lesson]:

@@ -114,7 +114,7 @@ class Tries:
     def _bytes_a_token(self) -> int:
         from ctxtune.backend.prefix import bytes_a_token
 
-        return bytes_a_token(self.run.base)
+        return bytes_a_token(self.run.base.model)
 
 
 def shown(tries: Tries, seeds: Sequence[int]) -> set[int]:

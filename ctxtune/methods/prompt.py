@@ -34,6 +34,7 @@ from ctxtune.backend.prefix import (
     as_rows,
     embedding_of,
     kept_prefix,
+    not_going_on,
     read_prefix,
     read_vectors,
     require_going_on,
@@ -204,12 +205,15 @@ def open_method(settings: Prompt, model: nn.Module, anatomy: Anatomy, span: Span
 
     Raises:
         RecipeError: the model does not continue texts.
+        ModelError: it is not known to go on from kept keys and values.
     """
     if anatomy.kind != "causal":
         raise RecipeError(
-            f"method.name prompt: a {anatomy.family} model {anatomy.verb}, virtual tokens stand before what is continued",
+            f"method.name prompt: a {anatomy.family} model {anatomy.verb}, virtual tokens stand at texts that are continued",
             "take a causal model, or method.name freeze",
         )
+    if anatomy.derived:
+        raise not_going_on(anatomy)
     assert settings.tokens != "auto"  # settled by what they start from
     layers, heads, dim = sizes(model)
     embedding = embedding_of(model).weight

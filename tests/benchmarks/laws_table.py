@@ -1,11 +1,12 @@
-"""The laws of tests/test_laws.py, all of them, as one table: families x quantisation x choices of layers.
+"""The laws of tests/test_laws.py and test_prompt_laws.py, all of them, as one table: families x quantisation x what trains.
 
-    python tests/benchmarks/laws_table.py [--kinds KIND ...] [--quants QUANT ...] [--layers CHOICE ...] [--out FILE]
+    python tests/benchmarks/laws_table.py [--kinds KIND ...] [--quants QUANT ...] [--trained CHOICE ...] [--out FILE]
 
-The checks are the tests of that module as pytest collects them, slow ones included, and run by pytest itself, one family
-after the other in each worker: what the module lists is in the table. A cell
+What trains is a choice of layers or a kind of prompt. The checks are the tests of these modules as pytest collects them, slow
+ones included, and run by pytest itself, one family after the other in each worker: what the modules list is in the table. A
+cell
 
-    holds      all of its checks pass; below the table stands which laws were asked of each choice of layers
+    holds      all of its checks pass; below the table stands which laws were asked of each choice
     refused    the product declines the run with its own one-line error, which the test has asked for (`refused` of the test's
                record); the line stands once below the table, under the cell's letter
     fails      a check fails: its name and what it says, the figure included, stand below the table, under the cell's number
@@ -28,6 +29,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,23 +42,23 @@ from ctxtune.errors import Interrupted
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 
-LAWS = Path(__file__).parents[1] / "test_laws.py"
+LAWS = tuple(Path(__file__).parents[1] / name for name in ("test_laws.py", "test_prompt_laws.py"))
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One test of the module: the law it asks, and the cell it asks it of (empty: of a setting of its own)."""
+    """One test of the modules: the law it asks, and the cell it asks it of (empty: of a setting of its own)."""
 
     name: str
     law: str
     kind: str
     quant: str
-    layers: str
+    trained: str
 
 
 def check_of(item: pytest.Item) -> Check:
-    """A check as its test's name and parameters tell it; a way to move is a choice of layers, of a float base."""
+    """A check as its test's name and parameters tell it; a way to move is a choice of layers, the base float if not told."""
     given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     number = re.match(r"test_law_(\d+)", item.name)
     return Check(
@@ -64,7 +66,7 @@ def check_of(item: pytest.Item) -> Check:
         law=number[1] if number else "",
         kind=str(given.get("kind", "")),
         quant=str(given.get("quant", "none")),
-        layers=str(given.get("layers") or given.get("motion") or ""),
+        trained=next((str(given[name]) for name in ("layers", "motion", "prompt") if name in given), ""),
     )
 
 
@@ -107,7 +109,7 @@ def first_line(report: pytest.TestReport) -> str:
 
 def run_tests(recorder: Recorder, *more: str) -> Recorder:
     """pytest over the laws in this process, in silence."""
-    arguments = ["-q", "-m", "slow or not slow", "-p", "no:cacheprovider", "-p", "no:xdist", *more, str(LAWS)]
+    arguments = ["-q", "-m", "slow or not slow", "-p", "no:cacheprovider", "-p", "no:xdist", *more, *map(str, LAWS)]
     with contextlib.redirect_stdout(io.StringIO()) as said:
         code = pytest.main(arguments, plugins=[recorder])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
@@ -116,8 +118,12 @@ def run_tests(recorder: Recorder, *more: str) -> Recorder:
 
 
 def collect() -> list[Check]:
-    """Every check of the module, in its order."""
-    return run_tests(Recorder(), "--collect-only").checks
+    """Every check of the modules, in their order."""
+    checks = run_tests(Recorder(), "--collect-only").checks
+    twice = [name for name, count in Counter(check.name for check in checks).items() if count > 1]
+    if twice:
+        raise SystemExit(f"a name is what a check is known by, and some are there twice: {', '.join(twice[:3])}")
+    return checks
 
 
 def run(names: frozenset[str], out: Path) -> float:
@@ -169,7 +175,7 @@ def run_all(args: argparse.Namespace, out: Path) -> list[Check]:
 
 def wanted(check: Check, args: argparse.Namespace) -> bool:
     """Whether a check is within what was asked for; those of no cell only if everything was."""
-    pairs = ((check.kind, args.kinds), (check.quant, args.quants), (check.layers, args.layers))
+    pairs = ((check.kind, args.kinds), (check.quant, args.quants), (check.trained, args.trained))
     return all(asked is None or value in asked for value, asked in pairs)
 
 
@@ -190,8 +196,8 @@ def show(checks: list[Check], lines: dict[str, dict[str, Any]]) -> int:
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for check in checks:
         line = lines.get(check.name, asdict(check) | {"result": "unfinished", "said": ""})
-        cells.setdefault((check.kind, check.quant, check.layers), []).append(line)
-    alone = [line for (kind, _, layers), found in cells.items() if not (kind and layers) for line in found]
+        cells.setdefault((check.kind, check.quant, check.trained), []).append(line)
+    alone = [line for (kind, _, trained), found in cells.items() if not (kind and trained) for line in found]
     table = {place: found for place, found in cells.items() if place[0] and place[2]}
     refusals, failures = Notes(iter(LETTERS)), Notes(map(str, itertools.count(1)))
     said = {place: verdict(found, refusals, failures) for place, found in table.items()}
@@ -228,12 +234,12 @@ def failure(line: dict[str, Any]) -> str:
 
 
 def print_table(said: dict[tuple[str, str, str], str]) -> None:
-    """A line a family and quantisation, a column a choice of layers."""
+    """A line a family and quantisation, a column a choice of what trains."""
     kinds, quants, columns = (list(dict.fromkeys(place[i] for place in said)) for i in range(3))
     rows = [("family", "quant", *columns)]
     for kind, quant in itertools.product(kinds, quants):
         if any(place[:2] == (kind, quant) for place in said):
-            rows.append((kind, quant, *(said.get((kind, quant, layers), "-") for layers in columns)))
+            rows.append((kind, quant, *(said.get((kind, quant, trained), "-") for trained in columns)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
@@ -241,22 +247,22 @@ def print_table(said: dict[tuple[str, str, str], str]) -> None:
 
 
 def print_laws(table: dict[tuple[str, str, str], list[dict[str, Any]]], alone: list[dict[str, Any]]) -> None:
-    """Which laws were asked of each choice of layers, how often in all."""
+    """Which laws were asked of each choice, how often in all."""
     asked: dict[str, list[str]] = {}
-    for (_, _, layers), found in table.items():
-        asked.setdefault(layers, []).extend(line["law"] for line in found if line["law"])
+    for (_, _, trained), found in table.items():
+        asked.setdefault(trained, []).extend(line["law"] for line in found if line["law"])
     asked["others"] = [line["law"] for line in alone]
     print()
-    for layers, laws in asked.items():
+    for trained, laws in asked.items():
         if laws:
-            print(f"{layers}: " + ", ".join(f"law {law} x {laws.count(law)}" for law in sorted(set(laws))))
+            print(f"{trained}: " + ", ".join(f"law {law} x {laws.count(law)}" for law in sorted(set(laws))))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+")
     parser.add_argument("--quants", nargs="+")
-    parser.add_argument("--layers", nargs="+")
+    parser.add_argument("--trained", nargs="+")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

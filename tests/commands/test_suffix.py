@@ -9,7 +9,7 @@ import torch
 
 from ctxtune.adapter.read import open_adapter
 from ctxtune.commands.evaluate import evaluate
-from ctxtune.errors import AdapterError, RecipeError
+from ctxtune.errors import RecipeError
 
 from ..conftest import CHOICES, PROMPT, Listener
 from .test_prompt import asked, dev, train  # noqa: F401
@@ -40,41 +40,6 @@ def test_a_suffix_begins_as_its_text(
     assert manifest.shown.texts[0].strip()
     assert PROMPT.endswith(manifest.shown.texts[0].strip())
     assert itself["method"]["tokens"] == 8
-
-
-def test_a_suffix_is_kept_once(
-    model_folders: dict[str, Path],
-    train: Path,  # noqa: F811
-    dev: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    """With the contexts kept, and without: the same losses."""
-    from ctxtune.commands.adapt import adapt
-
-    found = []
-    for where in ("memory", "off"):
-        more = {"method.kind": "suffix", "data.eval": str(dev), "cache": where}
-        listener = Listener()
-        facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / where, more), False, listener)
-        assert facts["cache"]["place"] == where
-        assert (facts["cache"]["bytes"] > 0) is (where == "memory")
-        found.append([(step.loss, step.grad_norm) for step in listener.steps])
-    assert torch.tensor(found[0]) == pytest.approx(torch.tensor(found[1]), rel=1e-4)
-
-
-def test_a_suffix_has_no_twin(
-    model_folders: dict[str, Path],
-    train: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    from ctxtune.adapter.export import export_peft
-    from ctxtune.commands.adapt import adapt
-
-    adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.kind": "suffix"}), False, Listener())
-    assert not (tmp_path / "run/adapter/adapter_config.json").exists()
-    assert "between a prompt and its answer" in (tmp_path / "run/adapter/README.md").read_text(encoding="utf-8")
-    with pytest.raises(AdapterError, match="PEFT has no type for vectors that stand behind"):
-        export_peft(open_adapter(tmp_path / "run"), tmp_path / "peft")
 
 
 def test_a_suffix_writes_behind_the_prompt(

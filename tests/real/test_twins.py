@@ -48,9 +48,9 @@ def test_transformers_loads_the_merged_model(merge: Ended, attached: torch.Tenso
     assert (theirs - attached).abs().max() <= 1e-5 * attached.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["prefix", "input"])
-def test_peft_alone_stands_behind_a_learned_prompt(kind: str, model: Path, tmp_path: Path) -> None:
-    """Twelve steps from words: the held-out loss falls, and PEFT says of a text what the run's own adapter does."""
+@pytest.mark.parametrize(("kind", "steps"), [("prefix", 12), ("input", 12), ("residual", 1), ("ptuning", 1)])
+def test_peft_alone_stands_behind_a_learned_prompt(kind: str, steps: int, model: Path, tmp_path: Path) -> None:
+    """Steps from words, at twelve of them the loss falls: PEFT says of a text what the run's own adapter does."""
     from peft import PeftModel
 
     from ctxtune.adapter.keys import held_prefix
@@ -64,14 +64,17 @@ def test_peft_alone_stands_behind_a_learned_prompt(kind: str, model: Path, tmp_p
     from ..conftest import Listener
 
     with ROWS.open() as file:
-        (tmp_path / "rows.jsonl").write_text("".join(islice(file, 16)))
+        (tmp_path / "rows.jsonl").write_text("".join(islice(file, 4 + steps)))
     facts = adapt(load_recipe(None, {
         "model": str(model), "data.train": str(tmp_path / "rows.jsonl"), "data.eval": str(tmp_path / "rows.jsonl"),
         "data.prompt": "Review: {{ text }}\nSentiment:", "data.answer": "{{ label }}", "data.choices": ["negative", "positive"],
         "method.name": "prompt", "method.kind": kind, "method.init": "text:Is the review negative or positive?",
-        "train.steps": 12, "train.batch": 4, "train.lr": 1e-2, "forget.probe": "none", "out": str(tmp_path / "run"),
+        "train.steps": steps, "train.batch": 4,
+        "train.lr": 1e-2 if steps > 1 else 1e-3, "forget.probe": "none",
+        "out": str(tmp_path / "run"),
     }), False, Listener())  # fmt: skip
-    assert facts["scores"]["after"]["loss"] < 0.8 * facts["start"]["scores"]["loss"]
+    after, begun = facts["scores"]["after"]["loss"], facts["start"]["scores"]["loss"]
+    assert after < (0.8 if steps > 1 else 1.0) * begun
     base = load_base(model, "cpu")
     trunk = Trunk(base)
     prefix = held_prefix(trunk, open_adapter(tmp_path / "run"))
