@@ -339,7 +339,7 @@ def fresh(lab: Lab, request: pytest.FixtureRequest) -> dict[str, Tensor]:
     wanted = {
         tuple(str(item.callspec.params[key]) for key in ("kind", "layers", "quant"))
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.name.startswith("test_law_3")
+        if isinstance(item, pytest.Function) and item.name.startswith("test_law_3_saved")
     }
     made = {" ".join(names): lab.cell(*names) for names in sorted(wanted)}
     table = [[name, str(cell.model), str(cell.adapter)] for name, cell in made.items()]

@@ -87,6 +87,7 @@ def begin(model: nn.Module, anatomy: Anatomy) -> Reading:
     recorders = [_Recorder(block, anatomy.tuples, block is own[-1]) for block in own]
     options = {"use_cache": False} if anatomy.kind == "causal" else {}
     text = _text(model)
+    model.eval()  # as it is run: what chance drops out would be another model's weights
     try:
         for index, recorder in enumerate(recorders):
             blocks[index] = recorder
