@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctxtune.adapter.read import AdapterFile
-    from ctxtune.backend.prefix import Prefix
+    from ctxtune.backend.spoken import Spoken
     from ctxtune.backend.trunk import Trunk
 
 MOST_SHARE = 1e-6
@@ -60,13 +60,13 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
         AdapterError: the adapter holds no vectors, or the new words would be said.
         StorageError: `out` holds something, or there is no room.
     """
-    from ctxtune.adapter.attach import attached
     from ctxtune.adapter.folder import require_new
-    from ctxtune.adapter.keys import held_prefix, held_rows
+    from ctxtune.adapter.keys import held_rows
     from ctxtune.adapter.merge import TYPES, check_type
     from ctxtune.backend.atomic import new_folder
     from ctxtune.backend.bake import add_words, write_baked
     from ctxtune.backend.load import load_base
+    from ctxtune.backend.spoken import Spoken
     from ctxtune.backend.tokenizer import load_tokenizer
     from ctxtune.backend.trunk import Trunk
 
@@ -74,8 +74,7 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
     require_new(out)
     base, plain = load_base(base_folder, "cpu", dtype="float32"), load_tokenizer(base_folder)
     vectors, behind = held_rows(adapter).float(), adapter.container == SUFFIX
-    with Trunk(base) as trunk, attached(base.model, adapter):
-        said = _said(trunk, None if behind else held_prefix(trunk, adapter), len(vectors))
+    said = _said(Trunk(base), Spoken(base.model, lambda: vectors), len(vectors), behind)
     ids = add_words(base, vectors, said.states)
     with new_folder(out) as tmp:
         write_baked(base, ids, tmp, TYPES[dtype or "float32"], behind)
@@ -98,33 +97,31 @@ class _Said:
     logs: list[Tensor]
 
 
-def _said(trunk: Trunk, prefix: Prefix | None, count: int) -> _Said:
-    """The built-in probe behind a prefix, or with so many virtual tokens in the middle of every text."""
+def _said(trunk: Trunk, spoken: Spoken, count: int, behind: bool) -> _Said:
+    """What plain forwards say of the built-in probe, with so many virtual tokens before each text or in its middle."""
     import torch
 
-    from ctxtune.backend.feed import Feed
     from ctxtune.commands.judge import builtin_probe
-    from ctxtune.data.encode import Encoded
     from ctxtune.data.tokens import virtual_tokens
 
-    examples = builtin_probe(trunk, count).examples
-    texts = [one.ids for one in examples]
-    if prefix is None:
-        wholes = [tuple(_within(ids, virtual_tokens(count))) for ids in texts]
-        examples = [Encoded(ids, tuple(range(len(ids))), ()) for ids in wholes]
-    feed = Feed(trunk, examples, prefix=prefix)
+    texts = [one.ids for one in builtin_probe(trunk, count).examples]
     states, known = [], []
+    spoken.on()
     with torch.no_grad():
-        for at in range(len(examples)):
-            states.append(feed.hidden([at]))
+        for text in texts:
+            ids, first = _whole(text, virtual_tokens(count), behind)
+            states.append(trunk.backbone(input_ids=torch.tensor([ids])).last_hidden_state[0, first:])
             known.append(torch.log_softmax(trunk.logits(states[-1][::_EVERY]).float(), -1))
+    spoken.off()
     return _Said(texts, torch.cat(states), known)
 
 
-def _within(text: Sequence[int], words: Sequence[int]) -> list[int]:
-    """A text with words in its middle, as where an answer follows them."""
+def _whole(text: Sequence[int], words: Sequence[int], behind: bool) -> tuple[list[int], int]:
+    """A text with words before it, or in its middle, as where an answer follows them; and the first row that is looked at."""
+    if not behind:
+        return [*words, *text], len(words)
     half = (len(text) + 1) // 2
-    return [*text[:half], *words, *text[half:]]
+    return [*text[:half], *words, *text[half:]], 0
 
 
 def _compared(folder: Path, ids: Sequence[int], said: _Said, tokenizer: Any, behind: bool) -> tuple[float, float]:
@@ -148,9 +145,9 @@ def _compared(folder: Path, ids: Sequence[int], said: _Said, tokenizer: Any, beh
     old = torch.ones(said.logs[0].shape[1], dtype=torch.bool)
     old[[one for one in ids if one < len(old)]] = False
     for text, before in zip(said.texts, said.logs, strict=True):
-        whole = _within(text, ids) if behind else [*ids, *text]
+        whole, first = _whole(text, ids, behind)
         with torch.no_grad():
-            logits = base.model(input_ids=torch.tensor([whole])).logits[0, 0 if behind else len(ids) :]
+            logits = base.model(input_ids=torch.tensor([whole])).logits[0, first:]
         now = torch.log_softmax(logits, -1)
         share = torch.maximum(share, now[:, list(ids)].exp().sum(-1).max())
         difference = torch.maximum(difference, (now[::_EVERY, : len(old)] - before)[:, old].abs().max())

@@ -14,7 +14,8 @@ from ctxtune.commands.adapter import export
 from ctxtune.errors import AdapterError, CtxtuneError, ModelError, RecipeError
 
 from ..conftest import Listener, save_chatty
-from .test_prompt import CAUSAL_KINDS, asked, dev, short, train  # noqa: F401
+from ..test_prompt_laws import KINDS as CAUSAL_KINDS
+from .test_prompt import asked, dev, short, train  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Callable

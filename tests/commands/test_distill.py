@@ -20,7 +20,8 @@ from ctxtune.evals.calibrate import log_shares
 from ctxtune.recipe.load import load
 
 from ..conftest import CHOICES, PROMPT, Killed, Listener, adapter_tensors, kill_at, same_tensors, write_jsonl
-from .test_prompt import CAUSAL_KINDS, asked, short
+from ..test_prompt_laws import KINDS as CAUSAL_KINDS
+from .test_prompt import asked, short
 
 if TYPE_CHECKING:
     from pathlib import Path
