@@ -35,19 +35,22 @@ class Said:
         """The one JSON object on standard output; NaN and Infinity are not JSON."""
         return json.loads(self.out, parse_constant=_refuse)
 
-    def complaint(self) -> list[str]:
-        """The lines of an error, one or two; notes about the work before it may stand above them."""
+    def complaint(self, several: bool = False) -> list[str]:
+        """The lines of an error, one or two; notes about the work before it may stand above them.
+
+        A recipe may have `several` mistakes, each in a line.
+        """
         assert self.out == ""
         assert "Traceback" not in self.err
         assert self.err.endswith("\n")
         lines = self.err.split("\n")[:-1]
         starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
-        assert len(starts) == 1, self.err
-        said = lines[starts[0] :]
+        assert len(starts) == 1 or (several and starts), self.err
+        said = lines[starts[-1] :]
         assert len(said) == 1 or (len(said) == 2 and said[1].startswith("hint: ")), self.err
         assert not said[0].startswith("error: unexpected"), self.err
         assert not re.search(r"[^.]\.$", said[0]), self.err
-        return said
+        return [*(lines[start] for start in starts[:-1]), *said]
 
 
 def _refuse(name: str) -> None:
