@@ -112,7 +112,7 @@ def merge(
     if shown(adapter) is not None:
         raise AdapterError(
             f"{adapter.path} stands at a text, and no number of the base changes: nothing can be merged",
-            "use it with --adapter, or in PEFT",
+            "use it with --adapter",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PlaceError(f"{out} exists already", "name a new folder")

@@ -162,7 +162,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _said(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings that say something: what is off, or left open, is not named."""
     for key, value in settings.items():
-        if not (value is None or value is False or isinstance(value, dict)):
+        if not (value is None or value is False or value == [] or isinstance(value, dict)):
             yield key, value
 
 

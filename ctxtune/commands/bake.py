@@ -83,7 +83,7 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
         if not (share <= MOST_SHARE and exact):  # what is not a number is neither
             raise AdapterError(
                 f"{adapter.path} is not baked: new words have a share of {share:.1e}, old ones differ by {difference:.1e}",
-                "use it with --adapter, or in PEFT",
+                "use it with --adapter",
             )
     return Baked(out, len(ids), share, difference)
 
@@ -139,7 +139,7 @@ def _compared(folder: Path, ids: Sequence[int], said: _Said, tokenizer: Any, beh
     asked, written = encode_prompt(tokenizer, _TEXT, framed=behind), base.tokenizer(_TEXT)["input_ids"]
     if written != ([*asked, *ids] if behind else [*ids, *asked]):
         raise AdapterError(
-            "the tokenizer does not write the words at a text", "use the adapter with --adapter, or in PEFT"
+            "the tokenizer does not write the words at a text", "use the adapter with --adapter"
         )
     share = difference = torch.zeros(())
     old = torch.ones(said.logs[0].shape[1], dtype=torch.bool)
