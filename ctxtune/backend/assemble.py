@@ -116,8 +116,9 @@ class _Weights:
             for names in others:
                 self.fill(names)
         for names in linear:
-            value = _values(names, self.homes, self.rounded)[names[0]]
-            _quantise(self.model, _layer(names[0]), value, quant, sizes.get(_layer(names[0])))
+            if read is None:
+                _fill(self.model, _values(names, self.homes, self.rounded))
+            _quantise(self.model, _layer(names[0]), quant, sizes.get(_layer(names[0])))
 
 
 def _by_block(model: nn.Module, anatomy: Anatomy) -> tuple[list[list[str]], list[list[list[str]]]]:
@@ -163,9 +164,10 @@ def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         setattr(model.get_submodule(place), last, parameter)
 
 
-def _quantise(model: nn.Module, place: str, value: Tensor, quant: str, importance: Tensor | None) -> None:
+def _quantise(model: nn.Module, place: str, quant: str, importance: Tensor | None) -> None:
     """Put a quantised layer in the place of a linear one; `importance` as of `levels.encode`."""
     module: Any = model.get_submodule(place)
+    value = module.weight.detach()
     rows = value if isinstance(module, nn.Linear) else value.t()  # Conv1D stores (K, N)
     above, _, last = place.rpartition(".")
     setattr(model.get_submodule(above), last, Quantised(rows, module.bias, stored_as(place, quant), importance))

@@ -10,13 +10,12 @@ Shapes: B examples, X the most tokens of their contexts, H key heads and d numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ctxtune.backend.cache import keep_states
-from ctxtune.backend.prefix import Prefix, as_rows, from_rows, shapes_of
-from ctxtune.backend.room import cache_of
+from ctxtune.backend.prefix import Prefix, as_rows, from_rows, read_through, shapes_of
 from ctxtune.data.batch import micro_batches, padded
 from ctxtune.data.encode import Encoded
 from ctxtune.data.pack import alone
@@ -67,7 +66,10 @@ def keep_contexts(
     def fill(data: Tensor, offsets: Sequence[int]) -> None:
         order = sorted(range(len(texts)), key=lambda i: (-lengths[i], i))
         for part in micro_batches(order, lengths, rows=None, max_tokens=trunk.base.device.stride):
-            rows = as_rows(_read(trunk, [texts[i] for i in part])).cpu()
+            # Padded at the right: no token of a causal model sees a pad.
+            ids = torch.from_numpy(padded([texts[i] for i in part], 0).ids).to(trunk.base.device.name)
+            with torch.no_grad():
+                rows = as_rows(read_through(trunk, input_ids=ids)).cpu()
             for b, i in enumerate(part):
                 data[offsets[i] : offsets[i + 1]] = rows[b, : lengths[i]]
 
@@ -79,16 +81,6 @@ def keep_contexts(
         return None
     tails = [_tail(*pair) for pair in zip(examples, lengths, strict=True)]
     return Contexts(states, tails, lengths, shapes, trunk.base.device)
-
-
-def _read(trunk: Trunk, texts: Sequence[Encoded]) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values (B, H, X, d) of every layer: padded at the right, no token of a causal model sees a pad."""
-    ids = torch.from_numpy(padded(texts, 0).ids).to(trunk.base.device.name)
-    cache = cache_of(())
-    options: dict[str, Any] = {trunk.cache_name: cache, "use_cache": True}
-    with trunk.closed(), torch.no_grad():
-        trunk.backbone(input_ids=ids, **options)
-    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _tail(one: Encoded, length: int) -> Encoded:

@@ -106,10 +106,15 @@ def read_vectors(trunk: Trunk, vectors: Tensor) -> Layers:
 
     Causal models let nothing that follows change them: they are made once for a batch, and not once for each example.
     """
+    return read_through(trunk, inputs_embeds=vectors[None])
+
+
+def read_through(trunk: Trunk, **told: Tensor) -> Layers:
+    """Keys and values (B, H, T, d) of every layer, by one forward over what is told. The trunk is closed meanwhile."""
     cache = cache_of(())
     options: dict[str, Any] = {trunk.cache_name: cache, "use_cache": True}
     with trunk.closed():
-        trunk.backbone(inputs_embeds=vectors[None], **options)
+        trunk.backbone(**told, **options)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxtune.backend.bits import BLOCK, stored_as, stored_bytes
-from ctxtune.backend.levels import encode
+from ctxtune.backend.levels import Levels, encode, tabled
 from ctxtune.backend.library import one_line
 from ctxtune.backend.linear import product
 from ctxtune.errors import ModelError
@@ -78,8 +78,12 @@ def _encode(weight: Tensor, quant: str, importance: Tensor | None) -> tuple[Tens
     if quant == "int8":
         codes, scales, _ = _bitsandbytes().int8_vectorwise_quant(weight)
         return codes, scales
-    levels = _bitsandbytes().get_4bit_type(quant, device=weight.device).float()
-    return encode(weight, levels, importance)
+    return encode(weight, _levels(quant, str(weight.device)), importance)
+
+
+@cache
+def _levels(quant: str, device: str) -> Levels:
+    return tabled(_bitsandbytes().get_4bit_type(quant, device=device).float())
 
 
 def _decode(codes: Tensor, scales: Tensor, shape: tuple[int, int], quant: str) -> Tensor:

@@ -125,8 +125,6 @@ def settle(
     start = beginning(settings, resolved.recipe, train, spec)
     for remark in start.remarks():
         say(remark)
-    if resolved.recipe.train.pack:
-        say("train.pack: rows with virtual tokens are not packed")
     method = settings.model_copy(update={"tokens": len(start.spec.virtual)})
     open_key = {"method.tokens": "auto"} if settings.tokens == "auto" else {}
     recipe = resolved.recipe.model_copy(update={"method": method})
