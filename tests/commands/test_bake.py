@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
 
 
+def baked(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model that a run becomes, as plain transformers loads them."""
+    exported = export(folder / "run", "model", folder / "baked")
+    assert exported.baked is not None
+    assert exported.baked.share < 1e-6
+    assert exported.baked.difference < 1e-5
+    plain = AutoModelForCausalLM.from_pretrained(folder / "baked", dtype=torch.float32).eval()
+    return AutoTokenizer.from_pretrained(folder / "baked"), plain
+
+
 @pytest.mark.parametrize("model", CAUSAL_KINDS)
 def test_plain_transformers_says_the_same(
     model: str,
@@ -37,12 +47,7 @@ def test_plain_transformers_says_the_same(
     from ctxtune.backend.trunk import Trunk
 
     adapt(asked(model_folders[model], train, tmp_path / "run", {"method.kind": "input"}), False, Listener())
-    exported = export(tmp_path / "run", "model", tmp_path / "baked")
-    assert exported.baked is not None
-    assert exported.baked.share < 1e-6
-    assert exported.baked.difference < 1e-5
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "baked")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32).eval()
+    tokenizer, plain = baked(tmp_path)
     base = open_base(model)
     trunk = Trunk(base)
     prefix = held_prefix(trunk, open_adapter(tmp_path / "run"))
@@ -125,12 +130,7 @@ def test_words_behind_a_text(
             export(tmp_path / "run", "model", tmp_path / "baked")
         assert not (tmp_path / "baked").exists()
         return
-    exported = export(tmp_path / "run", "model", tmp_path / "baked")
-    assert exported.baked is not None
-    assert exported.baked.share < 1e-6
-    assert exported.baked.difference < 1e-5
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "baked")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "baked", dtype=torch.float32).eval()
+    tokenizer, plain = baked(tmp_path)
     base = open_base(model)
     attach(base.model, open_adapter(tmp_path / "run"))
     read = encode_prompt(base.tokenizer, "Review: a fine film")
