@@ -4,11 +4,11 @@
 
 DATA holds sst2/train.jsonl and sst2/dev.jsonl (as in freeze_speed.py), SPEED is the output of prompt_speed.py: how many steps
 of each kind take as long as one of the peer. Seconds become steps by that measure, so that a machine which is busy with other
-things gives the same accuracies. Every seed shuffles the training rows and learns from 1,024 of them, all kinds from the same;
-all of them are scored on the 872 dev rows, and none of these is looked at before. The peer (peers/hf_peer.py: 20 vectors before
-the input, started from a text) and each kind try three rates with the first seed and go on with the best of them. One JSON line
-a run; lines that are there already are not computed again. To reach: each kind at least the peer's mean, the best kind four
-points more.
+things gives the same accuracies; with --share 0.5 each kind gets half of them. Every seed shuffles the training rows and learns
+from 1,024 of them, all kinds from the same; all of them are scored on the 872 dev rows, and none of these is looked at before.
+The peer (peers/hf_peer.py: 20 vectors before the input, started from a text) tries three rates with the first seed and goes on
+with the best of them; the kinds have one rate each, or those of --rates. One JSON line a run; lines that are there already are
+not computed again. To reach: each kind at least the peer's mean, the best kind four points more.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ TEXT = "text:Classify whether the sentiment of this movie review is positive or 
 # Kind -> its name in SPEED, options, rates.
 KINDS = {
     "peer": (None, [], [3e-3, 1e-2, 3e-2]),
-    "input": ("input", ["--kind", "input", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2]),
-    "residual": ("input", ["--kind", "residual", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2]),
-    "ptuning": ("input", ["--kind", "ptuning", "--tokens", "20", "--init", TEXT], [3e-4, 1e-3, 3e-3]),
-    "prefix": ("prefix", ["--kind", "prefix", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2]),
+    "input": ("input", ["--kind", "input", "--tokens", "20", "--init", TEXT], [1e-2]),
+    "residual": ("input", ["--kind", "residual", "--tokens", "20", "--init", TEXT], [1e-2]),
+    "ptuning": ("input", ["--kind", "ptuning", "--tokens", "20", "--init", TEXT], [1e-3]),
+    "prefix": ("prefix", ["--kind", "prefix", "--tokens", "20", "--init", TEXT], [1e-2]),
     "prefix, top 8": (
-        "prefix, top 8", ["--kind", "prefix", "--top", "8", "--tokens", "20", "--init", TEXT], [3e-3, 1e-2, 3e-2],
+        "prefix, top 8", ["--kind", "prefix", "--top", "8", "--tokens", "20", "--init", TEXT], [1e-2],
     ),
-    "suffix": ("suffix", ["--kind", "suffix", "--tokens", "20"], [3e-3, 1e-2, 3e-2]),
-    "suffix of 8": ("suffix of 8", ["--kind", "suffix", "--tokens", "8"], [3e-3, 1e-2, 3e-2]),
+    "suffix": ("suffix", ["--kind", "suffix", "--tokens", "20"], [1e-2]),
+    "suffix of 8": ("suffix of 8", ["--kind", "suffix", "--tokens", "8"], [1e-2]),
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def accuracy(args: argparse.Namespace, kind: str, rate: float, seed: int, times:
             steps, found = STEPS, json.loads(text.strip().splitlines()[-1])["dev_acc"]
         else:
             timed, options, _ = KINDS[kind]
-            steps = int(STEPS * times[timed])
+            steps = int(STEPS * args.share * times[timed])
             run(
                 [sys.executable, "-m", "ctxtune", "prompt", "--model", args.model, "--train", str(data / "sst2/train.jsonl"),
                  *options, "--prompt", "Review: {{ text }}\nSentiment:", "--answer", "{{ label }}", "--choices",
@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--speed", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--rates", nargs="+", type=float)
     parser.add_argument("--who", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
@@ -100,9 +102,12 @@ def main() -> None:
         return done[kind, rate, seed]
 
     for kind in args.who:
-        best = max(KINDS[kind][2], key=lambda rate: found(kind, rate, args.seeds[0]))
+        best = max(args.rates or KINDS[kind][2], key=lambda rate: found(kind, rate, args.seeds[0]))
         each = [found(kind, best, seed) for seed in args.seeds]
-        print(f"{kind}: rate {best:.0e}, {statistics.mean(each):.4f} ({', '.join(f'{one:.4f}' for one in each)})", flush=True)
+        print(
+            f"{kind}: rate {best:.0e}, {statistics.mean(each):.4f} ({', '.join(f'{one:.4f}' for one in each)})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
