@@ -150,14 +150,16 @@ class _Run:
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
-        objective = learned.objective(feed)
+        objective, went_on = learned.objective(feed), self.run.last.exists()
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
             state = self._fit(method, objective, feed, mixture, judge, steps, notes)
+        # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
+        known = None if went_on else min(judge.told, key=lambda scores: choosing(scores)["loss"], default=None)
         with self.clock.part("after"):
-            after = judge.after()
+            after = judge.after(known=known)
         return {
             "method": self.recipe.method.model_dump(),
             "model": self.recipe.model,
@@ -194,7 +196,7 @@ class _Run:
         where = "off" if trunk.plain else self.recipe.cache
         if method.virtual is None:
             judge.keep(where, mark)
-        before = judge.before(self.run.last)
+        before = judge.before(self.run.last, where, mark)
         if method.virtual is None:
             return judge, before
         behind = judge.behind(trunk, self.sources.eval, spec, method.virtual)

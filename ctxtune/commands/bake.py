@@ -138,9 +138,7 @@ def _compared(folder: Path, ids: Sequence[int], said: _Said, tokenizer: Any, beh
     base = load_base(folder, "cpu", dtype="float32")
     asked, written = encode_prompt(tokenizer, _TEXT, framed=behind), base.tokenizer(_TEXT)["input_ids"]
     if written != ([*asked, *ids] if behind else [*ids, *asked]):
-        raise AdapterError(
-            "the tokenizer does not write the words at a text", "use the adapter with --adapter"
-        )
+        raise AdapterError("the tokenizer does not write the words at a text", "use the adapter with --adapter")
     share = difference = torch.zeros(())
     old = torch.ones(said.logs[0].shape[1], dtype=torch.bool)
     old[[one for one in ids if one < len(old)]] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,17 @@ from ctxtune.data.hash import sha256_fields
 from ctxtune.engine.checkpoint import read_state
 from ctxtune.errors import DataError
 from ctxtune.evals.choice import Requests, choice_scores, divergence
-from ctxtune.evals.forgetting import BaseProbe, drift, probe_examples, read_base
+from ctxtune.evals.forgetting import BaseProbe, drift, probe_examples, read_base, unmoved
 from ctxtune.evals.items import Item, summarise
 from ctxtune.evals.perplexity import answer_perplexities
 from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from torch import Tensor
 
     from ctxtune.backend.trunk import Trunk
     from ctxtune.data.encode import ChoiceSet
@@ -43,6 +46,7 @@ class Judge:
     base: BaseProbe | None = None
     say: Callable[[str], None] | None = None
     taught: Sequence[Sequence[float]] = ()  # what a teacher said of the choices of each row
+    told: list[dict[str, float]] = field(default_factory=list)  # the scores of a run so far
 
     @classmethod
     def make(
@@ -81,33 +85,48 @@ class Judge:
                 with heartbeat(self.say, f"running the frozen layers once over the {what}", at_once=False):
                     feed.keep(where, mark)
 
-    def before(self, checkpoint: Path) -> dict[str, Any]:
-        """Scores and drift of the base. A resumed run takes the scores from its checkpoint."""
+    def before(self, checkpoint: Path, where: str, mark: str) -> dict[str, Any]:
+        """Scores and loss of the base, before anything has moved; `where` and `mark` as of `keep`.
+
+        A resumed run takes them from its checkpoint.
+        """
         if self.probe is not None:
             with heartbeat(self.say, "reading the probe that forgetting is measured on"):
                 self.base = read_base(self.probe)
         kept = read_state(checkpoint)
-        return dict(kept["before"]) if kept is not None else self.after("before training")
+        if kept is not None:
+            return dict(kept["before"])
+        moved = asdict(unmoved(self.probe, self.base)) if self.probe is not None and self.base is not None else {}
+        if self.requests is None:
+            return {"scores": {}, "forgetting": moved}
+        with self._scoring("before training"):
+            return {"scores": self.total(self.items(self.requests.kept_scores(where, mark))), "forgetting": moved}
 
-    def after(self, when: str = "after training") -> dict[str, Any]:
-        """Scores and drift of the model as it stands."""
+    def after(self, when: str = "after training", known: dict[str, float] | None = None) -> dict[str, Any]:
+        """Scores, unless they are known, and drift of the model as it stands."""
         moved = {}
         if self.probe is not None and self.base is not None:
             with heartbeat(self.say, f"measuring forgetting {when}"):
                 moved = asdict(drift(self.probe, self.base))
-        return {"scores": self.choose(when) if self.requests is not None else {}, "forgetting": moved}
+        if known is None:
+            known = self.choose(when) if self.requests is not None else {}
+        return {"scores": known, "forgetting": moved}
 
     def choose(self, when: str = "") -> dict[str, float]:
-        """The scores alone; `loss` chooses the best checkpoint."""
-        count = len(self.choices.row_of) if self.choices is not None else 0
-        with heartbeat(self.say, f"scoring {counted(count, 'row')} {when}".rstrip(), at_once=bool(when)):
-            return self.total(self.items())
+        """The scores alone, which are put down in `told`; `loss` chooses the best checkpoint."""
+        with self._scoring(when):
+            self.told.append(self.total(self.items()))
+        return self.told[-1]
 
-    def items(self) -> list[Item]:
-        """What every row gave."""
+    def _scoring(self, when: str) -> AbstractContextManager[None]:
+        count = len(self.choices.row_of) if self.choices is not None else 0
+        return heartbeat(self.say, f"scoring {counted(count, 'row')} {when}".rstrip(), at_once=bool(when))
+
+    def items(self, known: Sequence[tuple[Tensor, Tensor]] | None = None) -> list[Item]:
+        """What every row gave, by what the model says or has said."""
         if self.requests is None or self.choices is None:
             raise ValueError("nothing to score")
-        each = iter(self.requests.token_scores())
+        each = iter(known or self.requests.token_scores())
         read = self.requests.feed.trunk.base.anatomy.kind != "classifier"
         items = []
         for i, (row, gold) in enumerate(zip(self.choices.row_of, self.choices.gold, strict=True)):

@@ -11,12 +11,14 @@ branch from it.
 
 from __future__ import annotations
 
+import hashlib
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ctxtune.backend.cache import keep_states, store_key
 from ctxtune.backend.feed import Feed, difference, is_exact, plain_hidden
 from ctxtune.data.branch import grow, shared
 from ctxtune.data.encode import Encoded
@@ -77,7 +79,26 @@ class Requests:
                     at, token = row[here] - rows.start, label[here].to(logits.device)
                     nats[slot[here]] = (logits[at, token] - logits.logsumexp(-1)[at]).double().cpu()
                     likeliest[slot[here]] = (logits.argmax(-1)[at] == token).cpu()
-        return list(zip(torch.split(nats, sizes), torch.split(likeliest, sizes), strict=True))
+        return _apart(nats, likeliest, sizes)
+
+    def kept_scores(self, where: str, mark: str) -> list[tuple[Tensor, Tensor]]:
+        """The same, of a base that nothing has moved: what an earlier run has kept of it on the disk is not asked again."""
+        base = self.feed.trunk.base
+        # float32 holds what is kept exactly; the head of a classifier is not the base's own.
+        if where not in ("auto", "disk") or base.device.dtype is torch.float64 or base.anatomy.kind == "classifier":
+            return self.token_scores()
+        sizes = [len(request.labels) for request in self.requests]
+
+        def fill(data: Tensor, offsets: Sequence[int]) -> None:
+            said = self.token_scores()
+            data[:, 0] = torch.cat([nats for nats, _ in said])
+            data[:, 1] = torch.cat([likeliest for _, likeliest in said])
+
+        key = store_key(model=mark, what="scores", asked=_hash(self.requests), **base.computes())
+        kept = keep_states(key, sizes, 2, where, fill)
+        if kept is None:
+            return self.token_scores()
+        return _apart(kept.data[:, 0].double(), kept.data[:, 1].bool(), sizes)
 
     def _asked(
         self, part: Sequence[int], asking: Mapping[int, list[int]], first: Sequence[int]
@@ -92,6 +113,20 @@ class Requests:
             begin += len(self.feed.examples[place].rows)
         rows, labels, slots = torch.tensor(table).unbind(1)
         return rows, labels, slots
+
+
+def _apart(nats: Tensor, likeliest: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    """What was asked of all tokens, for each request by itself."""
+    return list(zip(torch.split(nats, sizes), torch.split(likeliest, sizes), strict=True))
+
+
+def _hash(requests: Sequence[Encoded]) -> str:
+    """What stands for all that is asked."""
+    digest = hashlib.sha256()
+    for one in requests:
+        told = (len(one.ids), *one.ids, *one.parents, len(one.rows), *one.rows, *one.labels)
+        digest.update(np.asarray(told, dtype=np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def common_prefix(groups: Sequence[Sequence[Encoded]]) -> tuple[int, ...]:

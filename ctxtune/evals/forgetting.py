@@ -78,6 +78,18 @@ def read_base(feed: Feed, keep_head: bool = False) -> BaseProbe:
     return BaseProbe(hidden, moving)
 
 
+def unmoved(feed: Feed, base: BaseProbe) -> Drift:
+    """The same where nothing has moved yet: what the base has said is what the model says."""
+    labels = torch.cat([feed.labels([i]) for i in range(len(feed.examples))])
+    loss = 0.0
+    with torch.no_grad():
+        for first in range(0, len(labels), _CHUNK):
+            chunk, label = base.hidden[first : first + _CHUNK], labels[first : first + _CHUNK]
+            logits = feed.trunk.logits(chunk).float()
+            loss += functional.cross_entropy(logits, label, reduction="sum").item()
+    return Drift(loss / len(labels), 0.0, len(labels))
+
+
 def drift(feed: Feed, base: BaseProbe) -> Drift:
     """Loss on the probe now, and KL from what the base said of it."""
     loss = kl = 0.0

@@ -91,7 +91,9 @@ def test_only_the_tails_are_run(open_base: Callable[[str], Base], monkeypatch: p
         feed.keep("memory", "mark")
         forward = trunk.backbone.forward
         monkeypatch.setattr(
-            trunk.backbone, "forward", lambda **given: (seen.append(tuple(given["input_ids"].shape)), forward(**given))[1]
+            trunk.backbone,
+            "forward",
+            lambda **given: (seen.append(tuple(given["input_ids"].shape)), forward(**given))[1],
         )
         feed.hidden(range(len(ASKED)))
     assert seen == [(4, len(VIRTUAL) + 2)]
@@ -106,7 +108,9 @@ def test_choices_branch_behind_a_suffix(kind: str, open_base: Callable[[str], Ba
     def groups(suffix: tuple[int, ...]) -> list[list[Encoded]]:
         return [
             [
-                Encoded((*asked, *suffix, *answer[:-1]), tuple(range(len(asked) + 2, len(asked) + 2 + len(answer))), answer)
+                Encoded(
+                    (*asked, *suffix, *answer[:-1]), tuple(range(len(asked) + 2, len(asked) + 2 + len(answer))), answer
+                )
                 for answer in ((14, 15, 16), (14, 20), (22,))
             ]
             for asked in ASKED

@@ -72,7 +72,9 @@ def main() -> None:
     for kind in args.kinds:
         with tempfile.TemporaryDirectory() as name:
             facts = baked(args, kind, Path(name))
-            print(json.dumps({"kind": kind, **facts, **written(Path(name) / "model", args.data, args.tokens)}), flush=True)
+            print(
+                json.dumps({"kind": kind, **facts, **written(Path(name) / "model", args.data, args.tokens)}), flush=True
+            )
 
 
 if __name__ == "__main__":

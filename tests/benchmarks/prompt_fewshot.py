@@ -56,7 +56,18 @@ def one(args: argparse.Namespace, task: str, seed: int) -> dict:
                        f"{folder}/end", "--json"])  # fmt: skip
         eval_ = ["--eval", str(folder / "dev.jsonl")]
         for place in ("start", "end"):
-            run([*ctxtune, "eval", "--adapter", f"{folder}/{place}", *eval_, "--save", f"{folder}/{place}.jsonl", "--quiet"])
+            run(
+                [
+                    *ctxtune,
+                    "eval",
+                    "--adapter",
+                    f"{folder}/{place}",
+                    *eval_,
+                    "--save",
+                    f"{folder}/{place}.jsonl",
+                    "--quiet",
+                ]
+            )
         same = ["--set", f"method.seed={seed}", "--scores", f"{folder}/fewshot.jsonl"]
         run([*ctxtune, "fewshot", *asked, *eval_, *same, "--quiet"])
         told, start, end = (items(folder / f"{who}.jsonl") for who in ("fewshot", "start", "end"))

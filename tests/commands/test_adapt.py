@@ -577,6 +577,26 @@ def test_what_is_known_is_not_done_again(
     assert facts["scores"]["before"] != facts["scores"]["after"]
 
 
+@pytest.mark.parametrize("more", [{}, {"train.lr": 1.0, "train.patience": 2, "train.steps": 50}], ids=["end", "best"])
+def test_the_best_step_is_not_scored_again(
+    more: dict[str, Any], adapt: Adapt, dev: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxtune.commands.judge import Judge
+
+    scored: list[dict[str, float]] = []
+    choose = Judge.choose
+
+    def spy(judge: Judge, when: str = "") -> dict[str, float]:
+        scored.append(choose(judge, when))
+        return scored[-1]
+
+    monkeypatch.setattr(Judge, "choose", spy)
+    facts = adapt(more={"data.eval": str(dev), "train.steps": 6, "train.eval_every": 1, **more})
+    assert len(scored) == facts["steps"]
+    assert facts["scores"]["after"] == scored[facts["best_step"] - 1] == min(scored, key=lambda one: one["loss"])
+    assert not more or facts["best_step"] == facts["steps"] - 2
+
+
 def test_what_a_killed_run_left_half_written_is_swept(adapt: Adapt, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         adapt(more={"train.save_every": 1}, at=kill_at(2))

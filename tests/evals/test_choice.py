@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -206,3 +206,35 @@ def test_the_divergence_from_a_teacher() -> None:
     expected = torch.nn.functional.kl_div(lls.log_softmax(0), told, reduction="sum").item()
     assert divergence(told.log().tolist(), lls.tolist()) == pytest.approx(expected, rel=1e-9)
     assert divergence(told.log().tolist(), (told.log() - 7).tolist()) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("where", ["auto", "disk", "memory", "off"])
+def test_scores_of_the_base_are_kept(
+    where: str, open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the disk, bit for bit; another model, and other questions, are asked for themselves."""
+    base = open_base("llama-tied")
+    pairs = [(prompt, choice) for prompt in PROMPTS for choice in CHOICES]
+    encoded = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind)
+    asked = []
+    scores = Requests.token_scores
+
+    def spy(self: Requests) -> Any:
+        asked.append(len(self.requests))
+        return scores(self)
+
+    monkeypatch.setattr(Requests, "token_scores", spy)
+    with Trunk(base, 2) as trunk:
+        true = Requests(trunk, in_rows(encoded)).token_scores()
+        found = [Requests(trunk, in_rows(encoded)).kept_scores(where, "sha256:base") for _ in range(2)]
+        for some in found:
+            for (nats, likeliest), (told, greedy) in zip(some, true, strict=True):
+                assert torch.equal(nats, told)
+                assert torch.equal(likeliest, greedy)
+        kept = where in ("auto", "disk")
+        assert asked == [len(encoded)] * (2 if kept else 3)
+        Requests(trunk, in_rows(encoded)).kept_scores(where, "sha256:other")
+        Requests(trunk, in_rows(encoded[:4])).kept_scores(where, "sha256:base")
+        turned = [Encoded(one.ids, one.rows, (0,) * len(one.labels), one.parents) for one in encoded]
+        Requests(trunk, in_rows(turned)).kept_scores(where, "sha256:base")
+    assert asked[-3:] == [len(encoded), 4, len(encoded)]

@@ -10,7 +10,7 @@ import torch
 
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.trunk import Trunk
-from ctxtune.evals.forgetting import drift, probe_examples, read_base
+from ctxtune.evals.forgetting import drift, probe_examples, read_base, unmoved
 from ctxtune.methods.freeze import open_method
 from ctxtune.recipe.schema import Freeze
 
@@ -61,8 +61,10 @@ def test_nothing_moved_is_nothing_forgotten(
     with Trunk(base, method.start) as trunk:
         feed = Feed(trunk, probe(base))
         feed.keep(where, "sha256:base")
-        found = drift(feed, read_base(feed))
-    assert found.kl == 0.0
+        kept = read_base(feed)
+        found, known = drift(feed, kept), unmoved(feed, kept)
+    assert found.kl == known.kl == 0.0
+    assert (known.loss, known.tokens) == (pytest.approx(found.loss, abs=1e-6), found.tokens)
     assert found.loss == pytest.approx(by_hand(base.model, base.model, probe(base))[1], abs=1e-5)
     assert found.tokens == sum(len(example.rows) for example in probe(base))
 
