@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
+from ctxtune.commands.batches import Batches
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.lesson import Lesson, choosing, lesson
@@ -118,14 +118,16 @@ class _Run:
             choice = self._choose(base, examples, mixture, course)
         method = open_method(self.recipe.method, base.model, base.anatomy, course)
         self._write_recipe(mark)
-        learned = learned.taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
+        batches = Batches.of([len(one.ids) for one in examples.examples], mixture, course.steps, self.recipe.train)
+        learned = learned.only(batches.used).taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(
                 trunk, dev, bare, self._probe(base), self.tell.note, len(start.spec.before) if start else 0
             )
             judge.taught = learned.on_eval
             near = set_off(trunk, method, start, learned, mark, self.tell.note)
-            facts = self._train(trunk, judge, spec, learned, mixture, course.steps, method, mark)
+            facts = self._train(trunk, judge, spec, learned, batches, course.steps, method, mark)
+        facts |= {"train": examples.facts() | mixture.facts()}
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice, **near}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts, start)
@@ -137,15 +139,14 @@ class _Run:
         judge: Judge,
         spec: prepare.Spec,
         learned: Lesson,
-        mixture: Mixture,
+        batches: Batches,
         steps: int,
         method: Method,
         mark: str,
     ) -> dict[str, Any]:
         from ctxtune.engine.schedule import highest
 
-        examples = learned.examples
-        feed = begin.learning_feed(trunk, method, examples.examples, self.recipe.train.pack)
+        feed = begin.learning_feed(trunk, method, learned.examples.examples, self.recipe.train.pack)
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
@@ -155,7 +156,7 @@ class _Run:
             rate = self._rate(method, objective, feed.lengths, steps)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
-            state = self._fit(method, objective, feed, mixture, judge, steps, notes)
+            state = self._fit(method, objective, feed, batches, judge, steps, notes)
         # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
         known = None if went_on else min(judge.told, key=lambda scores: choosing(scores)["loss"], default=None)
         with self.clock.part("after"):
@@ -171,7 +172,6 @@ class _Run:
             "quant": trunk.base.quant,
             "trainable": sum(param.numel() for param in method.params.values()),
             "start_layer": method.start,
-            "train": examples.facts() | mixture.facts(),
             "leaked": self.sources.leaked,
             "packed": feed.pack,
             "cache": cache,
@@ -331,12 +331,11 @@ class _Run:
         method: Method,
         objective: Any,
         feed: Any,
-        mixture: Mixture,
+        batches: Batches,
         judge: Judge,
         steps: int,
         notes: dict[str, Any],
     ) -> State:
-        from ctxtune.data.batch import length_buckets
         from ctxtune.engine.checkpoint import read_state
         from ctxtune.engine.log import RunLog
         from ctxtune.engine.loop import Course, Desk, fit
@@ -345,15 +344,10 @@ class _Run:
         kept = read_state(self.run.last)
         log = RunLog(self.run.metrics, resume_at=kept["loop"]["step"] if kept else None)
 
-        @lru_cache(maxsize=2)
-        def batches(epoch: int) -> list[list[int]]:
-            drawn = mixture.epoch(options.seed, epoch)
-            return length_buckets(feed.lengths, options.batch, options.seed, epoch, examples=drawn)
-
         return fit(
             method.params,
             objective,
-            Course(steps, notes["rate"]["value"], batches, method.shares),
+            Course(steps, notes["rate"]["value"], batches.epoch, method.shares),
             options,
             Desk(self.run.last, self.run.best, log),
             self.stop,

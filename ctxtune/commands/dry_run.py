@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import depth, prepare
+from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import beginning
 from ctxtune.commands.lesson import lesson
 from ctxtune.commands.sources import default_out, read_sources, span
@@ -53,6 +54,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     mixture = prepare.mixture(sources.train, examples)
     course = span(recipe, mixture.per_epoch)
     method = open_method(settings, model, anatomy, course)
+    used = Batches.of([len(one.ids) for one in examples.examples], mixture, course.steps, recipe.train).used
     weight_bytes = weights_in_memory(recipe, model, anatomy, sources.model, method.params)
     tensors = method.tensors()
     adapter_bytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -79,7 +81,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "steps": course.steps,
         "start_layer": method.start,
         **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
-        "cache_bytes": _kept_bytes(model, method, examples) if recipe.cache != "off" else 0,
+        "cache_bytes": _kept_bytes(model, method, learned.only(used).examples) if recipe.cache != "off" else 0,
     }
 
 

@@ -34,6 +34,14 @@ class Lesson:
     answers: Sequence[Sequence[Places]] = ()
     told: Mapping[str, Any] | None = None
 
+    def only(self, used: Sequence[int]) -> Lesson:
+        """Of these examples alone."""
+        if len(used) == len(self.examples.examples):
+            return self
+        rows, examples = self.examples.row_of, self.examples.examples
+        some = replace(self.examples, examples=[examples[i] for i in used], row_of=[rows[i] for i in used])
+        return replace(self, examples=some, answers=[self.answers[i] for i in used] if self.answers else ())
+
     def taught(
         self, dev: Source | None, base: Base, mark: str, recipe: Recipe, run: RunFolder, clock: Clock,
         tell: Callable[[str], None],
