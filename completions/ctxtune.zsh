@@ -89,7 +89,7 @@ _ctxtune_freeze() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_prompt() {
@@ -125,7 +125,7 @@ _ctxtune_prompt() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_fewshot() {
@@ -163,7 +163,7 @@ _ctxtune_fewshot() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_run() {
@@ -177,7 +177,7 @@ _ctxtune_run() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_eval() {
@@ -202,7 +202,7 @@ _ctxtune_eval() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_generate() {
@@ -401,7 +401,7 @@ _ctxtune_data_show() {
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_data_stats() {
@@ -417,7 +417,7 @@ _ctxtune_data_stats() {
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_cache() {
@@ -496,7 +496,7 @@ _ctxtune_recipe_show() {
     _arguments -s -S \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_recipe_new() {
@@ -504,7 +504,7 @@ _ctxtune_recipe_new() {
         '--out=[The file to write; NAME.yaml if not given.]:out:_files' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:name:(fewshot freeze prompt quickstart)'
+        '1:name:(fewshot freeze prompt quickstart suffix)'
 }
 
 _ctxtune_recipe_check() {
@@ -513,7 +513,7 @@ _ctxtune_recipe_check() {
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart}'
+        '1:recipe:{_ctxtune_or_file fewshot freeze prompt quickstart suffix}'
 }
 
 _ctxtune_recipe_schema() {

@@ -10,7 +10,8 @@ def quickstart(out: options.Out = None, json: options.Json = False, quiet: optio
     """Adapt a real model to real data, with no other input.
 
     Fetches SmolLM2-135M-Instruct once (93 MB), trains its last layers on 1,024 film reviews, prints what it learned and what
-    it forgot, beside what it answers behind 16 of the reviews with no training at all, and leaves an adapter.
+    it forgot, beside what it answers behind a short prompt that is learned, and behind 16 of the reviews with no training at
+    all, and leaves both adapters.
     """
     console.Quiet.on = quiet
     from ctxtune.commands.quickstart import quickstart as command
@@ -30,16 +31,22 @@ def quickstart(out: options.Out = None, json: options.Json = False, quiet: optio
 def _tables(facts: Mapping[str, Any]) -> Any:
     from rich.console import Group
 
-    return Group(freeze.result_table(facts), _ways(facts, facts["fewshot"]))
+    return Group(freeze.result_table(facts), _ways(facts, facts["prompt"], facts["fewshot"]))
 
 
-def _ways(tuned: Mapping[str, Any], few: Mapping[str, Any]) -> Any:
+def _ways(tuned: Mapping[str, Any], prompt: Mapping[str, Any], few: Mapping[str, Any]) -> Any:
     """The same rows asked in every way, and what each took from loading the model on."""
     asked = f"behind {few['method']['shots']} examples"
     rows = [
         ["as it came", console.with_error(tuned["scores"]["before"], "acc"), ""],
         [asked, console.with_error(few["calibrations"]["none"], "acc"), f"{few['seconds']['total']:.0f}"],
         [f"{asked}, batch calibration", console.with_error(few["calibrations"]["batch"], "acc"), "the same pass"],
-        ["tuned", console.with_error(tuned["scores"]["after"], "acc"), f"{tuned['seconds']['total']:.0f}"],
+        [f"prompt learned, {prompt['trainable']:,} numbers", *_after(prompt)],
+        [f"tuned, {tuned['trainable']:,} numbers", *_after(tuned)],
     ]
     return console.grid(f"Accuracy on the same {few['scores']['rows']:,} rows", ["", "acc", "seconds"], rows)
+
+
+def _after(run: Mapping[str, Any]) -> list[str]:
+    """Accuracy and seconds of a run."""
+    return [console.with_error(run["scores"]["after"], "acc"), f"{run['seconds']['total']:.0f}"]

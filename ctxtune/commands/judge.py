@@ -46,6 +46,7 @@ class Judge:
     base: BaseProbe | None = None
     say: Callable[[str], None] | None = None
     taught: Sequence[Sequence[float]] = ()  # what a teacher said of the choices of each row
+    still: dict[str, float] | None = None  # the drift of what cannot move
     told: list[dict[str, float]] = field(default_factory=list)  # the scores of a run so far
 
     @classmethod
@@ -63,14 +64,15 @@ class Judge:
     def behind(self, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, virtual: Virtual) -> Judge:
         """The same rows and the same text behind virtual tokens, against what the base has said.
 
-        A suffix stands between a row and its answer. In a running text nothing is asked, and nothing of it stands there.
+        A suffix stands between a row and its answer. In a running text nothing is asked, and nothing of it stands there: what
+        is said of it stays what it was.
         """
         import torch
 
         choices = to_score(source, spec)
         if virtual.suffix:
             asked = Requests(trunk, choices.requests, suffix=virtual.suffix) if choices is not None else None
-            return Judge(choices, asked, self.probe, self.end, self.base, self.say, self.taught)
+            return Judge(choices, asked, None, self.end, None, self.say, self.taught, self._unmoved())
         learned = partial(virtual.prefix, trunk)
         with torch.no_grad():
             prefix = learned()
@@ -96,15 +98,19 @@ class Judge:
         kept = read_state(checkpoint)
         if kept is not None:
             return dict(kept["before"])
-        moved = asdict(unmoved(self.probe, self.base)) if self.probe is not None and self.base is not None else {}
         if self.requests is None:
-            return {"scores": {}, "forgetting": moved}
+            return {"scores": {}, "forgetting": self._unmoved()}
         with self._scoring("before training"):
-            return {"scores": self.total(self.items(self.requests.kept_scores(where, mark))), "forgetting": moved}
+            scores = self.total(self.items(self.requests.kept_scores(where, mark)))
+        return {"scores": scores, "forgetting": self._unmoved()}
+
+    def _unmoved(self) -> dict[str, float]:
+        """The drift of a model that is still its base."""
+        return asdict(unmoved(self.probe, self.base)) if self.probe is not None and self.base is not None else {}
 
     def after(self, when: str = "after training", known: dict[str, float] | None = None) -> dict[str, Any]:
         """Scores, unless they are known, and drift of the model as it stands."""
-        moved = {}
+        moved = self.still or {}
         if self.probe is not None and self.base is not None:
             with heartbeat(self.say, f"measuring forgetting {when}"):
                 moved = asdict(drift(self.probe, self.base))

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from ctxtune.commands.adapt import Tell
 
 
-def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
-    """Pull the small model, adapt it to the bundled film reviews, ask it behind 16 of them.
+_PROMPT = "-prompt"
+"""what the run that learns a prompt has behind the name of the other's folder"""
 
-    Returns the facts of the run; `fewshot` among them is what the same rows gave behind examples.
+
+def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
+    """Pull the small model, adapt it to the bundled film reviews, learn a prompt for them, ask it behind 16 of them.
+
+    Returns the facts of the run; `prompt` and `fewshot` among them are those of the others, on the same rows.
 
     Raises:
         CtxtuneError: the model cannot be fetched, or the run fails.
@@ -27,14 +31,16 @@ def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
     resolved = load("quickstart", {"out": str(place)})
     pull(resolved.recipe.model, say=tell.note)
     facts = adapt(resolved, False, tell)
+    tell.note("prompt: the model as it came, with 8 vectors that are learned behind each review")
+    prompt = adapt(load("suffix", {"out": f"{place}{_PROMPT}"}), False, tell)
     tell.note("few-shot: the model as it came, asked behind 16 of the training rows")
-    return {**facts, "fewshot": fewshot(load("fewshot", {}), tell.note)}
+    return {**facts, "prompt": prompt, "fewshot": fewshot(load("fewshot", {}), tell.note)}
 
 
 def free_folder() -> Path:
     """The first of runs/quickstart, runs/quickstart-2, ... that nobody uses."""
     for number in range(1, 1000):
         place = Path("runs") / ("quickstart" if number == 1 else f"quickstart-{number}")
-        if not place.exists():
+        if not place.exists() and not Path(f"{place}{_PROMPT}").exists():
             return place
     raise RecipeError("runs/ holds 999 quickstarts", "remove some, or name a folder with --out")

@@ -22,6 +22,7 @@ from ..conftest import (
     Listener,
     adapter_tensors,
     review_rows,
+    same_tensors,
     write_jsonl,
 )
 
@@ -371,14 +372,18 @@ def test_a_start_that_nothing_betters_is_kept(
     def worse(judge: Judge, when: str = "") -> dict[str, float]:
         said = true(judge, when)
         calls.append(said["loss"])
-        return {**said, "loss": said["loss"] + 100 * (len(calls) > 2)}
+        judge.told[-1] = {**said, "loss": said["loss"] + 100 * (len(calls) > 1)}
+        return judge.told[-1]
 
     monkeypatch.setattr(Judge, "choose", worse)
     more = {"data.eval": str(dev), "train.eval_every": 1}
     facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", more), False, Listener())
     assert facts["best_step"] == 0
-    assert calls[-1] == pytest.approx(calls[1], abs=1e-6)  # what is scored in the end is the start
-    assert calls[2] != pytest.approx(calls[1], abs=1e-6)
+    assert facts["scores"]["after"] == facts["start"]["scores"]  # known: it is not scored again
+    assert len(calls) == 1 + facts["steps"]
+    assert calls[1] != pytest.approx(calls[0], abs=1e-6)
+    adapt(asked(model_folders["llama-tied"], train, tmp_path / "still", {**more, "train.lr": 1e-30}), False, Listener())
+    assert same_tensors(adapter_tensors(tmp_path / "run"), adapter_tensors(tmp_path / "still"))
 
 
 @pytest.mark.parametrize("kind", ["prefix", "residual", "suffix"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,7 +41,8 @@ def test_the_same_rows_are_asked_behind_examples(quickstart: Quickstart) -> None
     _, _, ways = quickstart.out.partition(f"Accuracy on the same {len(ROWS.read_text('utf-8').splitlines())} rows")
     cells = {line.split("  ")[1].strip(): line for line in ways.splitlines() if line.startswith("  ")}
     scores = quickstart.facts["scores"]
-    for name, one in (("as it came", scores["before"]), ("tuned", scores["after"])):
+    tuned = f"tuned, {quickstart.facts['trainable']:,} numbers"
+    for name, one in (("as it came", scores["before"]), (tuned, scores["after"])):
         assert f"{one['acc']:.4f} ± {one['acc_stderr']:.4f}" in cells[name]
     few, calibrated = (cells[f"behind 16 examples{more}"] for more in ("", ", batch calibration"))
     for line in (few, calibrated):
@@ -47,6 +50,16 @@ def test_the_same_rows_are_asked_behind_examples(quickstart: Quickstart) -> None
         assert found is not None
         assert 0.5 <= float(found[1]) <= 1
     assert float(few.split()[-1]) < quickstart.facts["seconds"]["total"] / 2
+
+
+def test_a_prompt_is_learned_on_the_same_rows(quickstart: Quickstart) -> None:
+    """In the time of 512 reviews that are read once; what it is asked without one stays what it was."""
+    run = json.loads(Path(f"{quickstart.facts['out']}-prompt", "result.json").read_text("utf-8"))
+    assert run["scores"]["before"] == quickstart.facts["scores"]["before"]
+    assert run["scores"]["after"]["acc"] > run["start"]["scores"]["acc"]
+    assert run["forgetting"]["after"]["kl"] == 0
+    line = next(line for line in quickstart.out.splitlines() if "prompt learned, 4,608 numbers" in line)
+    assert f"{run['scores']['after']['acc']:.4f} ± {run['scores']['after']['acc_stderr']:.4f}" in line
 
 
 def test_the_model_learns_and_the_forgetting_is_measured(quickstart: Quickstart) -> None:
