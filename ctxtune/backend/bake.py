@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from ctxtune.backend.library import one_line
 from ctxtune.backend.prefix import embedding_of
+from ctxtune.data.prompt import names
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ LEAST = 1e-9  # the share that all new words together may have on the probe, wit
 _TURNS = 1000
 _MARGIN = 0.02  # least cosine that is looked for
 _FAR = -1e4  # a bias that leaves nothing in float32
-NAME = "<|virtual-{}|>"
 
 
 def add_words(base: Base, vectors: Tensor, states: Tensor) -> list[int]:
@@ -49,8 +49,8 @@ def add_words(base: Base, vectors: Tensor, states: Tensor) -> list[int]:
         ModelError: the model has no head of its own kind, or its final states have no direction in common.
     """
     model: Any = base.model
-    names = [NAME.format(number) for number in range(len(vectors))]
-    if taken := [name for name in names if name in base.tokenizer.get_vocab()]:
+    called = names(len(vectors))
+    if taken := [name for name in called if name in base.tokenizer.get_vocab()]:
         raise ModelError(
             f"the tokenizer has a token {taken[0]!r} already", "bake into the model that the adapter was made on"
         )
@@ -71,9 +71,9 @@ def add_words(base: Base, vectors: Tensor, states: Tensor) -> list[int]:
     config = model.config
     for part in {id(one): one for one in (config, config.get_text_config())}.values():
         part.vocab_size, part.tie_word_embeddings = words, False
-    base.tokenizer.add_tokens([_token(name) for name in names])
-    ids: list[int] = base.tokenizer.convert_tokens_to_ids(names)
-    if ids != list(range(first, first + len(names))):
+    base.tokenizer.add_tokens([_token(name) for name in called])
+    ids: list[int] = base.tokenizer.convert_tokens_to_ids(called)
+    if ids != list(range(first, first + len(called))):
         raise ModelError("the tokenizer's numbers have holes: new words would take the place of others", "use PEFT")
     return ids
 
@@ -143,32 +143,31 @@ def write_baked(base: Base, ids: Sequence[int], folder: Path, dtype: torch.dtype
         raise ModelError(
             f"the model cannot be written: {one_line(error)}", "mend its generation_config.json"
         ) from error
-    names = base.tokenizer.convert_ids_to_tokens(list(ids))
-    tokenizer = base.tokenizer
+    called, tokenizer = names(len(ids)), base.tokenizer
     told = tokenizer.chat_template
     if told:
         several = isinstance(told, dict)
         tokenizer.chat_template = (
-            {name: _in_chat(one, names, behind) for name, one in told.items()}
+            {name: _in_chat(one, called, behind) for name, one in told.items()}
             if several
-            else _in_chat(told, names, behind)
+            else _in_chat(told, called, behind)
         )
     tokenizer.save_pretrained(folder)
-    _write_words(folder / "tokenizer.json", names, ids, behind)
+    _write_words(folder / "tokenizer.json", called, ids, behind)
 
 
-def _in_chat(template: str, names: Sequence[str], behind: bool) -> str:
+def _in_chat(template: str, called: Sequence[str], behind: bool) -> str:
     """A chat template with the words before a conversation, or behind it where the model is to speak."""
-    words = "{{ " + json.dumps("".join(names)) + " }}"
+    words = "{{ " + json.dumps("".join(called)) + " }}"
     return f"{template}{{% if add_generation_prompt %}}{words}{{% endif %}}" if behind else words + template
 
 
-def _write_words(path: Path, names: Sequence[str], ids: Sequence[int], behind: bool) -> None:
+def _write_words(path: Path, called: Sequence[str], ids: Sequence[int], behind: bool) -> None:
     """Let the tokenizer's post-processor write the words: in the place of the special tokens that stood before a text, or
     behind a text and with these."""
     told = json.loads(path.read_text(encoding="utf-8"))
-    words = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
-    known = {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(names, ids, strict=True)}
+    words = [{"SpecialToken": {"id": name, "type_id": 0}} for name in called]
+    known = {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in zip(called, ids, strict=True)}
     old = told.get("post_processor") or {}
     parts = old.get("processors", [old])
     front: list[Any] = words

@@ -16,7 +16,8 @@ import torch
 from ctxtune.backend.cache import keep_states, store_key
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.trunk import Trunk
-from ctxtune.data.encode import Encoded, encode_prompt
+from ctxtune.data.encode import Encoded
+from ctxtune.data.prompt import encode_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

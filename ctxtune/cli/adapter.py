@@ -125,6 +125,11 @@ def export(
             f"{baked.words} new words: at most {baked.share:.0e} of the probability on the probe; "
             f"log-probabilities of the old ones within {baked.difference:.0e}"
         )
+        if baked.behind:
+            console.note(
+                "the tokenizer writes them behind a prompt: a harness that makes one text of prompt and answer gets them "
+                "behind the answer, where they do nothing; `ctxtune eval --model` puts them between the two"
+            )
     if as_json:
         console.emit(facts, as_json, lambda: None)
     else:

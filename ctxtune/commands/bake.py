@@ -27,12 +27,14 @@ _EVERY = 8  # rows of a text: from one to the next whose whole distribution is c
 @dataclass(frozen=True)
 class Baked:
     """The folder, the number of new words, the largest share that all of them have on the probe, and the largest difference of
-    a log-probability of an old word; the last two by plain transformers from the folder, in float32."""
+    a log-probability of an old word; the last two by plain transformers from the folder, in float32. Words of a suffix stand
+    `behind` a text."""
 
     folder: Path
     words: int
     share: float
     difference: float
+    behind: bool
 
 
 def check_bakeable(adapter: AdapterFile) -> None:
@@ -85,7 +87,7 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
                 f"{adapter.path} is not baked: new words have a share of {share:.1e}, old ones differ by {difference:.1e}",
                 "use it with --adapter",
             )
-    return Baked(out, len(ids), share, difference)
+    return Baked(out, len(ids), share, difference, behind)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _compared(folder: Path, ids: Sequence[int], said: _Said, tokenizer: Any, beh
     import torch
 
     from ctxtune.backend.load import load_base
-    from ctxtune.data.encode import encode_prompt
+    from ctxtune.data.prompt import encode_prompt
 
     base = load_base(folder, "cpu", dtype="float32")
     asked, written = encode_prompt(tokenizer, _TEXT, framed=behind), base.tokenizer(_TEXT)["input_ids"]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands.prepare import checked_hash, labelled, to_score
 from ctxtune.commands.teacher import long_prompt
 from ctxtune.data.branch import shared
-from ctxtune.data.encode import EncodeSpec, encode_prompt
+from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.hash import sha256_file
 from ctxtune.data.joint import joint
+from ctxtune.data.prompt import encode_prompt, own_words
 from ctxtune.data.shots import check_pool, choose
 from ctxtune.data.tokens import frame, virtual_tokens
 from ctxtune.errors import DataError, RecipeError
@@ -87,6 +88,8 @@ class Beginning:
             yield f"{len(self.rows)} rows are demonstrations, and are not learned from"
         if self.teacher is not None:
             yield f"{len(self.spec.virtual)} virtual tokens are to answer as {self.teacher.tokens:,} of demonstrations do"
+        if self.spec.before and own_words(self.spec.tokenizer).before:
+            yield "the words that the model's tokenizer writes before a text give way to the virtual tokens"
         if not self.parted:
             yield "the tokenizer makes other tokens of a question that stands alone: the start is near its text, not the same"
 

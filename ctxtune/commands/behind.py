@@ -14,7 +14,8 @@ from ctxtune.adapter.prefix import SUFFIX, shown
 from ctxtune.commands.asking import answers_end
 from ctxtune.commands.prepare import to_score
 from ctxtune.commands.written import written_scores
-from ctxtune.data.encode import EncodeSpec, encode_prompt
+from ctxtune.data.encode import EncodeSpec
+from ctxtune.data.prompt import encode_prompt, encode_question
 from ctxtune.errors import AdapterError, DataError, RecipeError
 from ctxtune.methods.fewshot import shots_of
 
@@ -95,10 +96,10 @@ class Context:
         """A text that is to be continued, as the model reads it."""
         shown, tokenizer = self.shown, self.trunk.base.tokenizer
         if self.prefix is None:
-            return [*encode_prompt(tokenizer, prompt), *shown.virtual] if prompt else []
+            return [*encode_question(tokenizer, prompt), *shown.virtual] if prompt else []
         if shown.virtual:
-            return [*shown.virtual, *encode_prompt(tokenizer, shown.instruction + prompt, framed=False)]
-        return encode_prompt(tokenizer, shown.front + prompt)
+            return [*shown.virtual, *encode_question(tokenizer, shown.instruction + prompt, framed=False)]
+        return encode_question(tokenizer, shown.front + prompt)
 
     def past(self) -> Past:
         """What one text, which grows, goes on from."""

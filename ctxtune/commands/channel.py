@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ctxtune.data.content_free import premise
-from ctxtune.data.encode import TooLong, chunks, encode_pairs, fit, join
+from ctxtune.data.encode import TooLong, chunks, encode_pairs, fit
+from ctxtune.data.prompt import join
 from ctxtune.errors import DataError, RecipeError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ctxtune.commands.written import accepted_answers
 from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.finite import plain
 from ctxtune.errors import ModelError, RecipeError
-from ctxtune.methods.fewshot import behind, formed
+from ctxtune.methods.fewshot import behind, check_words, formed
 from ctxtune.recipe.schema import REPLAYED_SEED, Fewshot
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ def opened(
         )
     spec = prepare.encoder(data, templates, base.tokenizer, base.anatomy, base.max_length)
     assert isinstance(spec, EncodeSpec)
+    check_words(spec, settings)
     spec = formed(spec, settings)
     if spec.turns is not None and data.instruction.strip() and not spec.turns.system:
         found = "begins the first turn" if spec.turns.lead else f"is left out, as {settings.replay} does"

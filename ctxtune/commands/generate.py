@@ -78,7 +78,7 @@ class Voice:
             DataError, ModelError: it is no text, is empty, or does not fit the model.
         """
         from ctxtune.backend.decode import check_prompt
-        from ctxtune.data.encode import encode_prompt
+        from ctxtune.data.prompt import encode_question
 
         if any("\ud800" <= letter <= "\udfff" for letter in ask.prompt):  # bytes of a command line that are no UTF-8
             raise DataError(f"{ask.where} is not text: it holds half a character")
@@ -88,7 +88,7 @@ class Voice:
             ids = (
                 self.context.asked(ask.prompt)
                 if self.context is not None
-                else encode_prompt(self.base.tokenizer, ask.prompt)
+                else encode_question(self.base.tokenizer, ask.prompt)
             )
         check_prompt(self.base, ids, ask.where)
         return ids

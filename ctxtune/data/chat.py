@@ -10,7 +10,8 @@ the template (`{% generation %}`) are not needed.
 
 One example holds all turns of a conversation as long as each `after` begins the next. A template that rewrites earlier
 turns (leaves out what was thought in them, moves the instructions) breaks this: then the conversation goes on as a new
-example, in which each turn stands in the words that the model will have before it.
+example, in which each turn stands in the words that the model will have before it. So does one whose tokenizer has words of a
+learned prompt behind what is asked (prompt.py): they stand before the reply that is learned, and before no other.
 
 Tokens are those of the whole text. Where a tokenizer joins the end of `before` with the first letters of a reply (a line
 break with a line break), the joined token is learned: lm-evaluation-harness splits prompts and answers the same way.
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ctxtune.data.encode import Encoded, EncodedSet, OnLong, check_supervised, chunks
 from ctxtune.data.messages import Conversation, conversation_of
+from ctxtune.data.prompt import words_behind
 from ctxtune.data.render import FAILURES
 from ctxtune.data.tokens import Tokenizer, content
 from ctxtune.errors import DataError, ModelError
@@ -143,9 +145,12 @@ def encode_chats(rows: Sequence[Row], spec: ChatSpec) -> EncodedSet:
 def scripts(tokenizer: ChatTokenizer, talk: Conversation, where: str, learn: Literal["all", "last"]) -> list[Script]:
     """The conversation rendered up to its last reply: one script, or several where the template rewrites earlier turns."""
     done: list[Script] = []
+    words = words_behind(tokenizer)
     for reply in talk.replies if learn == "all" else talk.replies[-1:]:
         before = render_chat(tokenizer, Conversation(talk.messages[:reply], talk.tools), where, ask=True)
         after = render_chat(tokenizer, Conversation(talk.messages[: reply + 1], talk.tools), where)
+        if words and after.startswith(asked := before.removesuffix(words)):
+            after = before + after.removeprefix(asked)
         if not after.startswith(before):
             raise DataError(
                 f"{where}: the model's chat template does not begin reply {reply} with the words in which it asks for it",

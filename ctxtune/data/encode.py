@@ -17,9 +17,11 @@ classifier reads the prompt alone: its row is the first token, its label the pla
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from ctxtune.data.prompt import Words, encode_prompt, join, own_words
 from ctxtune.data.render import Rendered, Template, render_row
 from ctxtune.data.tokens import content, end_of_text, first_token, frame, starts_itself
 from ctxtune.errors import DataError, ModelError
@@ -94,6 +96,13 @@ class EncodeSpec:
         """The virtual tokens, wherever they stand."""
         return self.before + self.suffix
 
+    @cached_property
+    def words(self) -> Words:
+        """What stands before a text and behind what is asked. The model's own words are in a chat its template's affair."""
+        plain = self.kind == "causal" and self.turns is None and not self.replay
+        own = own_words(self.tokenizer) if plain else Words()
+        return Words(self.before or own.before, own.behind + self.suffix)
+
     def render(self, row: Row) -> Rendered:
         """The row's prompt, answer and choices as texts."""
         one = render_row(row, self.prompt, self.answer, self.choices, self.instruction)
@@ -116,25 +125,27 @@ class EncodeSpec:
             self.tokenizer, [(prompt, space + answer) for prompt, answer in pairs], delimiter=between, kind=self.kind,
             end=end, form=self.form,
         )  # fmt: skip
-        return [one.between(self.before, self.suffix) for one in done] if self.virtual else done
+        return [one.between(*self.words) for one in done] if any(self.words) else done
 
     def encode_front(self) -> list[int]:
         """The tokens that are read before any prompt."""
         front = self.instruction if self.turns is None else self.turns.front
-        return encode_prompt(self.tokenizer, front, framed=self.form.framed) if front else []
+        read = encode_prompt(self.tokenizer, front, framed=self.form.framed) if front else []
+        return [*self.words.before, *read] if read else []
 
     def encode_question(self, row: Row) -> list[int]:
         """The tokens behind which the model writes its answer."""
         prompt = self.render(row).prompt
         text = prompt.rstrip() if self.form.strip else prompt
-        return [*self.before, *encode_prompt(self.tokenizer, text, framed=self.form.framed), *self.suffix]
+        before, behind = self.words
+        return [*before, *encode_prompt(self.tokenizer, text, framed=self.form.framed), *behind]
 
     @property
     def form(self) -> Form:
         """A chat's prompt ends as its template ends it, and has all the special tokens that it needs."""
         chat = self.turns is not None
         return Form(
-            self.choices is not None or not (chat or self.replay), not self.before and (self.replay or not chat)
+            self.choices is not None or not (chat or self.replay), not self.words.before and (self.replay or not chat)
         )
 
 
@@ -275,12 +286,6 @@ def encode_pair(
     return fit(one, max_length, frame(tokenizer)[0] if kind == "masked" else (), truncate=on_long == "truncate")
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str, *, framed: bool = True) -> list[int]:
-    """A text to be continued, as it stands: what the tokenizer would put behind it is left out."""
-    ids = tuple(content(tokenizer, [text])[0]["input_ids"])
-    return list(ids if not framed or starts_itself(tokenizer, ids) else (*frame(tokenizer)[0], *ids))
-
-
 def encode_pairs(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, delimiter: str, kind: Predicting, end: bool = False,
     form: Form = FORM,
@@ -294,7 +299,7 @@ def encode_pairs(
 def fit(
     one: Encoded, max_length: int, front: Sequence[int] = (), *, truncate: bool = False, suffix: int = 0
 ) -> Encoded:
-    """Cut the prompt at its left, behind the special tokens `front` and before `suffix` virtual ones, until it fits."""
+    """Cut the prompt at its left, behind the tokens `front` and before `suffix` that are not the row's, until it fits."""
     excess = len(one.ids) - max_length
     if excess <= 0:
         return one
@@ -317,9 +322,9 @@ def _fit_row(row: Row, requests: list[Encoded], spec: EncodeSpec) -> list[Encode
         return requests
     if spec.on_long == "drop":
         return None
-    front = spec.before if spec.kind == "causal" else frame(spec.tokenizer)[0]
+    front = spec.words.before if spec.kind == "causal" else frame(spec.tokenizer)[0]
     try:
-        cut, suffix = spec.on_long == "truncate", len(spec.suffix)
+        cut, suffix = spec.on_long == "truncate", len(spec.words.behind)
         return [fit(one, spec.max_length, front, truncate=cut, suffix=suffix) for one in requests]
     except TooLong as error:
         hint = "shorten the row, or set data.on_long to drop" + (" or truncate" if spec.on_long == "error" else "")
@@ -388,11 +393,6 @@ def _classified(tokenizer: Tokenizer, asked: Sequence[tuple[Rendered, int | None
     known = list(dict.fromkeys(one.prompt for one, _ in asked))  # choices share their prompts
     read = dict(zip(known, content(tokenizer, known), strict=True))
     return [Encoded((*front, *read[one.prompt]["input_ids"], *back), (0,), (place or 0,)) for one, place in asked]
-
-
-def join(prompt: str, delimiter: str, answer: str) -> str:
-    """A prompt with its answer; no delimiter stands behind white space, or where there is no prompt."""
-    return prompt + answer if not prompt or prompt[-1].isspace() else prompt + delimiter + answer
 
 
 def chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctxtune.data.branch import shared
-from ctxtune.data.encode import encode_prompt
+from ctxtune.data.prompt import encode_prompt
 from ctxtune.data.tokens import content
 
 if TYPE_CHECKING:

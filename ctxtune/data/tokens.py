@@ -19,6 +19,8 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: Any, **options: Any) -> Mapping[str, Any]: ...
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> Any: ...
+
 
 def content(tokenizer: Tokenizer, texts: list[str], *, offsets: bool = False) -> list[dict[str, Any]]:
     """The tokens of each text without the special tokens around it."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
+from ctxtune.data.prompt import own_words
 from ctxtune.data.read import Row
 from ctxtune.data.turns import turns_of
+from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +50,21 @@ def formed(spec: EncodeSpec, settings: Fewshot) -> EncodeSpec:
         return replace(spec, replay=replay)
     turns = turns_of(cast("ChatTokenizer", spec.tokenizer), spec.instruction, drop=replay)
     return replace(spec, replay=replay, turns=turns, instruction="", delimiter="")
+
+
+def check_words(spec: EncodeSpec, settings: Fewshot) -> None:
+    """Refuse rules by which a model's own words would not stand between what is asked and the answer.
+
+    Raises:
+        ModelError: the tokenizer has such words (data/prompt.py).
+    """
+    channel = settings.calibrate == "channel"
+    if (channel or settings.replay is not None) and own_words(spec.tokenizer).behind:
+        key, where = ("calibrate channel", "the question") if channel else (f"replay {settings.replay}", "the answer")
+        raise ModelError(
+            f"method.{key}: the model has words of its own behind what is asked, and they would stand behind {where}",
+            "leave it out",
+        )
 
 
 def shots_of(rows: Sequence[Row], spec: EncodeSpec, separator: str) -> Shots:

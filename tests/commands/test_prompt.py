@@ -171,7 +171,7 @@ def test_plain_peft_gives_the_scores_of_the_run(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ctxtune.commands.adapt import adapt
-    from ctxtune.data.encode import encode_prompt
+    from ctxtune.data.prompt import encode_prompt
 
     model, more = model_folders["llama-tied"], {"method.kind": kind, "data.eval": str(dev)}
     facts = adapt(asked(model, train, tmp_path / "run", more), False, Listener())

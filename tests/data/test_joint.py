@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ctxtune.data.encode import encode_prompt
 from ctxtune.data.joint import joint
+from ctxtune.data.prompt import encode_prompt
 
 from ..conftest import CORPUS
 
