@@ -61,8 +61,8 @@ def known_values() -> dict[str, Takes]:
     from ctxtune.recipe import gallery, keys, start
 
     def literals(key: str) -> Takes:
-        field = keys.owners()[key].model_fields[key.rpartition(".")[2]]
-        return Takes(get_args(field.annotation))
+        fields = [kind.model_fields[key.rpartition(".")[2]] for kind in keys.owners()[key].values()]
+        return Takes(tuple(dict.fromkeys(value for field in fields for value in get_args(field.annotation))))
 
     models, recipes, free, files = tuple(CATALOGUE), tuple(gallery.names()), Takes(), Takes(files=True)
     return {

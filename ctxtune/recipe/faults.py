@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctxtune.errors import RecipeError
 from ctxtune.recipe import keys
@@ -72,20 +73,40 @@ def _fault(key: str, detail: ErrorDetails, given: Mapping[str, Given], source: s
     one = given.get(key)
     if detail["type"] == "missing" or (detail["type"] == "union_tag_not_found" and one is None):
         return _missing(key, given, source)
+    method = str(detail["loc"][1]) if key.startswith("method.") and key != "method.name" else None
     if detail["type"] == "extra_forbidden" and one is not None:  # a key of another method
-        return Fault(one.line, f"{one.where}: {key} is no key of method {detail['loc'][1]}", keys.of_method(key))
+        return Fault(one.line, f"{one.where}: {key} is no key of method {method}", keys.of_method(key))
     reason = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else None
-    if one is None:  # two keys of a section contradict each other: blame the one that overrules
-        named = [given[name] for name in given if name.startswith(f"{key}.") and name[len(key) + 1 :] in str(reason)]
-        one = min(named, key=lambda this: ("flag", "--set", "recipe").index(this.origin))
+    if one is None:
+        one = _to_blame(key, str(reason), given)
     if reason is not None:
         return Fault(one.line, f"{one.where}: {key}: {reason}")
+    if key == "method.name":
+        return _no_method(one)
     index = next((part for part in detail["loc"] if isinstance(part, int)), None)
     place = key if index is None else f"{key}[{index}]"
-    value: Any = one.value if key == "method.name" else detail["input"]
-    words = keys.allowed(key, of_items=index is not None)
-    hint = _about_quotes(value, wants_text=detail["type"] == "string_type" or keys.takes_text(key))
-    return Fault(one.line, f"{one.where}: {place} is {shown(value)}, allowed: {words}", hint)
+    words = keys.allowed(key, method, of_items=index is not None)
+    wants_text = detail["type"] == "string_type" or keys.takes_text(key, method)
+    hint = _about_quotes(detail["input"], wants_text)
+    return Fault(one.line, f"{one.where}: {place} is {shown(detail['input'])}, allowed: {words}", hint)
+
+
+def _to_blame(section: str, reason: str, given: Mapping[str, Given]) -> Given:
+    """Of the keys of a section that contradict each other, as the reason names them, the one that overrules."""
+    words = set(re.findall(r"\w+", reason))
+    below = {key.removeprefix(f"{section}."): one for key, one in given.items() if key.startswith(f"{section}.")}
+    named = [one for name, one in below.items() if name in words and f"{section}.{name}" != "method.name"]
+    return min(named, key=lambda one: ("flag", "--set", "recipe").index(one.origin))
+
+
+def _no_method(one: Given) -> Fault:
+    """A name that no method has."""
+    *others, last = keys.method_names()
+    near = keys.nearest_method(one.value)
+    hint = f"did you mean '{near}'?" if near else None
+    return Fault(
+        one.line, f"{one.where}: method.name is {shown(one.value)}, allowed: {', '.join(others)} or {last}", hint
+    )
 
 
 def _about_quotes(value: object, wants_text: bool) -> str | None:

@@ -26,15 +26,24 @@ def leaves(section: Section, below: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @cache
-def owners() -> dict[str, type[Section]]:
-    """Every dotted key that takes a value, of every method, and the class that has it as a field."""
-    return dict(_walk(Recipe, ""))
+def owners() -> dict[str, dict[str, type[Section]]]:
+    """Every dotted key that takes a value, and the classes that have it as a field, by method; '' where it is of none."""
+    found: dict[str, dict[str, type[Section]]] = {}
+    for key, kind in _walk(Recipe, ""):
+        method = get_args(kind.model_fields["name"].annotation)[0] if key.startswith("method.") else ""
+        found.setdefault(key, {})[method] = kind
+    return found
 
 
 @cache
 def method_names() -> tuple[str, ...]:
     """The names of the methods."""
-    return tuple(sorted(_properties(kind)["name"]["const"] for key, kind in _walk(Recipe, "") if key == "method.name"))
+    return tuple(sorted(owners()["method.name"]))
+
+
+def nearest_method(word: object) -> str | None:
+    """The method that is meant by a word, None where it is like none."""
+    return next(iter(difflib.get_close_matches(str(word), method_names(), n=1)), None)
 
 
 @cache
@@ -63,9 +72,18 @@ def under(section: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _schema(key: str) -> dict[str, Any]:
-    """The JSON Schema of one key."""
-    found: dict[str, Any] = _properties(owners()[key])[key.rpartition(".")[2]]
+def _schema(key: str, method: str | None) -> dict[str, Any]:
+    """The JSON Schema of one key, as the method has it; as some method has it where this one does not."""
+    kinds = owners()[key]
+    kind = kinds.get(method or "") or next(iter(kinds.values()))
+    found: dict[str, Any] = _properties(kind)[key.rpartition(".")[2]]
+    return found
+
+
+def _kinds(key: str, method: str | None) -> list[dict[str, Any]]:
+    """The JSON Schemas of which a value must fit one."""
+    schema = _schema(key, method)
+    found: list[dict[str, Any]] = schema.get("anyOf", [schema])
     return found
 
 
@@ -77,37 +95,38 @@ def _properties(section: type[Section]) -> dict[str, Any]:
 
 
 def of_method(key: str) -> str:
-    """Which method a key under `method` belongs to, in words."""
-    name: str = _properties(owners()[key])["name"]["const"]
-    return f"it is one of method {name}: `ctxtune {name}`, or 'method: {{name: {name}}}'"
+    """Which methods a key under `method` belongs to, in words."""
+    names = sorted(owners()[key])
+    said = f"methods {' and '.join(names)}" if len(names) > 1 else f"method {names[0]}"
+    commands = " or ".join(f"`ctxtune {name}`" for name in names)
+    return f"it is one of {said}: {commands}, or 'method: {{name: {names[0]}}}'"
 
 
-def takes_text(key: str) -> bool:
+def takes_text(key: str, method: str | None) -> bool:
     """Whether any text at all may be the value, so that an option's value needs no YAML."""
-    kinds = _schema(key).get("anyOf", [_schema(key)])
-    return any(kind.get("type") == "string" and not {"enum", "const", "pattern"} & set(kind) for kind in kinds)
+    return any(
+        kind.get("type") == "string" and not {"enum", "const", "pattern"} & set(kind) for kind in _kinds(key, method)
+    )
 
 
-def takes_template(key: str) -> bool:
+def takes_template(key: str, method: str | None) -> bool:
     """Whether a text with `{{` in it may stand there beside other kinds of values."""
-    return any("pattern" in kind for kind in _schema(key).get("anyOf", []))
+    return any("pattern" in kind for kind in _kinds(key, method))
 
 
-def takes_list(key: str) -> bool:
+def takes_list(key: str, method: str | None) -> bool:
     """Whether a list may stand there."""
-    return any(kind.get("type") == "array" for kind in _schema(key).get("anyOf", []))
+    return any(kind.get("type") == "array" for kind in _kinds(key, method))
 
 
-def takes_null(key: str) -> bool:
+def takes_null(key: str, method: str | None) -> bool:
     """Whether null is a value of the key."""
-    return any(kind.get("type") == "null" for kind in _schema(key).get("anyOf", []))
+    return any(kind.get("type") == "null" for kind in _kinds(key, method))
 
 
-def allowed(key: str, of_items: bool = False) -> str:
+def allowed(key: str, method: str | None, of_items: bool = False) -> str:
     """What may stand there, in words: `auto, or a number above 0 and up to 100`."""
-    if key == "method.name":
-        return _in_words({"enum": method_names()})
-    kinds = _schema(key).get("anyOf", [_schema(key)])
+    kinds = _kinds(key, method)
     if of_items:
         return _in_words(kinds[0].get("items") or kinds[0]["additionalProperties"])
     words = [_in_words(kind) for kind in kinds]

@@ -22,7 +22,7 @@ from ctxtune.recipe.schema import Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-SPELT = {"method.replay": "--as"}  # options that are not spelled like their keys: `as` is a word of Python's
+SPELT = {"method.replay": "--as", "method.adapters": "--init"}  # options that are not spelled like their keys
 ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
 NOT_PATHS = {"data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none")}
 
@@ -57,9 +57,11 @@ def load(source: str | None, flags: Mapping[str, object], sets: Sequence[str] = 
     document = read_recipe(path, name) if path is not None else Document({}, {})
     faults: list[Fault] = []
     written = _from_recipe(document, name, folder, faults)
-    options = _from_sets(sets, here, faults) | _from_flags(flags, here, faults)
-    _same_method(written, options, name)
-    given = {key: _absolute(key, one) for key, one in (written | options).items()}
+    method = _method(written, sets, flags)
+    words = _from_sets(sets, method, here, faults)
+    options = _from_flags(flags, method, here, faults)
+    _same_method(written, words, options, name)
+    given = {key: _absolute(key, one) for key, one in (written | words | options).items()}
     recipe = _validate(given, name, faults)
     origin = {key: given[key].origin if key in given else "default" for key, _ in keys.leaves(recipe)}
     return Resolved(recipe, origin, folder, name)
@@ -104,12 +106,22 @@ def _from_recipe(document: Document, source: str, folder: Path, faults: list[Fau
             elif isinstance(value, dict):
                 waiting.append((key, value))
             elif value is not None:
-                hint = f"the keys under it: {', '.join(keys.under(key))}"
+                named = keys.nearest_method(value) if key == "method" else None
+                below = f"the keys under it: {', '.join(keys.under(key))}"
+                hint = f"write 'method: {{name: {named}}}'" if named else below
                 faults.append(Fault(line, f"{where}: {key} is {shown(value)}, but other keys belong under it", hint))
     return found
 
 
-def _from_sets(sets: Iterable[str], folder: Path, faults: list[Fault]) -> dict[str, Given]:
+def _method(written: Mapping[str, Given], sets: Iterable[str], flags: Mapping[str, object]) -> str:
+    """The name of the method, by which values of its keys are read; '' where nobody says it."""
+    found = [one.value for one in (written.get("method.name"),) if one is not None]
+    found += [value.strip() for key, _, value in (text.partition("=") for text in sets) if key.strip() == "method.name"]
+    found += [value for value in (flags.get("method.name"),) if value is not None]
+    return str(found[-1]) if found else ""
+
+
+def _from_sets(sets: Iterable[str], method: str, folder: Path, faults: list[Fault]) -> dict[str, Given]:
     found: dict[str, Given] = {}
     for text in sets:
         key, equals, value = text.partition("=")
@@ -117,7 +129,7 @@ def _from_sets(sets: Iterable[str], folder: Path, faults: list[Fault]) -> dict[s
         if not equals or not key:
             raise RecipeError(f"--set {shown(text)} is not KEY=VALUE", "write --set train.lr=1e-3")
         if key in keys.owners():
-            found[key] = Given(_value_of_set(key, value), "--set", "--set", folder)
+            found[key] = Given(_value_of_set(key, method, value), "--set", "--set", folder)
         elif key in keys.sections():
             hint = f"set one of the keys under it: {', '.join(f'{key}.{name}' for name in keys.under(key))}"
             faults.append(Fault(0, f"--set: '{key}' is not a value", hint))
@@ -126,23 +138,24 @@ def _from_sets(sets: Iterable[str], folder: Path, faults: list[Fault]) -> dict[s
     return found
 
 
-def _value_of_set(key: str, text: str) -> Any:
+def _value_of_set(key: str, method: str, text: str) -> Any:
     """YAML, except that a key that takes any text takes it as it is: `{{ text }}` needs no second pair of quotes."""
     bare = text.strip()
-    if _as_it_is(key, bare) and not bare.startswith(("'", '"', "[") if keys.takes_list(key) else ("'", '"')):
-        if bare in ("", "null") and keys.takes_null(key):
+    marks = ("'", '"', "[") if keys.takes_list(key, method) else ("'", '"')
+    if _as_it_is(key, method, bare) and not bare.startswith(marks):
+        if bare in ("", "null") and keys.takes_null(key, method):
             return None
         _refuse_non_text(text, f"--set {key}")
         return text
     return parse(text, f"--set {key}")[0]
 
 
-def _as_it_is(key: str, text: str) -> bool:
+def _as_it_is(key: str, method: str, text: str) -> bool:
     """Whether an option's value is a text already: `{{ text }}` would be broken YAML."""
-    return keys.takes_text(key) or (keys.takes_template(key) and "{{" in text)
+    return keys.takes_text(key, method) or (keys.takes_template(key, method) and "{{" in text)
 
 
-def _from_flags(flags: Mapping[str, object], folder: Path, faults: list[Fault]) -> dict[str, Given]:
+def _from_flags(flags: Mapping[str, object], method: str, folder: Path, faults: list[Fault]) -> dict[str, Given]:
     found: dict[str, Given] = {}
     for key, value in flags.items():
         if value is None:
@@ -151,11 +164,11 @@ def _from_flags(flags: Mapping[str, object], folder: Path, faults: list[Fault]) 
         if key not in keys.owners():
             faults.append(Fault(0, f"{where}: unknown key {shown(key)}", keys.suggestion(key)))
             continue
-        found[key] = Given(_value_of_flag(key, value, where), "flag", where, folder)
+        found[key] = Given(_value_of_flag(key, method, value, where), "flag", where, folder)
     return found
 
 
-def _value_of_flag(key: str, value: object, where: str) -> object:
+def _value_of_flag(key: str, method: str, value: object, where: str) -> object:
     """A text is taken as it is, unless the key wants something else: `--lr 1e-3` and `--lr auto` come as texts."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -163,7 +176,7 @@ def _value_of_flag(key: str, value: object, where: str) -> object:
         value = list(value)
     for text in value if isinstance(value, list) else [value]:
         _refuse_non_text(text, where)
-    return parse(value, where)[0] if isinstance(value, str) and not _as_it_is(key, value) else value
+    return parse(value, where)[0] if isinstance(value, str) and not _as_it_is(key, method, value) else value
 
 
 def _refuse_non_text(value: object, where: str) -> None:
@@ -171,16 +184,21 @@ def _refuse_non_text(value: object, where: str) -> None:
         raise RecipeError(f"{where}: {shown(value)} is not valid Unicode text", "is the terminal set to UTF-8?")
 
 
-def _same_method(written: dict[str, Given], options: dict[str, Given], source: str) -> None:
-    """A command and a recipe that name two methods contradict each other; neither is taken."""
-    recipe, option = written.get("method.name"), options.get("method.name")
-    if recipe is None or option is None or recipe.value == option.value:
-        return
-    said = "the command" if option.origin == "flag" else option.where
-    raise RecipeError(
-        f"{recipe.where}: method.name is {shown(recipe.value)}, but {said} says {shown(option.value)}",
-        f"`ctxtune run {source}` does what the recipe says",
-    )
+def _same_method(written: dict[str, Given], words: dict[str, Given], options: dict[str, Given], source: str) -> None:
+    """A command, a `--set` and a recipe that name two methods contradict each other; none is taken."""
+    recipe, word, command = (given.get("method.name") for given in (written, words, options))
+    if command is not None and word is not None and command.value != word.value:
+        raise RecipeError(
+            f"--set: method.name is {shown(word.value)}, but the command says {shown(command.value)}",
+            f"leave it out, or give `ctxtune {word.value}`" if word.value in keys.method_names() else "leave it out",
+        )
+    said = command or word
+    if recipe is not None and said is not None and recipe.value != said.value:
+        raise RecipeError(
+            f"{recipe.where}: method.name is {shown(recipe.value)}, "
+            f"but {'the command' if command else said.where} says {shown(said.value)}",
+            f"`ctxtune run {source}` does what the recipe says",
+        )
 
 
 def _absolute(key: str, given: Given) -> Given:

@@ -48,7 +48,9 @@ def read_recipe(path: Path, source: str) -> Document:
     """The mapping in a file; `source` is how messages name it."""
     value, lines = parse(read_text(path, source), source)
     if value is None:
-        raise RecipeError(f"{source} is empty", "`ctxtune recipe new freeze` writes a recipe to start from")
+        raise RecipeError(
+            f"{source} is empty", "`ctxtune recipe new` writes one to start from: freeze, prompt, fewshot ..."
+        )
     if not isinstance(value, dict):
         raise RecipeError(f"{source} line 1: a recipe is a mapping of keys to values", "write it as 'key: value'")
     return Document(value, lines)

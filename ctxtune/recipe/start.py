@@ -45,5 +45,7 @@ def check_goes(init: str, kind: str, adapters: list[str]) -> None:
         )
     if (kind, init) == ("ptuning", "zero"):
         raise ValueError("ptuning adds to what it starts from, init zero is nothing")
-    if init == ("fewshot" if kind == "suffix" else "prompt"):
+    if (kind, init) == ("suffix", "fewshot"):
         raise ValueError(f"init {init} does not go with kind {kind}: demonstrations stand before what is asked")
+    if init == "prompt" and kind != "suffix":
+        raise ValueError(f"init {init} does not go with kind {kind}: the end of what is asked is where a suffix starts")

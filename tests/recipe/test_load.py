@@ -213,6 +213,83 @@ def test_a_key_of_another_method(write):
     assert hint == "it is one of method freeze: `ctxtune freeze`, or 'method: {name: freeze}'"
 
 
+@pytest.mark.parametrize(("name", "least"), [("prompt", 1), ("fewshot", 0)])
+def test_a_key_that_methods_share_has_the_bounds_of_the_one_that_is_named(write, name, least):
+    said, _ = mistake(write(f"model: m\nmethod: {{name: {name}, shots: -1}}\n"))
+    assert said == f"r.yaml line 2: method.shots is -1, allowed: a whole number from {least} to 65536"
+
+
+def test_a_key_that_several_other_methods_have(write):
+    said, hint = mistake(None, {"model": "m", "method.name": "freeze"}, ["method.shots=2"])
+    assert said == "--set: method.shots is no key of method freeze"
+    assert (
+        hint
+        == "it is one of methods fewshot and prompt: `ctxtune fewshot` or `ctxtune prompt`, or 'method: {name: fewshot}'"
+    )
+
+
+def test_a_value_is_read_as_the_named_method_has_it(monkeypatch):
+    """A list of one method may be any text of another."""
+    from ctxtune.recipe import keys
+    from ctxtune.recipe.schema import Fewshot, Freeze
+
+    both = {"freeze": Freeze, "fewshot": Fewshot}
+    monkeypatch.setattr(keys, "owners", lambda: {"method.layers": both, "method.name": both})
+    monkeypatch.setattr(keys, "_properties", lambda kind: {
+        "layers": {"type": "string"} if kind is Freeze else {"type": "array", "items": {"type": "string"}}
+    })  # fmt: skip
+    assert [keys.takes_text("method.layers", name) for name in ("freeze", "fewshot")] == [True, False]
+    assert [keys.takes_list("method.layers", name) for name in ("freeze", "fewshot")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("method: prompt", "r.yaml line 2: method is 'prompt', but other keys", "write 'method: {name: prompt}'"),
+        ("method: [1]", "r.yaml line 2: method is [1], but other keys", "the keys under it: name"),
+        ("method: {name: promt}", "r.yaml line 2: method.name is 'promt', allowed: ", "did you mean 'prompt'?"),
+        ("method: {name: 3}", "r.yaml line 2: method.name is 3, allowed: fewshot, freeze", ""),
+    ],
+)  # fmt: skip
+def test_a_method_that_is_nearly_one(write, text, message, hint):
+    said, advice = mistake(write(f"model: m\n{text}\n"))
+    assert said.startswith(message)
+    assert advice.startswith(hint)
+
+
+def test_two_options_that_disagree_are_named_by_whole_words():
+    """`top 8 names layers ...` is not about the name."""
+    said, _ = mistake(None, {"model": "m", "method.name": "prompt", "method.kind": "input", "method.top": 8})
+    assert said.startswith("--kind: method: top 8 names layers of a prefix")
+
+
+def test_adapters_are_given_with_init():
+    said, _ = mistake(None, {"model": "m", "method.name": "prompt", "method.init": "adapter", "method.adapters": [""]})
+    assert said.startswith("--init: method.adapters[0] is ''")
+
+
+@pytest.mark.parametrize(
+    ("kind", "init", "why"),
+    [
+        ("suffix", "fewshot", "demonstrations stand before what is asked"),
+        ("prefix", "prompt", "the end of what is asked is where a suffix starts"),
+        ("input", "prompt", "the end of what is asked is where a suffix starts"),
+    ],
+)
+def test_a_start_that_does_not_go_with_the_kind(kind, init, why):
+    said, _ = mistake(None, {"model": "m", "method.name": "prompt", "method.kind": kind, "method.init": init})
+    assert said.endswith(f"init {init} does not go with kind {kind}: {why}")
+
+
+def test_a_set_that_names_another_method_than_the_command():
+    said, hint = mistake(None, {"model": "m", "method.name": "prompt"}, ["method.name=freeze"])
+    assert said == "--set: method.name is 'freeze', but the command says 'prompt'"
+    assert hint == "leave it out, or give `ctxtune freeze`"
+    said, hint = mistake(None, {"model": "m", "method.name": "prompt"}, ["method.name=frieze"])
+    assert hint == "leave it out"
+    assert load(None, {"model": "m", "method.name": "prompt"}, ["method.name=prompt"]).recipe.method.name == "prompt"
+
+
 def test_a_number_in_a_list_is_no_text(write):
     said, hint = mistake(write("model: m\nmethod: {name: fewshot, calibrate: pmi, prior: [1, 0]}\n"))
     assert said == "r.yaml line 2: method.prior[1] is 0, allowed: a number above 0 to 1000000"

@@ -68,7 +68,9 @@ def test_the_commented_template_has_every_key_its_meaning_and_its_default(name: 
             assert resolved.origin[key] == "default", key
             continue
         assert resolved.origin[key] == "recipe", key
-        assert comments[key] == keys.owners()[key].model_fields[key.rpartition(".")[2]].description, key
+        kinds = keys.owners()[key]
+        kind = kinds[name] if key.startswith("method.") else kinds[""]
+        assert comments[key] == kind.model_fields[key.rpartition(".")[2]].description, key
         if key not in own:
             assert value == defaults[key], key
 
