@@ -94,7 +94,7 @@ def fewshot(
     resolved = resolve(recipe, given, set_ or [], out, resume)
     _check_on_error(on_error, resolved.recipe.data.eval)
     if dry_run:
-        foresee(resolved, json)
+        foresee(resolved, json, resume)
         return
     if resolved.recipe.data.eval == "-":
         kept = {"--scores": scores, "--save": save, "--out": out}
@@ -130,11 +130,11 @@ def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
         console.emit_json(facts)
 
 
-def foresee(resolved: "Resolved", as_json: bool) -> None:
+def foresee(resolved: "Resolved", as_json: bool, resume: bool) -> None:
     """Print what it would cost."""
     from ctxtune.commands.dry_fewshot import dry_fewshot
 
-    facts = dry_fewshot(resolved, console.note)
+    facts = dry_fewshot(resolved, console.note, resume)
     console.emit(facts, as_json, lambda: _cost_table(facts))
 
 

@@ -87,14 +87,14 @@ def start(
     resolved = resolve(recipe, given, sets, out, resume)
     if resolved.recipe.method.name == "fewshot":
         if dry_run:
-            fewshot.foresee(resolved, as_json)
+            fewshot.foresee(resolved, as_json, resume)
         else:
             fewshot.start(resolved, as_json, resume=resume)
         return
     if dry_run:
         from ctxtune.commands.dry_run import dry_run as foresee
 
-        facts = foresee(resolved, console.note)
+        facts = foresee(resolved, console.note, resume)
         console.emit(facts, as_json, lambda: _cost_table(facts))
         return
     facts = adapt_loudly(resolved, resume)

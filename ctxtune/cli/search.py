@@ -1,6 +1,6 @@
 """What `ctxtune prompt --search` refuses, does and prints: words, not vectors, that ask better."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +33,7 @@ def start(
 
     if not search:
         raise RecipeError("--candidates: nothing is searched", "add --search, or leave it out")
-    flags, words = _few_shot(given, resume)
+    flags, words = _few_shot(given, sets, resume)
     resolved = load(recipe, flags, sets)
     count = CANDIDATES if candidates is None else candidates
     if dry_run:
@@ -51,7 +51,7 @@ def start(
     console.note(f"recipe: {facts['recipe']}: `ctxtune fewshot {facts['recipe']}{rows}` asks by it")
 
 
-def _few_shot(given: Mapping[str, object], resume: bool) -> tuple[dict[str, object], str | None]:
+def _few_shot(given: Mapping[str, object], sets: Sequence[str], resume: bool) -> tuple[dict[str, object], str | None]:
     """The options as those of a few-shot recipe, and the user's own words.
 
     Raises:
@@ -64,6 +64,7 @@ def _few_shot(given: Mapping[str, object], resume: bool) -> tuple[dict[str, obje
     trained = {"--resume": resume or None} | {
         f"--{key.partition('.')[2].replace('_', '-')}": given[key] for key in trains
     }
+    trained |= {f"--set {text.partition('=')[0].strip()}": text for text in sets if text.lstrip().startswith("train.")}
     if (name := next((name for name, value in trained.items() if value is not None), None)) is not None:
         raise RecipeError(f"{name}: --search finds words and trains nothing", f"leave {name} out, or --search")
     init = given["method.init"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.folder import resolve_model
@@ -10,6 +11,7 @@ from ctxtune.commands.asking import LEAST, together
 from ctxtune.commands.choose import Chooser
 from ctxtune.commands.dry_run import weights_in_memory
 from ctxtune.commands.fewshot import check_room, prepared
+from ctxtune.commands.run_folder import check_place
 from ctxtune.commands.written import last_answer
 from ctxtune.data.branch import grow, shared
 from ctxtune.methods.fewshot import by_shots, shots_of
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     """what a pass begins with, the tokens behind it, and those of all its texts"""
 
 
-def dry_fewshot(resolved: Resolved, say: Callable[[str], None]) -> dict[str, Any]:
+def dry_fewshot(resolved: Resolved, say: Callable[[str], None], resume: bool = False) -> dict[str, Any]:
     """Check everything that can be checked without the weights; returns counts and bytes.
 
     Tokens are those of the rows: what is tried to find an order, or asked beside the rows, comes on top; what is written
@@ -39,6 +41,8 @@ def dry_fewshot(resolved: Resolved, say: Callable[[str], None]) -> dict[str, Any
         CtxtuneError: whatever the run itself would meet before it asks the model.
     """
     recipe = resolved.recipe
+    if recipe.out is not None:
+        check_place(Path(recipe.out), resume)
     rows, pool, run, settings = prepared(resolved, say, load=bare)
     from ctxtune.backend.prefix import bytes_a_token
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import beginning
 from ctxtune.commands.lesson import lesson
+from ctxtune.commands.run_folder import check_place
 from ctxtune.commands.sources import default_out, read_sources, span
 from ctxtune.recipe.schema import Freeze, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from torch import nn
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Method, Recipe
 
 
-def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, resume: bool = False) -> dict[str, Any]:
     """Check everything that can be checked without the weights; returns counts and bytes.
 
     Layers that the run itself will choose are counted at their most, `at_most`.
@@ -40,6 +41,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
     from ctxtune.methods.registry import open_method
 
     recipe = resolved.recipe
+    out = recipe.out or default_out(recipe)
+    check_place(Path(out), resume)
     sources = read_sources(recipe, say)
     model, anatomy = skeleton(sources.model, prepare.classes(recipe.data))
     check_headers(model, anatomy, sources.model)
@@ -64,7 +67,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None) 
         "model": recipe.model,
         "method": recipe.method.model_dump() if isinstance(settings, Freeze) else settings.model_dump(),
         "at_most": settings.layers if isinstance(settings, Freeze) and depth.undecided(recipe) else None,
-        "out": recipe.out or default_out(recipe),
+        "out": out,
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),
         "weight_bytes": weight_bytes,

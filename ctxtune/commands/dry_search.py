@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.dry_fewshot import bare, chosen_cost
 from ctxtune.commands.dry_run import weights_in_memory
+from ctxtune.commands.run_folder import check_place
 from ctxtune.commands.search import begun, check
 from ctxtune.data.branch import shared
 from ctxtune.methods.search import questions
@@ -26,6 +28,8 @@ def dry_search(resolved: Resolved, count: int, words: str | None, say: Callable[
     """
     recipe = resolved.recipe
     check(recipe, count)
+    if recipe.out is not None:
+        check_place(Path(recipe.out), resume=None)
     start = begun(resolved, count, words, say, Clock(), load=bare)
     fronts, behind, whole = _first_round(start)
     asked = questions(start.rounds)

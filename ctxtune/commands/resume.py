@@ -42,15 +42,15 @@ def resume_recipe(out: Path) -> Resolved:
     Raises:
         RecipeError: no run lies there.
     """
-    path = RunFolder(out).recipe
-    if not path.exists():
+    run = RunFolder(out)
+    if not run.recipe.exists():
         raise RecipeError(f"{out} holds no run to resume", "name the recipe as well, or the --out of an earlier run")
-    return load(str(path), {"out": str(out)})
+    return _kept(run, {"out": str(out)})
 
 
 def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     """The recipe of the run, which must be the one asked for: half a run of each would be neither."""
-    kept = load(str(run.recipe), {})
+    kept = _kept(run, {})
     ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
     # What a run put in the place of these stands in its own recipe.
     piped = Path(str(ours["data.train"])).name == SPOOL and theirs["data.train"] == "-"
@@ -107,6 +107,17 @@ def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
         run.stdin.unlink()
         raise
     return kept
+
+
+def _kept(run: RunFolder, flags: Mapping[str, object]) -> Resolved:
+    """The recipe that lies in a run's folder.
+
+    Raises:
+        RecipeError: it is wrong; nothing is left in it.
+    """
+    if run.recipe.stat().st_size == 0:
+        raise RecipeError(f"{run.recipe} is empty: nothing says how the run goes on", "choose another --out")
+    return load(str(run.recipe), flags)
 
 
 def _check_pipe(run: RunFolder) -> None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.backend.atomic import remove, storing, write_text
+from ctxtune.backend.atomic import check_writable, remove, storing, write_text
 from ctxtune.data.open import SPOOL
 from ctxtune.errors import PlaceError, RecipeError, StorageError
 
@@ -117,21 +117,33 @@ def _kept(path: Path) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read: {error}", "start again without --resume") from error
+        raise StorageError(f"{path} cannot be read: {error}", f"choose another --out, or remove {path}") from error
     return facts
 
 
-@contextmanager
-def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
-    """Take a folder for a run, alone.
+def check_place(path: Path, resume: bool | None) -> None:
+    """Refuse a place that `open_run` would refuse; nothing stays there.
 
     Raises:
-        RecipeError: something else lies there, or a run does and `resume` is false.
+        RecipeError, PlaceError: as `open_run` does.
+    """
+    with storing(path):
+        _check_folder(path)
+        if path.is_dir():
+            _check_use(RunFolder(path), resume)
+    check_writable(path / ".lock" if path.is_dir() else path)
+
+
+@contextmanager
+def open_run(path: Path, resume: bool | None) -> Iterator[RunFolder]:
+    """Take a folder for a run, alone; `resume` is None where there is nothing to go on with.
+
+    Raises:
+        RecipeError: something else lies there, or a run does and `resume` is not true.
         PlaceError: another process is writing there, or the folder cannot be made.
     """
     with storing(path):
-        if path.exists() and not path.is_dir():
-            raise RecipeError(f"{path} is a file, and a run needs a folder", "choose another --out")
+        _check_folder(path)
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
         had_lock = (path / ".lock").exists()
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -151,6 +163,11 @@ def open_run(path: Path, resume: bool) -> Iterator[RunFolder]:
         lock.close()
 
 
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RecipeError(f"{path} is a file, and a run needs a folder", "choose another --out")
+
+
 def _leave_nothing(path: Path, made: list[Path]) -> None:
     """Take away what was made for a run that never began; rows put aside from a pipe stay, and so does the folder then."""
     for name in (".lock", "choice.json"):
@@ -168,7 +185,7 @@ def _sweep(path: Path) -> None:
         remove(stray)
 
 
-def _check_use(run: RunFolder, resume: bool) -> None:
+def _check_use(run: RunFolder, resume: bool | None) -> None:
     # What a killed process left, perhaps half-written, of its first files.
     names = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name, run.choice.name}
     begun = (".recipe.yaml.", f".{run.stdin.name}.", f".{run.choice.name}.")
@@ -179,4 +196,5 @@ def _check_use(run: RunFolder, resume: bool) -> None:
         )
     if run.recipe.exists() and not resume:
         state = "a complete run" if run.result.exists() else "an unfinished run"
-        raise RecipeError(f"{run.path} holds {state}", "add --resume to go on with it, or choose another --out")
+        go_on = "add --resume to go on with it, or " if resume is not None else ""
+        raise RecipeError(f"{run.path} holds {state}", f"{go_on}choose another --out")

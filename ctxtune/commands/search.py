@@ -70,7 +70,7 @@ def search(
         CtxtuneError: a wrong recipe, row, model or place; too few rows.
     """
     check(resolved.recipe, count)
-    with open_run(folder, resume=False) as run:
+    with open_run(folder, resume=None) as run:
         clock = Clock()
         with clock.part("total"):
             start = begun(resolved, count, words, say, clock)

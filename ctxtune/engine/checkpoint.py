@@ -48,9 +48,7 @@ def read_checkpoint(path: Path, params: Mapping[str, nn.Parameter], optimizer: t
     """
     tensors, state = _read(path)
     if {name[6:] for name in tensors if name.startswith("param.")} != set(params):
-        raise CtxtuneError(
-            f"{path}: the checkpoint belongs to another choice of layers", "start again without --resume"
-        )
+        raise CtxtuneError(f"{path}: the checkpoint belongs to another choice of layers", _way_out(path))
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(tensors[f"param.{name}"])
@@ -65,9 +63,9 @@ def write_params(path: Path, params: Mapping[str, Tensor], state: Mapping[str, A
     _write(path, {f"param.{name}": param.detach() for name, param in params.items()}, state)
 
 
-def read_params(path: Path, params: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    """Put numbers that `write_params` wrote back into the parameters."""
-    tensors, state = _read(path)
+def read_params(path: Path, params: Mapping[str, nn.Parameter], last: Path | None = None) -> dict[str, Any]:
+    """Put numbers that `write_params` wrote back into the parameters; `last` is the state that counts on them."""
+    tensors, state = _read(path, last)
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(tensors[f"param.{name}"])
@@ -83,7 +81,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
             state: dict[str, Any] = json.loads(file.metadata()["state"])
             return state
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CtxtuneError(f"{path}: the checkpoint cannot be read: {error}", "start again without --resume") from error
+        raise CtxtuneError(f"{path}: the checkpoint cannot be read: {error}", _way_out(path)) from error
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -109,10 +107,15 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
         raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, last: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CtxtuneError(f"{path}: the checkpoint cannot be read: {error}", "start again without --resume") from error
+        raise CtxtuneError(f"{path}: the checkpoint cannot be read: {error}", _way_out(last or path)) from error
+
+
+def _way_out(path: Path) -> str:
+    """Without the file the run begins anew."""
+    return f"choose another --out, or remove {path}, and --resume trains from the beginning"

@@ -169,7 +169,7 @@ def fit(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )
     if evaluate and state.best_step != state.step and (begun or state.best_step):
-        checkpoint.read_params(desk.best, params)
+        checkpoint.read_params(desk.best, params, desk.last)
     return state
 
 

@@ -61,6 +61,10 @@ def test_what_it_would_cost(said: Callable[..., Said], given: list[str], tmp_pat
     assert "nothing was asked" in done.out
     assert said("prompt", *given, "--dry-run", "--json").json()["candidates"] == 4
     assert not (tmp_path / "found").exists()
+    (tmp_path / "found").touch()
+    for more in (["--dry-run"], []):
+        done = said("prompt", *given, "--out", tmp_path / "found", *more)
+        assert done.complaint()[0] == f"error: {tmp_path / 'found'} is a file, and a run needs a folder"
 
 
 def test_ctrl_c_leaves_nothing_half_written(given: list[str], tmp_path: Path) -> None:
@@ -87,6 +91,8 @@ def test_ctrl_c_leaves_nothing_half_written(given: list[str], tmp_path: Path) ->
         ("--tokens 20", "--tokens: --search finds words and trains nothing"),
         ("--distill-from fewshot", "--distill-from: --search finds words and trains nothing"),
         ("--top 2", "--top: --search finds words and trains nothing"),
+        ("--set train.steps=3", "--set train.steps: --search finds words and trains nothing"),
+        ("--set method.name=freeze", "--set: method.name is 'freeze', but the command says 'fewshot'"),
         ("--resume", "--resume: --search finds words and trains nothing"),
         ("--init vocab", "--init is 'vocab': a search starts from words"),
         ("--init text:", "--init is 'text:': a search starts from words"),

@@ -638,6 +638,32 @@ def test_resuming_what_never_began(adapt: Adapt, tmp_path: Path) -> None:
         resume_recipe(tmp_path / "nowhere")
 
 
+def test_resuming_with_an_emptied_recipe(adapt: Adapt, tmp_path: Path) -> None:
+    """Neither a recipe of another method is the way out, nor to remove it, which leaves files of nothing."""
+    with pytest.raises(Killed):
+        adapt(at=kill_at(2))
+    (tmp_path / "run" / "recipe.yaml").write_text("", encoding="utf-8")
+    for again in (lambda: adapt(resume=True), lambda: resume_recipe(tmp_path / "run")):
+        with pytest.raises(RecipeError, match=r"recipe\.yaml is empty") as caught:
+            again()
+        assert caught.value.hint == "choose another --out"
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "best"])
+def test_the_way_out_of_a_broken_checkpoint(name: str, adapt: Adapt, dev: Path, tmp_path: Path) -> None:
+    more = {"data.eval": str(dev), "train.save_every": 1, "train.eval_every": 1, "train.lr": 1e-9, "train.patience": 2}
+    straight = adapt(out="straight", more=more)
+    adapt(more=more)
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / f"{name}.safetensors").write_bytes(b"x")
+    with pytest.raises(CtxtuneError, match=f"{name}.safetensors: the checkpoint cannot be read") as caught:
+        adapt(more=more, resume=True)
+    last = tmp_path / "run" / "checkpoint.safetensors"
+    assert f"remove {last}, and --resume trains from the beginning" in str(caught.value.hint)
+    last.unlink()
+    assert adapt(more=more, resume=True)["scores"] == straight["scores"]
+
+
 def test_rows_that_changed_meanwhile(adapt: Adapt, reviews: Path) -> None:
     with pytest.raises(Killed):
         adapt(at=kill_at(2))

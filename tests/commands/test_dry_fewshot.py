@@ -55,6 +55,12 @@ def test_the_run_reads_what_was_foreseen(
     assert (facts["dropped"] > 0) is ("data.on_long" in more)
 
 
+def test_a_place_that_the_run_would_refuse(given: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match="file is a file, and a run needs a folder"):
+        foreseen(given, tmp_path, out=str(tmp_path / "file"))
+
+
 def test_what_would_be_kept(given: dict[str, object], tmp_path: Path) -> None:
     kept = foreseen(given, tmp_path, cache="disk")
     assert kept["kept_bytes"] == kept["tokens"]["prefix"] * BYTES > 0

@@ -62,6 +62,22 @@ def test_where_it_would_go(resolve: Resolve, reviews: Path, tmp_path: Path) -> N
     assert dry_run(resolve("llama-tied", reviews, more={"out": None}))["out"] == "runs/reviews-freeze"
 
 
+@pytest.mark.parametrize("place", ["file", "full"])
+def test_a_place_that_the_run_would_refuse(place: str, resolve: Resolve, reviews: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(RecipeError, match=f"{place} (is a file|holds other files)"):
+        dry_run(resolve("llama-tied", reviews, more={"out": str(tmp_path / place)}))
+
+
+def test_a_complete_run_is_no_place_but_to_go_on(resolve: Resolve, adapt: Any, reviews: Path, tmp_path: Path) -> None:
+    adapt()
+    with pytest.raises(RecipeError, match="holds a complete run"):
+        dry_run(resolve("llama-tied", reviews))
+    assert dry_run(resolve("llama-tied", reviews), resume=True)["out"] == str(tmp_path / "run")
+
+
 def test_what_the_folder_of_a_run_takes(resolve: Resolve, reviews: Path, tmp_path: Path) -> None:
     """Checkpoint, best step and adapter, but for their headers and the state of chance."""
     from ctxtune.commands.adapt import adapt
@@ -77,7 +93,7 @@ def test_what_the_folder_of_a_run_takes(resolve: Resolve, reviews: Path, tmp_pat
     files = {path.name: path.stat().st_size for path in (tmp_path / "run").rglob("*.safetensors")}
     assert set(files) == {"checkpoint.safetensors", "best.safetensors", "adapter_model.safetensors"}
     assert 0 < sum(files.values()) - facts["run_bytes"] < 40_000
-    assert dry_run(resolve("llama-tied", reviews))["eval_rows"] == 0
+    assert dry_run(resolve("llama-tied", reviews, more={"out": None}))["eval_rows"] == 0
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[CtxtuneError], str]] = {

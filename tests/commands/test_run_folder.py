@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ctxtune.commands.run_folder import RunFolder, open_run
-from ctxtune.errors import RecipeError, StorageError
+from ctxtune.commands.run_folder import RunFolder, check_place, open_run
+from ctxtune.errors import CtxtuneError, RecipeError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -67,6 +68,46 @@ def test_a_complete_run_is_not_overwritten(tmp_path: Path) -> None:
         pass
     with open_run(tmp_path / "run", resume=True) as run:
         assert run.read_result() == {"steps": 3}
+
+
+def test_what_never_goes_on_is_not_told_to(tmp_path: Path) -> None:
+    begin(tmp_path / "run")
+    for take in (lambda: open_run(tmp_path / "run", None).__enter__(), lambda: check_place(tmp_path / "run", None)):
+        with pytest.raises(RecipeError, match="an unfinished run") as caught:
+            take()
+        assert caught.value.hint == "choose another --out"
+
+
+@pytest.mark.parametrize("place", ["run", "file", "file/below", "full", "/proc/x", "new/below", "empty"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_place_is_looked_at_as_it_is_taken(place: str, resume: bool, tmp_path: Path) -> None:
+    """The same refusal, or none; and nothing is left there."""
+    begin(tmp_path / "run")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    looked = told(lambda: check_place(tmp_path / place, resume))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert looked == told(lambda: open_run(tmp_path / place, resume).__enter__())
+
+
+def told(take: Callable[[], object]) -> object:
+    try:
+        take()
+    except CtxtuneError as error:
+        return type(error), str(error), error.hint
+    return None
+
+
+@pytest.mark.parametrize("name", ["teacher", "choice"])
+def test_what_is_broken_is_named_with_a_way_out(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.json"
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(StorageError, match=f"{name}.json cannot be read") as caught:
+        getattr(RunFolder(tmp_path), f"read_{name}")()
+    assert caught.value.hint == f"choose another --out, or remove {path}"
 
 
 def test_rows_of_a_killed_run_do_not_block_the_next(tmp_path: Path) -> None:

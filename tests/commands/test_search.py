@@ -15,7 +15,7 @@ from ctxtune.commands.dry_search import dry_search
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.commands.fewshot import fewshot
 from ctxtune.commands.tried import Tries, shown, written
-from ctxtune.errors import CtxtuneError, DataError, PlaceError, RecipeError
+from ctxtune.errors import CtxtuneError, DataError, RecipeError
 from ctxtune.methods.search import questions
 from ctxtune.recipe.dump import dump
 from ctxtune.recipe.load import Resolved, load
@@ -250,8 +250,9 @@ def test_a_stop_leaves_nothing(find: Callable[..., Any], tmp_path: Path, monkeyp
 
 def test_a_folder_that_holds_something_is_refused(find: Callable[..., Any], tmp_path: Path) -> None:
     find()
-    with pytest.raises((RecipeError, PlaceError), match="holds a complete run"):
+    with pytest.raises(RecipeError, match="holds a complete run") as caught:
         find()
+    assert caught.value.hint == "choose another --out"
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,9 @@ def test_another_choice_of_parameters(tmp_path: Path) -> None:
     params, optimizer = make()
     write_checkpoint(tmp_path / "c", params, optimizer, STATE)
     fewer = {name: param for name, param in params.items() if name != "scalar"}
-    with pytest.raises(CtxtuneError, match="another choice of layers"):
+    with pytest.raises(CtxtuneError, match="another choice of layers") as caught:
         read_checkpoint(tmp_path / "c", fewer, torch.optim.AdamW(fewer.values()))
+    assert f"remove {tmp_path / 'c'}," in str(caught.value.hint)
 
 
 def _flip(path: Path) -> None:
@@ -135,7 +136,10 @@ def test_a_broken_file_is_an_error(damage: str, tmp_path: Path) -> None:
     for read in reads:
         with pytest.raises(CtxtuneError, match="cannot be read") as caught:
             read()
-        assert "--resume" in str(caught.value.hint)
+        assert f"choose another --out, or remove {path}" in str(caught.value.hint)
+    with pytest.raises(CtxtuneError, match="cannot be read") as caught:
+        read_params(path, params, tmp_path / "last")
+    assert f"remove {tmp_path / 'last'}," in str(caught.value.hint)
     assert bits(params) == before
 
 
