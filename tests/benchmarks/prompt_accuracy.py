@@ -4,8 +4,9 @@
 
 DATA holds sst2/train.jsonl and sst2/dev.jsonl (as in freeze_speed.py), SPEED is the output of prompt_speed.py: how many steps
 of each kind take as long as one of the peer. Seconds become steps by that measure, so that a machine which is busy with other
-things gives the same accuracies; with --share 0.5 each kind gets half of them. Every seed shuffles the training rows and learns
-from 1,024 of them, all kinds from the same; all of them are scored on the 872 dev rows, and none of these is looked at before.
+things gives the same accuracies; what rows take to be read for the first time is counted (`times_fresh`); with --share 0.5
+each kind gets half of the seconds. Every seed shuffles the training rows, the same for all kinds: none sees a row twice before
+it has seen all. All are scored on the 872 dev rows, and none of these is looked at before.
 The peer (peers/hf_peer.py: 20 vectors before the input, started from a text) tries three rates with the first seed and goes on
 with the best of them; the kinds have one rate each, or those of --rates. One JSON line a run; lines that are there already are
 not computed again. To reach: each kind at least the peer's mean, the best kind four points more.
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from freeze_speed import HERE, run
 
-STEPS, ROWS, BATCH = 60, 1024, 16
+STEPS, BATCH = 60, 16
 TEXT = "text:Classify whether the sentiment of this movie review is positive or negative"
 # Kind -> its name in SPEED, options, rates.
 KINDS = {
@@ -35,6 +36,9 @@ KINDS = {
     "prefix, top 8": (
         "prefix, top 8", ["--kind", "prefix", "--top", "8", "--tokens", "20", "--init", TEXT], [1e-2],
     ),
+    "prefix of 8 demonstrations": (
+        "prefix of 8 demonstrations", ["--kind", "prefix", "--init", "fewshot", "--shots", "8"], [1e-2],
+    ),
     "suffix": ("suffix", ["--kind", "suffix", "--tokens", "20"], [1e-2]),
     "suffix of 8": ("suffix of 8", ["--kind", "suffix", "--tokens", "8"], [1e-2]),
 }  # fmt: skip
@@ -45,7 +49,7 @@ def shuffled(data: Path, seed: int, folder: Path) -> Path:
     (folder / "sst2").mkdir(parents=True)
     lines = (data / "sst2/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     random.Random(seed).shuffle(lines)
-    (folder / "sst2/train.jsonl").write_text("".join(lines[:ROWS]), encoding="utf-8")
+    (folder / "sst2/train.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "sst2/dev.jsonl").write_bytes((data / "sst2/dev.jsonl").read_bytes())
     return folder
 
@@ -57,7 +61,7 @@ def accuracy(args: argparse.Namespace, kind: str, rate: float, seed: int, times:
         data = shuffled(args.data, seed, folder / "data")
         if kind == "peer":
             text, _ = run(
-                [sys.executable, str(HERE / "peers" / "hf_peer.py"), "prompt", args.model, str(data), "--train", str(ROWS),
+                [sys.executable, str(HERE / "peers" / "hf_peer.py"), "prompt", args.model, str(data), "--train", "1000000",
                  "--batch", str(BATCH), "--steps", str(STEPS), "--dev", "872", "--lr", str(rate)]
             )  # fmt: skip
             steps, found = STEPS, json.loads(text.strip().splitlines()[-1])["dev_acc"]
@@ -89,7 +93,7 @@ def main() -> None:
     parser.add_argument("--who", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
-    times = {one["way"]: one["times"] for one in map(json.loads, args.speed.read_text("utf-8").splitlines())}
+    times = {one["way"]: one["times_fresh"] for one in map(json.loads, args.speed.read_text("utf-8").splitlines())}
     lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
     done = {(one["kind"], one["rate"], one["seed"]): one["acc"] for one in map(json.loads, lines)}
 
