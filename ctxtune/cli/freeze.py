@@ -152,6 +152,8 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         "cache_bytes": "cache, bytes",
     }
     rows = [[text, f"{facts[key]:,}"] for key, text in names.items()] + [["folder of the run", facts["out"]]]
+    if facts["trial_steps"]:
+        rows.append(["trial steps of lr: auto, at most", f"{facts['trial_steps']:,}"])
     if "teacher_tokens" in facts:
         rows.append(["tokens of the demonstrations that are distilled", f"{facts['teacher_tokens']:,}"])
     layers = f"{named(facts['method'])}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"

@@ -105,10 +105,10 @@ class _Run:
         bare, train, dev = spec, self.sources.train, self.sources.eval
         self.resolved, start = begin.settle(self.resolved, train, spec, self.tell.note)
         if start is not None:
-            spec, train, dev = start.spec, start.others(train), start.scored(dev)
+            spec, dev = start.spec, start.scored(dev)
             self.sources = replace(self.sources, eval=dev)
             self.sources.inputs.update(start.inputs)
-        learned = lesson(train, spec, start.teacher if start is not None else None)
+        learned = start.lesson(train) if start is not None else lesson(train, spec, None)
         examples = learned.examples
         for remark in learned.remarks(len(self.sources.train.rows)):
             self.tell.note(remark)
@@ -292,13 +292,16 @@ class _Run:
     def _rate(self, method: Method, objective: Any, lengths: list[int], steps: int) -> dict[str, Any]:
         """The learning rate: given, found by an earlier part of this run, or found now."""
         from ctxtune.engine.checkpoint import read_state
-        from ctxtune.engine.rate import LEAST_ROWS, UNTRIED, find_rate
+        from ctxtune.engine.rate import LEAST_ROWS, UNTRIED, find_rate, trial_steps
 
         if self.recipe.train.lr != "auto":
             return {"value": self.recipe.train.lr, "test": None}
         kept = read_state(self.run.last)
         if kept is not None:
             return dict(kept["rate"])
+        most = trial_steps(method.ladder, len(lengths), steps)
+        if most > steps:
+            self.tell.note(f"lr auto: at most {most} trial steps find the rate of a run of {steps}: --lr names one")
         if len(lengths) < LEAST_ROWS:
             few = f"too few rows to hold any out ({len(lengths)}, and {LEAST_ROWS} are the least)"
             self.tell.note(f"lr auto: {few}: rate {UNTRIED:.0e} is taken, untried")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle, islice
@@ -9,10 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.commands.lesson import lesson
 from ctxtune.commands.prepare import checked_hash, labelled, to_score
 from ctxtune.commands.teacher import long_prompt
 from ctxtune.data.branch import shared
-from ctxtune.data.encode import EncodeSpec
+from ctxtune.data.encode import EncodeSpec, TooLong
 from ctxtune.data.hash import sha256_file
 from ctxtune.data.joint import joint
 from ctxtune.data.prompt import encode_prompt, own_words
@@ -20,6 +22,7 @@ from ctxtune.data.shots import check_pool, choose
 from ctxtune.data.tokens import frame, virtual_tokens
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.methods.fewshot import shots_of
+from ctxtune.recipe.plural import counted
 from ctxtune.recipe.schema import Prompt
 from ctxtune.recipe.start import words_of
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.feed import Feed
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
+    from ctxtune.commands.lesson import Lesson
     from ctxtune.commands.prepare import Source, Spec
     from ctxtune.commands.teacher import LongPrompt
     from ctxtune.data.encode import Encoded
@@ -46,6 +50,7 @@ _FEW = 20  # virtual tokens that start from nothing in particular
 _SHORT = 32  # virtual tokens, at most, that are to say what a long prompt says
 _BEHIND = 8  # at least so many in a suffix, whose start may be very short
 _COMMON = 5000
+_SHOTS: int = Prompt.model_fields["shots"].default
 Places = tuple[tuple[str, str], ...]
 """texts, each with the place it is from"""
 
@@ -67,25 +72,21 @@ class Beginning:
     inputs: Mapping[str, str] = field(default_factory=dict)
     """the hashes of these"""
 
-    def others(self, source: Source) -> Source:
-        """The rows to learn from: a demonstration would only repeat its own answer.
+    def lesson(self, source: Source) -> Lesson:
+        """What is learned from the other rows: a demonstration would only repeat its own answer.
 
         Raises:
-            DataError: there are no others.
+            DataError: a row does not fit behind the virtual tokens.
         """
         shown = set(map(id, self.rows))
-        rows = [row for row in source.rows if id(row) not in shown]
-        if not rows:
-            raise DataError(
-                f"{source.path}: all {len(source.rows)} rows are demonstrations, none is left to learn from",
-                "fewer --shots, or more rows",
-            )
-        return replace(source, rows=rows)
+        others = replace(source, rows=[row for row in source.rows if id(row) not in shown])
+        with self._room():
+            return lesson(others, self.spec, self.teacher)
 
     def remarks(self) -> Iterator[str]:
         """What a user should know of it."""
         if self.rows:
-            yield f"{len(self.rows)} rows are demonstrations, and are not learned from"
+            yield f"{counted(len(self.rows), 'row')} shown as demonstrations, and not learned from"
         if self.teacher is not None:
             yield f"{len(self.spec.virtual)} virtual tokens are to answer as {self.teacher.tokens:,} of demonstrations do"
         if self.spec.before and own_words(self.spec.tokenizer).before:
@@ -102,9 +103,30 @@ class Beginning:
         if source is None:
             return None
         rows = self.teacher.seen(source.rows) if self.teacher is not None else source.rows
-        if not (kept := to_score(rows, self.spec).row_of):
+        with self._room():
+            kept = to_score(rows, self.spec).row_of
+        if not kept:
             raise DataError("all eval rows were too long and dropped", "raise data.max_length")
         return replace(source, rows=kept)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Where a row does not fit, a demonstration that takes most of the room is to blame, not the row."""
+        try:
+            yield
+        except DataError as error:
+            named = [
+                (len(encode_prompt(self.spec.tokenizer, text, framed=False)), row.where)
+                for row, (text, name) in zip(self.rows, self.texts, strict=False)
+                if name == Path(row.where).name
+            ]
+            tokens, where = max(named, default=(0, ""))
+            if not isinstance(error.__cause__, TooLong) or 2 * tokens <= len(self.spec.virtual):
+                raise
+            raise DataError(
+                f"{where}: as a demonstration it takes {tokens:,} tokens, which leaves no room: {error}",
+                "shorten it, or start from others: another --seed, fewer --shots",
+            ) from error
 
     def shown(self, model: nn.Module) -> Shown:
         """What the adapter says of its virtual tokens."""
@@ -126,6 +148,11 @@ def settle(
     if not isinstance(settings, Prompt):
         return resolved, None
     start = beginning(settings, resolved.recipe, train, spec)
+    asked_for = resolved.origin["method.shots"] in ("flag", "--set") or settings.shots != _SHOTS
+    if asked_for and not start.rows:
+        say(
+            f"method.shots {settings.shots} is not used: kind {settings.kind}, init {settings.init} shows no demonstration"
+        )
     for remark in start.remarks():
         say(remark)
     method = settings.model_copy(update={"tokens": len(start.spec.virtual)})
@@ -247,7 +274,10 @@ def _demonstrations(settings: Prompt, recipe: Recipe, train: Source, spec: Encod
         return ()
     assert spec.answer is not None
     pool = [row for row in train.rows if labelled(row, spec.answer)]
-    check_pool(len(pool), settings.shots, " that have an answer" if len(pool) < len(train.rows) else "")
+    if len(pool) < len(train.rows):
+        check_pool(len(pool), settings.shots, " that have an answer", least=1)
+    else:
+        check_pool(len(pool) - 1, settings.shots, " beside one to learn from", least=1)
     labels = [spec.bare.render(row).gold or 0 for row in pool]
     return tuple(pool[at] for at in choose("balanced", labels, settings.shots, recipe.train.seed))
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.begin import beginning
+from ctxtune.commands.begin import settle
 from ctxtune.commands.lesson import lesson
 from ctxtune.commands.run_folder import check_place
 from ctxtune.commands.sources import default_out, read_sources, span
-from ctxtune.recipe.schema import Freeze, Prompt
+from ctxtune.recipe.schema import Freeze
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     spec = prepare.encoder(
         recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())
     )
-    settings, learned = _to_learn(recipe, sources.train, spec, len(anatomy.block_list(model)))
+    settings, learned = _to_learn(resolved, sources.train, spec, len(anatomy.block_list(model)), say)
     examples = learned.examples
     mixture = prepare.mixture(sources.train, examples)
     course = span(recipe, mixture.per_epoch)
@@ -82,10 +82,20 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "tokens": examples.tokens,
         "supervised_tokens": examples.supervised_tokens,
         "steps": course.steps,
+        "trial_steps": _trial_steps(recipe, method, len(examples.examples), course.steps),
         "start_layer": method.start,
         **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
         "cache_bytes": _kept_bytes(model, method, learned.only(used).examples) if recipe.cache != "off" else 0,
     }
+
+
+def _trial_steps(recipe: Recipe, method: Opened, rows: int, steps: int) -> int | None:
+    """The most that `lr: auto` takes beside the run's own; None where layers are chosen as well, which nobody foresees."""
+    from ctxtune.engine.rate import trial_steps
+
+    if recipe.train.lr != "auto":
+        return 0
+    return None if depth.undecided(recipe) else trial_steps(method.ladder, rows, steps)
 
 
 def _kept_bytes(model: nn.Module, method: Opened, examples: EncodedSet) -> int:
@@ -99,14 +109,13 @@ def _kept_bytes(model: nn.Module, method: Opened, examples: EncodedSet) -> int:
     return examples.tokens * config.get_text_config().hidden_size * 4 if method.start > 0 else 0
 
 
-def _to_learn(recipe: Recipe, train: Source, spec: Spec, layers: int) -> tuple[Method, Lesson]:
+def _to_learn(
+    resolved: Resolved, train: Source, spec: Spec, layers: int, say: Callable[[str], None]
+) -> tuple[Method, Lesson]:
     """The method's settings, at their most and with as many virtual tokens as there will be, and what it learns from."""
-    settings = depth.widest(recipe, layers)
-    if not isinstance(settings, Prompt):
-        return settings, lesson(train, spec, None)
-    start = beginning(settings, recipe, train, spec)
-    settings = settings.model_copy(update={"tokens": len(start.spec.virtual)})
-    return settings, lesson(start.others(train), start.spec, start.teacher)
+    resolved, start = settle(resolved, train, spec, say)
+    learned = start.lesson(train) if start is not None else lesson(train, spec, None)
+    return depth.widest(resolved.recipe, layers), learned
 
 
 def weights_in_memory(

@@ -224,11 +224,13 @@ def check_room(groups: Groups, spec: EncodeSpec) -> None:
         room = spec.max_length - max(longest[id(row)] for row in rows)
         if shots and (tokens := taken(shots)) > room:
             fit = bisect_right(range(1, len(shots)), room, key=lambda number: taken(shots[:number]))
-            over.append((fit, len(shots), tokens, room))
+            over.append((fit, len(shots), tokens, room, shots[0].where))
     if over:
-        fit, number, tokens, room = min(over)
+        fit, number, tokens, room, where = min(over)
         raise RecipeError(
             f"method.shots: {number} demonstrations take {tokens:,} tokens, the longest question leaves {room:,} of "
             f"{spec.max_length:,}",
-            f"{fit} fit: --shots {fit}",
+            f"{fit} fit: --shots {fit}"
+            if fit
+            else f"shorten {where}, which does not fit alone, or show others: --seed",
         )

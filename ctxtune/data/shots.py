@@ -61,12 +61,12 @@ def in_shares(labels: Sequence[int], seed: int) -> list[int]:
     return sorted(order, key=lambda place: share[place])
 
 
-def check_pool(rows: int, shots: int, beside: str = "") -> None:
-    """Refuse to show more rows than there are."""
+def check_pool(rows: int, shots: int, beside: str = "", least: int = 0) -> None:
+    """Refuse to show more rows than there are; fewer than `least` cannot be asked for."""
     if shots > rows:
         raise DataError(
             f"{shots} demonstrations are asked for, the training rows are {rows}{beside}",
-            f"name more rows with --train, or --shots {rows}",
+            f"name more rows with --train{f', or --shots {rows}' if rows >= least else ''}",
         )
 
 

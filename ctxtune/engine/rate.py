@@ -122,6 +122,11 @@ def find_rate(
     )
 
 
+def trial_steps(ladder: Sequence[float], rows: int, steps: int) -> int:
+    """How many steps all trials for a run of so many take, at most; of too few rows there are none."""
+    return _about_a_run(ladder, rows, steps).steps * len(ladder) if rows >= LEAST_ROWS else 0
+
+
 def _about_a_run(ladder: Sequence[float], rows: int, steps: int) -> Trials:
     """The whole ladder, in about as many steps as the run takes."""
     return Trials(ladder, max(8, min(64, steps // len(ladder))), max(1, min(_HELD_OUT, rows // 8)))

@@ -337,7 +337,7 @@ def test_what_it_refuses(model_folders: dict[str, Path], train: Path, tmp_path: 
     model = model_folders["llama-tied"]
     with pytest.raises(CtxtuneError, match="99 demonstrations"):
         adapt(asked(model, train, tmp_path / "shots", DISTIL | {"method.shots": 99}), False, Listener())
-    with pytest.raises(DataError, match="none is left to learn from"):
+    with pytest.raises(DataError, match="the training rows are 1 beside one to learn from"):
         adapt(asked(model, write_jsonl(tmp_path / "few.jsonl", short(2)), tmp_path / "few", DISTIL), False, Listener())
     flags: dict[str, Any] = {
         "model": str(model), "data.train": str(train), "data.prompt": PROMPT, "data.answer": "{{ label }}",

@@ -127,6 +127,23 @@ def test_it_meets_what_the_run_would_meet(
         assert "\n" not in str(caught.value)
 
 
+def test_the_trials_of_a_rate_are_foreseen(resolve: Resolve, reviews: Path) -> None:
+    """And said by the run as well, once, where they are more than its own steps."""
+    from ctxtune.commands.adapt import adapt
+
+    from ..conftest import Listener
+
+    more = {"train.lr": "auto", "train.steps": 5}
+    most = dry_run(resolve("llama-tied", reviews, more=more))["trial_steps"]
+    voice = Listener()
+    assert 8 <= adapt(resolve("llama-tied", reviews, more=more), False, voice)["lr"]["test"]["steps"] <= most == 48
+    said = f"lr auto: at most {most} trial steps find the rate of a run of 5: --lr names one"
+    assert voice.notes.count(said) == 1
+    assert dry_run(resolve("llama-tied", reviews, more={"out": None}))["trial_steps"] == 0
+    auto = {"out": None, "train.lr": "auto", "method.layers": "auto"}
+    assert dry_run(resolve("llama-tied", reviews, more=auto))["trial_steps"] is None
+
+
 def test_rows_cut_and_dropped_are_counted(resolve: Resolve, reviews: Path) -> None:
     whole = dry_run(resolve("llama-tied", reviews))
     cut = dry_run(resolve("llama-tied", reviews, more={"data.max_length": 40, "data.on_long": "truncate"}))

@@ -129,6 +129,13 @@ def test_too_many_shots_are_told_how_many_fit(ask: Callable[..., Any]) -> None:
         ask(method__shots=fit + 1, method__select="fixed")
 
 
+def test_a_demonstration_that_never_fits_is_named(ask: Callable[..., Any], tmp_path: Path) -> None:
+    pool = [{"text": "long " * 70, "label": CHOICES[0]}, *POOL]
+    with pytest.raises(RecipeError, match="1 demonstrations take") as caught:
+        ask(pool=pool, method__shots=1, method__select="fixed")
+    assert str(caught.value.hint).startswith(f"shorten {tmp_path / 'pool.jsonl'} line 1, which does not fit alone")
+
+
 def test_chance_is_of_the_seed(ask: Callable[..., Any]) -> None:
     draws = [ask(method__select="balanced", method__seed=seed) for seed in (0, 0, 1)]
     assert draws[0]["shots"] == draws[1]["shots"] != draws[2]["shots"]

@@ -335,10 +335,55 @@ def test_demonstrations_are_not_learned_from(model_folders: dict[str, Path], tra
     listener = Listener()
     facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run"), False, listener)
     assert facts["train"]["rows"] == 23
-    assert any("1 rows are demonstrations" in note for note in listener.notes)
-    few = write_jsonl(tmp_path / "few.jsonl", short(1))
-    with pytest.raises(DataError, match="none is left to learn from"):
-        adapt(asked(model_folders["llama-tied"], few, tmp_path / "few"), False, Listener())
+    assert "1 row shown as demonstrations, and not learned from" in listener.notes
+    few = write_jsonl(tmp_path / "few.jsonl", short(4))
+    for shots in (4, 100):
+        with pytest.raises(DataError, match="the training rows are 3 beside one to learn from") as caught:
+            adapt(asked(model_folders["llama-tied"], few, tmp_path / "few", {"method.shots": shots}), False, Listener())
+        assert caught.value.hint == "name more rows with --train, or --shots 3"
+    dry_run(asked(model_folders["llama-tied"], few, tmp_path / "few", {"method.shots": 3, "method.init": "fewshot"}))
+    one = write_jsonl(tmp_path / "one.jsonl", short(1))
+    with pytest.raises(DataError) as caught:
+        adapt(asked(model_folders["llama-tied"], one, tmp_path / "few"), False, Listener())
+    assert caught.value.hint == "name more rows with --train"
+
+
+def test_a_huge_demonstration_is_to_blame_not_the_rows_behind_it(
+    model_folders: dict[str, Path], tmp_path: Path, dev: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxtune.commands import begin
+    from ctxtune.commands.adapt import adapt
+
+    rows = [{**row, "text": "long " * 30 if at == 2 else row["text"]} for at, row in enumerate(short(8))]
+    train = write_jsonl(tmp_path / "train.jsonl", rows)
+    monkeypatch.setattr(begin, "choose", lambda *_: [2])
+    resolved = asked(model_folders["llama-tied"], train, tmp_path / "run", {"data.eval": str(dev)})
+    for run, row in ((lambda: dry_run(resolved), train), (lambda: adapt(resolved, False, Listener()), dev)):
+        with pytest.raises(DataError, match=f"which leaves no room: {row} line 1: ") as caught:
+            run()
+        assert str(caught.value).startswith(f"{train} line 3: as a demonstration it takes ")
+        assert str(caught.value.hint).startswith("shorten it")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"method.init": "text:Good or bad?", "method.shots": 4}, True),
+        ({"method.init": "vocab", "method.shots": 8}, True),
+        ({"method.init": "labels", "method.shots": 3}, True),
+        ({"method.kind": "suffix", "method.shots": 3}, True),
+        ({"method.init": "labels", "method.shots": None}, False),
+        ({"method.init": "fewshot", "method.shots": 1}, False),
+        ({"method.init": "vocab", "method.distill_from": "fewshot", "method.shots": 1}, False),
+    ],
+)
+def test_shots_that_are_not_used_are_told(
+    more: dict[str, Any], told: bool, model_folders: dict[str, Path], train: Path, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    dry_run(asked(model_folders["llama-tied"], train, tmp_path / "run", more), notes.append)
+    found = [note for note in notes if "is not used" in note]
+    assert [note.partition(" is not")[0] for note in found] == [f"method.shots {more['method.shots']}"] * told
 
 
 def test_base_and_result_are_scored_on_the_same_rows(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctxtune.engine.rate import LADDER, Trials, choose_rate, find_rate
+from ctxtune.engine.rate import LADDER, Trials, choose_rate, find_rate, trial_steps
 from ctxtune.recipe.schema import Train
 
 if TYPE_CHECKING:
@@ -145,6 +145,14 @@ def test_the_cost_is_about_that_of_the_run() -> None:
     assert found.seconds > 0
     long = find_rate(task.params, task, [5] * 64, 100_000, task.shares, OPTIONS)
     assert long.steps == 64 * len(LADDER)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(64, 120), (64, 100_000), (64, 3), (8, 30), (7, 30)])
+def test_the_cost_is_foreseen(rows: int, steps: int) -> None:
+    """The linear loss goes up the whole ladder."""
+    task = Valley(64, 1000.0)
+    taken = find_rate(task.params, task, [5] * rows, steps, task.shares, OPTIONS).steps if rows > 7 else 0
+    assert trial_steps(LADDER, rows, steps) == taken
 
 
 def test_a_trial_goes_through_the_epochs_of_the_run() -> None:
