@@ -5,8 +5,37 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from ctxtune.data.prompt import names
+from ctxtune.recipe.plural import counted
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ctxtune.adapter.manifest import Change, Manifest, Shown
+
+
+_BEFORE = (
+    "the tokenizer writes them before every text, in the place of its special tokens, and the chat template before a "
+    "conversation."
+)
+_BEHIND = (
+    "the tokenizer writes them behind every text, and the chat template behind a conversation in which the model is to speak. "
+    "They belong between a prompt and its answer: a harness that makes one text of both gets them behind the answer, where "
+    "they do nothing. `ctxtune eval` puts them between the two."
+)
+_TOLD = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
+ids = tokenizer("PROMPT", return_tensors="pt")
+told = model.generate(**ids, max_new_tokens=8)
+print(tokenizer.decode(told[0, ids.input_ids.shape[1] :]))
+```
+
+```sh
+ctxtune eval --model . --eval rows.jsonl --prompt PROMPT --answer ANSWER
+```"""
 
 
 def model_card(manifest: Manifest) -> str:
@@ -26,7 +55,7 @@ def model_card(manifest: Manifest) -> str:
         _table(manifest.scores, manifest.forgetting),
         *_about_leaked(manifest.leaked),
         *_about_classes(manifest),
-        *(_about_shown(manifest.shown, _is_suffix(manifest)) if manifest.shown is not None else []),
+        *_about_shown(manifest),
         "## Use",
         f"```sh\nctxtune adapter verify . --model BASE\nctxtune {task} --model BASE --adapter . {asked}\n```",
         _elsewhere(manifest, kind, given),
@@ -38,6 +67,33 @@ def model_card(manifest: Manifest) -> str:
     if manifest.inputs:
         rows = [f"| {name} | `{digest}` |" for name, digest in manifest.inputs.items()]
         parts += ["## Inputs", "\n".join(["| input | hash |", "|---|---|", *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def words_card(manifest: Manifest, words: int, behind: bool, share: float, difference: float, dtype: str) -> str:
+    """Of a checkpoint with so many words that were an adapter's vectors: how they were checked, in float32, and its type."""
+    base, (first, *_, last) = manifest.base, names(words) * 2
+    parts = [
+        f"---\nbase_model: {json.dumps(base.name, ensure_ascii=False)}\n"
+        f"library_name: transformers\ntags: [ctxtune, {manifest.method}]\n---",
+        f"# {base.name} with a learned prompt of {counted(words, 'word')}",
+        f"The model {base.name}, fingerprint `{base.fingerprint}`, in {dtype}, with the vectors of an adapter as words of its "
+        f"vocabulary: method {manifest.method}, kind {manifest.settings.get('kind')}, seed {manifest.seed}, made by ctxtune "
+        f"{manifest.version} on {manifest.created}.",
+        "## The words",
+        f"`{first}` to `{last}`: {_BEHIND if behind else _BEFORE}",
+        f"The model never says them: on a probe all of them together had at most {share:.0e} of the probability, and the "
+        f"log-probabilities of the other words are those of the adapter within {difference:.0e}.",
+        "## Numbers",
+        "Before: the base. After: the base with the adapter.",
+        _table(manifest.scores, manifest.forgetting),
+        *_about_leaked(manifest.leaked),
+        "## Use",
+        _TOLD,
+        "## Recipe",
+        "The adapter was made by this; a prompt is to be written as `data.prompt` says.",
+        f"{_fence(manifest.recipe)}yaml\n{manifest.recipe.strip()}\n{_fence(manifest.recipe)}",
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,23 +118,23 @@ def _is_suffix(manifest: Manifest) -> bool:
     return manifest.settings.get("kind") == "suffix"
 
 
-def _about_shown(shown: Shown, suffix: bool) -> list[str]:
-    """The demonstrations, one fence each."""
-    told = "".join(
-        f"\n\n{_fence(text)}\n{text.strip()}\n{_fence(text)}" for text in (shown.instruction, *shown.texts) if text
-    )
+def _about_shown(manifest: Manifest) -> list[str]:
+    """What stands at a text."""
+    shown = manifest.shown
+    if shown is None:
+        return []
+    if shown.virtual:
+        place = "before every text in the place of the tokenizer's special tokens"
+        where = "between a prompt and its answer" if _is_suffix(manifest) else place
+        end = f":{_fenced(shown.texts)}" if shown.texts else "."
+        said = f"{counted(len(shown.virtual), 'virtual token')} were learned, and stand {where}."
+        return ["## Virtual tokens", f"{said} They started as {manifest.start}{end}"]
     parts = [
         "## Demonstrations",
         f"Nothing was trained: the adapter holds the keys and values that the model makes of these {len(shown.tokens):,} "
-        f"tokens. A question goes on behind them, as if they stood in its prompt.{told}",
+        "tokens. A question goes on behind them, as if they stood in its prompt."
+        f"{_fenced([shown.instruction, *shown.texts])}",
     ]
-    if shown.virtual:
-        place = "before every text in the place of the tokenizer's special tokens"
-        parts = [
-            "## Virtual tokens",
-            f"{len(shown.virtual):,} virtual tokens were learned, and stand "
-            f"{'between a prompt and its answer' if suffix else place}. They started as what the model makes of this:{told}",
-        ]
     if shown.bias:
         nats = ", ".join(f"{json.dumps(choice, ensure_ascii=False)} {bias:+.4f}" for choice, bias in shown.bias.items())
         parts.append(
@@ -147,6 +203,11 @@ def _table(scores: Change, forgetting: Change) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def _fenced(texts: Sequence[str]) -> str:
+    """Texts, one fence each."""
+    return "".join(f"\n\n{_fence(text)}\n{text.strip()}\n{_fence(text)}" for text in texts if text)
 
 
 def _fence(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ctxtune import __version__
 from ctxtune.errors import AdapterError
+from ctxtune.recipe.plural import counted
 
 FORMAT = 1
 
@@ -60,6 +61,8 @@ class Shown:
     """the name of the calibration, or none"""
     bias: dict[str, float]
     """what it comes to: nats that are added to log p of each choice"""
+    begun: int = 0
+    """of virtual tokens: how many tokens `texts` have, of which the first were what they started as; 0 if nobody counted"""
 
     @property
     def front(self) -> str:
@@ -102,6 +105,21 @@ class Manifest:
     version: str = __version__
     format: int = FORMAT
 
+    @property
+    def start(self) -> str | None:
+        """What virtual tokens started as, in words; None where none were learned."""
+        shown = self.shown
+        if shown is None or not shown.virtual:
+            return None
+        if not shown.texts:
+            init = self.settings.get("init")
+            return {"zero": "zeros", "adapter": "an earlier prompt ended"}.get(str(init), "common words, drawn by lot")
+        count, whole = len(shown.virtual), shown.begun
+        if not whole:
+            return "the texts below"
+        first = f"the first {count:,} of {whole:,} tokens" if count < whole else f"the {counted(whole, 'token')}"
+        return f"{first} of the texts below{', again and again' if count > whole else ''}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, nested as in the file."""
         return dataclasses.asdict(self)
@@ -131,6 +149,8 @@ class Manifest:
             _check(f"{key}.", fields[key], Change)
         _check("base.", fields["base"], BaseModel)
         shown = fields["shown"]
+        if isinstance(shown, dict):
+            shown = fields["shown"] = {"begun": 0, **shown}
         if shown is not None:
             _check("shown.", shown, Shown)
         parts = {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +155,9 @@ def write_baked(base: Base, ids: Sequence[int], folder: Path, dtype: torch.dtype
         )
     tokenizer.save_pretrained(folder)
     _write_words(folder / "tokenizer.json", called, ids, behind)
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for file in folder.glob("*.safetensors"):  # that library writes for the owner alone
+        file.chmod(mode)
 
 
 def _in_chat(template: str, called: Sequence[str], behind: bool) -> str:

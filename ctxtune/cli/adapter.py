@@ -30,6 +30,7 @@ def show(adapter: Place, as_json: AsJson = False) -> None:
         "base": shown.base,
         "numbers": shown.numbers,
         "bytes": shown.num_bytes,
+        "start": shown.start,
         "manifest": shown.manifest.as_dict() if shown.manifest else None,
         "tensors": {name: {"dtype": info.dtype, "shape": list(info.shape)} for name, info in shown.tensors.items()},
     }
@@ -82,7 +83,7 @@ def merge(
     from ctxtune.cli import console
     from ctxtune.commands.adapter import merge as merge_adapter
 
-    result = merge_adapter(adapter, out, model, dtype, force)
+    result = merge_adapter(adapter, out, model, dtype, force, console.note)
     if result.note:
         console.note(f"note: {result.note}")
     merged = result.merged
@@ -115,7 +116,7 @@ def export(
     from ctxtune.cli import console
     from ctxtune.commands.adapter import export as export_adapter
 
-    exported = export_adapter(adapter, to, out, model, dtype, force)
+    exported = export_adapter(adapter, to, out, model, dtype, force, console.note)
     if exported.note:
         console.note(f"note: {exported.note}")
     facts: dict[str, Any] = {"folder": str(exported.folder), "bytes": exported.num_bytes}
@@ -161,7 +162,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         for name in dict.fromkeys([*before, *after]):
             old = f"{_number(before.get(name))} -> " if before else ""  # examples are not scored against none
             rows.append((f"{title}: {name}", old + _number(after.get(name))))
-    return rows + _shown(manifest["shown"]) if manifest["shown"] else rows
+    return rows + _shown(manifest["shown"], facts.get("start")) if manifest["shown"] else rows
 
 
 def _said(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -188,30 +189,35 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _told(shown: dict[str, Any]) -> list[tuple[str, str]]:
-    """What stands before every question, in its order, each with the place it is from."""
-    front = [(shown["instruction"], "")] if shown["instruction"] else []
+    """What stands before every question, in its order, each with the place it is from; or what virtual tokens started as."""
+    front = [(shown["instruction"], "")] if shown["instruction"] and not _learned(shown) else []
     return [*front, *zip(shown["texts"], shown["where"], strict=False)]
 
 
-def _shown(shown: dict[str, Any]) -> list[tuple[str, str]]:
-    """Demonstrations in numbers."""
-    if shown["tokens"] and shown["tokens"][0] < 0:
-        return [("virtual tokens", f"{len(shown['tokens']):,}, which started as the texts below")]
+def _learned(shown: dict[str, Any]) -> bool:
+    return bool(shown["tokens"]) and shown["tokens"][0] < 0
+
+
+def _shown(shown: dict[str, Any], start: str | None) -> list[tuple[str, str]]:
+    """Demonstrations in numbers, or virtual tokens."""
+    if _learned(shown):
+        return [("virtual tokens", f"{len(shown['tokens']):,}, which started as {start}")]
     rows = [("demonstrations", f"{len(shown['texts']):,}"), ("tokens held", f"{len(shown['tokens']):,}")]
     nats = ", ".join(f"{choice} {bias:+.4f}" for choice, bias in shown["bias"].items())
     return rows + ([(f"{shown['calibrate']} calibration, nats", nats)] if nats else [])
 
 
 def _with_demonstrations(table: Any, shown: dict[str, Any]) -> Any:
-    """What stands before every question, in its order."""
+    """What stands before every question, in its order; the table alone where nothing does."""
     from rich.console import Group as Stack
     from rich.markup import escape
 
     from ctxtune.cli import console
 
     rows = [[escape(text.strip()), escape(where)] for text, where in _told(shown)]
-    learned = shown["tokens"] and shown["tokens"][0] < 0
-    title = "What the virtual tokens started from" if learned else "What stands before every question"
+    if not rows:
+        return table
+    title = "What the virtual tokens started from" if _learned(shown) else "What stands before every question"
     return Stack(table, console.grid(title, ["text", "from"], rows))
 
 

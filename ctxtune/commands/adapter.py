@@ -11,9 +11,11 @@ from ctxtune.adapter.verify import Check
 from ctxtune.adapter.verify import verify as check_adapter
 from ctxtune.backend.fingerprint import fingerprint
 from ctxtune.backend.folder import resolve_model
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.errors import AdapterError, RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ctxtune.adapter.manifest import Manifest
@@ -37,6 +39,8 @@ class ShownAdapter:
     tensors: dict[str, TensorInfo]
     manifest: Manifest | None
     base: str | None
+    start: str | None
+    """what virtual tokens started as"""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def show(place: Path) -> ShownAdapter:
         tensors=adapter.header.tensors,
         manifest=adapter.manifest,
         base=adapter.manifest.base.name if adapter.manifest else config.get("base_model_name_or_path"),
+        start=adapter.manifest.start if adapter.manifest else None,
     )
 
 
@@ -95,6 +100,7 @@ def merge(
     model: str | None = None,
     dtype: str | None = None,
     force: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> MergedAdapter:
     """Write the base with the adapter in it as a new model folder.
 
@@ -110,9 +116,9 @@ def merge(
     from ctxtune.adapter.merge import merge as write_merged
     from ctxtune.commands.merge_loss import measured_kl
 
-    return MergedAdapter(
-        write_merged(base, adapter, out, dtype, force, measured_kl), "; ".join(note for note in notes if note) or None
-    )
+    with heartbeat(say, f"writing {out}, and comparing it with the adapter on the probe"):
+        merged = write_merged(base, adapter, out, dtype, force, measured_kl)
+    return MergedAdapter(merged, "; ".join(note for note in notes if note) or None)
 
 
 def _quant_note(adapter: AdapterFile) -> str | None:
@@ -126,8 +132,9 @@ def _quant_note(adapter: AdapterFile) -> str | None:
 
 
 def export(
-    place: Path, to: str, out: Path, model: str | None = None, dtype: str | None = None, force: bool = False
-) -> ExportedAdapter:
+    place: Path, to: str, out: Path, model: str | None = None, dtype: str | None = None, force: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> ExportedAdapter:  # fmt: skip
     """Write the adapter in the form `to`: for PEFT (peft), or as a model with words of its own (model).
 
     Raises:
@@ -148,7 +155,7 @@ def export(
     check_bakeable(adapter)
     base = resolve_model(model or _base_name(adapter))
     note = check_base(adapter, fingerprint(base), force)
-    baked = bake(adapter, base, out, dtype)
+    baked = bake(adapter, base, out, dtype, say)
     size = sum(file.stat().st_size for file in out.iterdir())
     return ExportedAdapter(out, size, baked, note)
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.prefix import CONTAINER, SUFFIX, layout_of, shown
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -55,17 +56,20 @@ def check_bakeable(adapter: AdapterFile) -> None:
     layout_of(adapter)
 
 
-def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) -> Baked:
-    """Write the base with the adapter's vectors as words of its own.
+def bake(
+    adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None, say: Callable[[str], None] | None
+) -> Baked:
+    """Write the base with the adapter's vectors as words of its own, and a model card.
 
     Raises:
         AdapterError: the adapter holds no vectors, or the new words would be said.
         StorageError: `out` holds something, or there is no room.
     """
-    from ctxtune.adapter.folder import require_new
+    from ctxtune.adapter.card import words_card
+    from ctxtune.adapter.folder import CARD, require_new
     from ctxtune.adapter.keys import held_rows
     from ctxtune.adapter.merge import TYPES, check_type
-    from ctxtune.backend.atomic import new_folder
+    from ctxtune.backend.atomic import new_folder, write_text
     from ctxtune.backend.bake import add_words, write_baked
     from ctxtune.backend.load import load_base
     from ctxtune.backend.spoken import Spoken
@@ -74,19 +78,24 @@ def bake(adapter: AdapterFile, base_folder: Path, out: Path, dtype: str | None) 
 
     check_type(dtype)
     require_new(out)
-    base, plain = load_base(base_folder, "cpu", dtype="float32"), load_tokenizer(base_folder)
     vectors, behind = held_rows(adapter).float(), adapter.container == SUFFIX
-    said = _said(Trunk(base), Spoken(base.model, lambda: vectors), len(vectors), behind)
-    ids = add_words(base, vectors, said.states)
+    with heartbeat(say, "reading the probe with the vectors of the adapter"):
+        base, plain = load_base(base_folder, "cpu", dtype="float32"), load_tokenizer(base_folder)
+        said = _said(Trunk(base), Spoken(base.model, lambda: vectors), len(vectors), behind)
     with new_folder(out) as tmp:
-        write_baked(base, ids, tmp, TYPES[dtype or "float32"], behind)
-        share, difference = _compared(tmp, ids, said, plain, behind)
+        with heartbeat(say, f"writing {out}"):
+            ids = add_words(base, vectors, said.states)
+            write_baked(base, ids, tmp, TYPES[dtype or "float32"], behind)
+        with heartbeat(say, "reading the probe with the words that were written"):
+            share, difference = _compared(tmp, ids, said, plain, behind)
         exact = difference <= MOST_DIFFERENCE or dtype not in (None, "float32")
         if not (share <= MOST_SHARE and exact):  # what is not a number is neither
             raise AdapterError(
                 f"{adapter.path} is not baked: new words have a share of {share:.1e}, old ones differ by {difference:.1e}",
                 "use it with --adapter",
             )
+        assert adapter.manifest is not None  # vectors without one are not known
+        write_text(tmp / CARD, words_card(adapter.manifest, len(ids), behind, share, difference, dtype or "float32"))
     return Baked(out, len(ids), share, difference, behind)
 
 

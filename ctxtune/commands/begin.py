@@ -71,6 +71,8 @@ class Beginning:
     """earlier prompts, one of which is taken in place of tokens"""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """the hashes of these"""
+    whole: int = 0
+    """how many tokens the texts have"""
 
     def lesson(self, source: Source) -> Lesson:
         """What is learned from the other rows: a demonstration would only repeat its own answer.
@@ -137,6 +139,7 @@ class Beginning:
         return Shown(
             instruction=self.spec.instruction, texts=[text for text, _ in self.texts], where=[where for _, where in self.texts],
             tokens=list(self.spec.virtual), alone=True, heads=heads, layers=layers, calibrate="none", bias={},
+            begun=self.whole,
         )  # fmt: skip
 
 
@@ -184,7 +187,8 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         tokens = _drawn(spec.tokenizer, count, recipe.train.seed) if settings.init == "vocab" else ()
     else:
         where = _texts(settings, rows, spec, recipe.data.separator)
-        front, instruction = spec.instruction + "".join(text for text, _ in where), ""
+        where = ((spec.instruction, "data.instruction"), *where) if spec.instruction else where
+        front, instruction = "".join(text for text, _ in where), ""
         asked = [spec.prompt.render(row).rstrip() for row in train.rows[:_QUESTIONS]]
         found = joint(spec.tokenizer, front, asked)
         tokens, parted = found.tokens or tuple(encode_prompt(spec.tokenizer, front)), found.alone
@@ -193,7 +197,9 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         most = len(tokens) if teacher is None else min(_SHORT, len(tokens))
         count = most if settings.tokens == "auto" else settings.tokens
     behind_them = replace(spec, before=virtual_tokens(count), instruction=instruction)
-    return Beginning(_filled(tokens, count), behind_them, where, rows, parted, teacher)
+    return Beginning(
+        _filled(tokens, count), behind_them, where, rows, parted, teacher, whole=len(tokens) if where else 0
+    )
 
 
 def _behind(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> Beginning:
@@ -216,7 +222,8 @@ def _behind(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -
         if not tokens:
             raise _no_token(settings)
         count = max(count, len(tokens)) if settings.tokens == "auto" else count
-    return Beginning(_filled(tokens, count), replace(spec, suffix=virtual_tokens(count)), where)
+    placed = replace(spec, suffix=virtual_tokens(count))
+    return Beginning(_filled(tokens, count), placed, where, whole=len(tokens) if where else 0)
 
 
 def _earlier(settings: Prompt, recipe: Recipe, spec: EncodeSpec) -> Beginning:

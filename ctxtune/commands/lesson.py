@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
+from ctxtune.commands.teacher import checked
 from ctxtune.data.branch import grow
 from ctxtune.data.encode import EncodedSet
 from ctxtune.errors import DataError
@@ -46,7 +47,11 @@ class Lesson:
         self, dev: Source | None, base: Base, mark: str, recipe: Recipe, run: RunFolder, clock: Clock,
         tell: Callable[[str], None],
     ) -> Lesson:  # fmt: skip
-        """The same with what the teacher says of it, now or in an earlier part of this run."""
+        """The same with what the teacher says of it, now or in an earlier part of this run.
+
+        Raises:
+            StorageError: the run's file holds something else.
+        """
         if self.teacher is None:
             return self
         told = run.read_teacher()
@@ -54,7 +59,9 @@ class Lesson:
             with clock.part("teacher"):
                 told = self.teacher.say(self.examples.row_of, dev, (base, mark, recipe, clock), tell)
             run.write_teacher(told)
-        return replace(self, told=told)
+        spec, rows = self.teacher.spec, dev.rows if dev is not None else ()
+        choices = [len(spec.render(row).choices or ()) for row in rows]
+        return replace(self, told=checked(told, run.teacher, [len(one) for one in self.answers], choices))
 
     def objective(self, feed: Feed) -> Objective:
         """What pulls the numbers."""

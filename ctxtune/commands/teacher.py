@@ -13,12 +13,13 @@ from ctxtune.commands.asking import Asking
 from ctxtune.commands.fewshot import check_room
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.prepare import to_score
-from ctxtune.errors import RecipeError
+from ctxtune.errors import RecipeError, StorageError
 from ctxtune.methods.fewshot import behind, by_shots, shots_of
 from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ctxtune.backend.load import Base
     from ctxtune.commands.clock import Clock
@@ -75,6 +76,35 @@ class LongPrompt:
         said = {key: [log_shares(np.array(item.said["ll"])).tolist() for item in some] for key, some in found.items()}
         scores = summarise(found["eval"]) if found["eval"] else {}
         return {"shots": len(self.shots), "tokens": self.tokens, "scores": scores, "log_shares": said}
+
+
+def checked(told: Any, path: Path, train: Sequence[int], dev: Sequence[int]) -> dict[str, Any]:
+    """What a teacher said in an earlier part of a run, of rows to learn from and rows to score with so many choices each.
+
+    Raises:
+        StorageError: the file holds something else.
+    """
+    if not _fits(told, {"train": list(train), "eval": list(dev)}):
+        rows = f"{counted(len(train), 'row')} to learn from and {counted(len(dev), 'row')} to score"
+        raise StorageError(
+            f"{path} is not what a teacher says of {rows}", "remove it: the same command with --resume asks again"
+        )
+    found: dict[str, Any] = told
+    return found
+
+
+def _fits(told: Any, choices: dict[str, list[int]]) -> bool:
+    kinds = {"shots": int, "tokens": int, "scores": dict, "log_shares": dict}
+    if not isinstance(told, dict) or {key: type(value) for key, value in told.items()} != kinds:
+        return False
+    return {key: _sizes(rows) for key, rows in told["log_shares"].items()} == choices
+
+
+def _sizes(rows: Any) -> list[int] | None:
+    """How many numbers each row has; None of what are no rows of numbers."""
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        return None
+    return [len(row) for row in rows] if all(type(value) is float for row in rows for value in row) else None
 
 
 def long_prompt(settings: Prompt, rows: Sequence[Row], spec: EncodeSpec, separator: str) -> LongPrompt | None:

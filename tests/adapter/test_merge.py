@@ -57,6 +57,7 @@ def test_merge_equals_attach(
 ) -> None:
     made = make(kind, part, dtype)
     merged = merge(made.base, open_adapter(made.adapter), tmp_path / "merged")
+    assert len({file.stat().st_mode for file in (tmp_path / "merged").iterdir()}) == 1
     model = load(tmp_path / "merged", kind)
     assert model.dtype is dtype
     with attached(base := load(made.base, kind), open_adapter(made.adapter)):

@@ -94,6 +94,33 @@ def test_a_chat_begins_with_the_words(model_folders: dict[str, Path], train: Pat
     assert after.removesuffix(before).startswith("<|virtual-0|><|virtual-1|>")
 
 
+@pytest.mark.parametrize("kind", ["suffix", "input"])
+def test_its_card_and_what_is_said_meanwhile(
+    kind: str, model_folders: dict[str, Path], train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    """The card's Python runs as it stands, the folder is as readable as any, and nobody waits in silence."""
+    adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.kind": kind}), False, Listener())
+    said: list[str] = []
+    exported = export(tmp_path / "run", "model", tmp_path / "baked", say=said.append)
+    assert [line.partition(" the ")[0] for line in said if "so far" not in line] == [
+        "reading", f"writing {tmp_path / 'baked'}", "reading",
+    ]  # fmt: skip
+    files = sorted((tmp_path / "baked").iterdir())
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "run" / "adapter" / "README.md").stat().st_mode}
+    assert exported.num_bytes == sum(file.stat().st_size for file in files)
+    card, manifest = (tmp_path / "baked" / "README.md").read_text(), open_adapter(tmp_path / "run").manifest
+    assert manifest is not None
+    assert f"kind {kind}" in card
+    assert f"`{manifest.base.fingerprint}`" in card
+    assert "`<|virtual-0|>` to `<|virtual-" in card
+    assert manifest.recipe.strip() in card
+    assert ("gets them behind the answer" in card) is (kind == "suffix")
+    monkeypatch.chdir(tmp_path / "baked")
+    code, names = card.partition("```python\n")[2].partition("```")[0], {}
+    exec(code.replace("PROMPT", "Review: fine"), names)
+    assert names["told"].shape[1] > names["ids"].input_ids.shape[1]
+
+
 def test_another_type(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:  # noqa: F811
     adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", {"method.kind": "ptuning"}), False, Listener())
     export(tmp_path / "run", "model", tmp_path / "baked", dtype="bfloat16")

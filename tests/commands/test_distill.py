@@ -15,7 +15,7 @@ from ctxtune.commands import begin
 from ctxtune.commands.dry_run import dry_run
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.data.shots import choose
-from ctxtune.errors import CtxtuneError, DataError, RecipeError
+from ctxtune.errors import CtxtuneError, DataError, RecipeError, StorageError
 from ctxtune.evals.calibrate import log_shares
 from ctxtune.recipe.load import load
 
@@ -24,6 +24,7 @@ from ..test_prompt_laws import KINDS as CAUSAL_KINDS
 from .test_prompt import asked, short
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 KINDS = ["prefix", "input", "residual", "ptuning", "suffix"]
@@ -357,3 +358,37 @@ def test_what_it_refuses(model_folders: dict[str, Path], train: Path, tmp_path: 
         adapt(load(None, chat), False, Listener())
     with pytest.raises(RecipeError, match=r"method\.distill_from"):
         load(None, flags | {"method.distill_from": "another"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: [said],
+        lambda said: {"x": 1},
+        lambda said: {**said, "tokens": "9"},
+        lambda said: {**said, "log_shares": {**said["log_shares"], "train": said["log_shares"]["train"][1:]}},
+        lambda said: {**said, "log_shares": {**said["log_shares"], "eval": [[0.0]] * 10}},
+        lambda said: {**said, "log_shares": {**said["log_shares"], "eval": [["a", "b"]] * 10}},
+        lambda said: {**said, "log_shares": {"train": said["log_shares"]["train"]}},
+    ],
+)
+def test_a_file_that_is_not_what_the_teacher_said(
+    change: Callable[[dict[str, Any]], Any], model_folders: dict[str, Path], train: Path, dev: Path, tmp_path: Path
+) -> None:
+    """It is refused in a line; without it the teacher is asked anew, and the run ends as it would have."""
+    from ctxtune.commands.adapt import adapt
+
+    resolved = asked(model_folders["llama-tied"], train, tmp_path / "run", DISTIL | {"data.eval": str(dev)})
+    with pytest.raises(Killed):
+        adapt(resolved, False, Listener(kill_at(1)))
+    said = told(tmp_path / "run")
+    (tmp_path / "run" / "teacher.json").write_text(json.dumps(change(said)))
+    with pytest.raises(
+        StorageError, match="is not what a teacher says of 22 rows to learn from and 10 rows to score"
+    ) as hint:
+        adapt(resolved, True, Listener())
+    assert hint.value.hint is not None
+    assert hint.value.hint.startswith("remove it")
+    (tmp_path / "run" / "teacher.json").unlink()
+    adapt(resolved, True, Listener())
+    assert told(tmp_path / "run") == said

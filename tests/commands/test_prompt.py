@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -261,6 +262,60 @@ def test_the_card_tells_how_peft_is_asked(
     exec(code.replace("BASE", str(model_folders["llama-tied"])).replace("QUESTION", "Review: fine"), names)
     assert names["logits"].shape[1] == names["ids"].shape[1]
     show(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"method.tokens": 4}, r"the first 4 of (\d+) tokens of the texts below"),
+        ({}, r"the (\d+) tokens of the texts below"),
+        (
+            {"method.tokens": 40, "data.instruction": "Say it.", "method.init": "labels"},
+            r"the (\d+) tokens of .* below, again",
+        ),
+        ({"method.init": "vocab"}, r"common words, drawn by lot"),
+        ({"method.init": "zero", "data.instruction": "Say it."}, r"zeros"),
+        ({"method.kind": "suffix", "method.tokens": 40}, r"the (\d+) tokens of the texts below, again and again"),
+        (
+            {"method.kind": "suffix", "data.prompt": "{{ text }}", "data.instruction": "Say."},
+            r"common words, drawn by lot",
+        ),
+    ],
+)
+def test_what_the_tokens_started_as(
+    more: dict[str, Any], said: str, model_folders: dict[str, Path], train: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """How many of how many tokens of the texts that are shown; nothing is shown where there are none."""
+    from ctxtune.cli.adapter import show
+    from ctxtune.commands.adapt import adapt
+
+    model = model_folders["llama-tied"]
+    adapt(asked(model, train, tmp_path / "run", {"method.kind": "input", **more}), False, Listener())
+    card = (tmp_path / "run" / "adapter" / "README.md").read_text().partition("## Virtual tokens")[2].partition("##")[0]
+    show(tmp_path / "run")
+    shown, manifest = capsys.readouterr().out, open_adapter(tmp_path / "run").manifest
+    assert manifest is not None
+    assert manifest.shown is not None
+    for text in (card, shown):
+        found = re.search(said, text)
+        assert found is not None
+        assert [int(number) for number in found.groups()] == [manifest.shown.begun][: len(found.groups())]
+    assert ("```" in card) is bool(manifest.shown.texts) is ("\n1. " in shown) is ("below" in said)
+    if "data.instruction" in more and manifest.shown.texts:
+        assert manifest.shown.texts[0] == "Say it."
+
+
+def test_an_older_adapter_that_counted_none(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from ctxtune.adapter.manifest import Manifest
+    from ctxtune.commands.adapt import adapt
+
+    adapt(asked(model_folders["llama-tied"], train, tmp_path / "run"), False, Listener())
+    manifest = open_adapter(tmp_path / "run").manifest
+    assert manifest is not None
+    fields = manifest.as_dict()
+    del fields["shown"]["begun"]
+    assert Manifest.from_json(fields).start == "the texts below"
 
 
 @pytest.mark.parametrize("kind", FRONT[:3])
