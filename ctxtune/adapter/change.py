@@ -15,6 +15,7 @@ from safetensors import safe_open
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
 from ctxtune.adapter.prefix import shown
+from ctxtune.adapter.read import check_known
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def changes(adapter: AdapterFile) -> list[Change]:
     Raises:
         AdapterError: a type of adapter, or a tensor, that is not supported.
     """
+    check_known(adapter)
     if shown(adapter) is not None:
         return []
     file = safe_open(str(adapter.path), framework="pt", device="cpu")
@@ -54,16 +56,11 @@ def changes(adapter: AdapterFile) -> list[Change]:
         if strange is not None:
             raise AdapterError(f"{adapter.path}: tensor {strange!r} is not the weight or the bias of a module")
         return [_whole(adapter, file, tensor, *place) for tensor, place in names.items()]
-    if adapter.container == "LORA":
-        pairs, whole = lora.parts(adapter)
-        return [
-            *(_whole(adapter, file, tensor, *place) for tensor, place in whole.items()),
-            *(_low_rank(adapter, file, pair) for pair in pairs),
-        ]
-    raise AdapterError(
-        f"{adapter.path}: adapters of type {adapter.container} are not supported",
-        "types that work: LN_TUNING, LORA, PREFIX_TUNING and PROMPT_TUNING",
-    )
+    pairs, whole = lora.parts(adapter)
+    return [
+        *(_whole(adapter, file, tensor, *place) for tensor, place in whole.items()),
+        *(_low_rank(adapter, file, pair) for pair in pairs),
+    ]
 
 
 def parameters_of(adapter: AdapterFile) -> list[str]:

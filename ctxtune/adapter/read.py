@@ -11,7 +11,7 @@ from ctxtune.adapter.folder import CONFIG, PICKLE, TENSORS
 from ctxtune.adapter.header import SHA256, read_header
 from ctxtune.adapter.header import manifest as read_manifest
 from ctxtune.adapter.manifest import Manifest
-from ctxtune.adapter.prefix import CONTAINER, ENCODED, SUFFIX, VECTORS, is_prefix
+from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, ENCODED, HELD, SUFFIX, VECTORS, is_prefix
 from ctxtune.backend.folder import read_json
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -25,6 +25,8 @@ METHODS = {"LN_TUNING": "freeze", "LORA": "lora"}
 """PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
 KINDS = {"input": VECTORS, "residual": VECTORS, "ptuning": ENCODED, "suffix": SUFFIX}
 """what a prompt of some kind is written as"""
+BASE = "base_model_name_or_path"
+"""PEFT's key for the name of the base"""
 RUN = "adapter"
 """the adapter's folder inside that of the run which made it"""
 
@@ -110,6 +112,19 @@ def _container(path: Path, header: Header, config: dict[str, Any] | None, manife
     )
 
 
+def check_known(adapter: AdapterFile) -> None:
+    """Refuse a container that says nothing to ctxtune.
+
+    Raises:
+        AdapterError: it names those that do.
+    """
+    if adapter.container not in (*METHODS, *HELD):
+        raise AdapterError(
+            f"{adapter.path}: adapters of type {adapter.container} are not supported",
+            f"types that work: {', '.join((*METHODS, *CONTAINERS))}",
+        )
+
+
 def check_bytes(adapter: AdapterFile) -> str:
     """Compare the tensors' bytes with the hash that the header gives for them: 100 MB take 0.1 s, some 0.3 s where no
     instruction of the processor helps.
@@ -138,7 +153,9 @@ def check_base(adapter: AdapterFile, fingerprint: str, force: bool = False) -> s
         AdapterError: it is another base, and `force` does not insist on it.
     """
     if adapter.manifest is None:
-        return "the adapter does not say which base it was made on: that this is the right one is not checked"
+        named = (adapter.config or {}).get(BASE)
+        said = f"names its base {named!r} without a fingerprint" if named else "does not say which base it was made on"
+        return f"the adapter {said}: that this is the right one is not checked"
     made_on = adapter.manifest.base
     if made_on.fingerprint == fingerprint:
         return None

@@ -14,12 +14,13 @@ from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, HELD, layout_of
 from ctxtune.adapter.read import check_base, check_bytes
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
+from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ctxtune.adapter.read import AdapterFile
-    from ctxtune.backend.tensors import TensorInfo
+    from ctxtune.backend.tensors import Header, TensorInfo
 
 EXPONENT = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
@@ -46,7 +47,7 @@ def verify(adapter: AdapterFile, fingerprint: str | None = None) -> list[Check]:
     """All checks of an adapter that `open_adapter` has opened, with its base if that is known by `fingerprint`."""
     header = adapter.header
     checks = [
-        Check("structure", True, f"{len(header.tensors)} tensors fill {header.file_size:,} bytes without a gap"),
+        Check("structure", True, _filled(header)),
         _run("manifest", lambda: _manifest(adapter)),
         _run("configuration", lambda: _configuration(adapter)),
         _run("bytes", lambda: check_bytes(adapter)),
@@ -55,6 +56,11 @@ def verify(adapter: AdapterFile, fingerprint: str | None = None) -> list[Check]:
     if fingerprint is not None:
         checks.append(_run("base", lambda: check_base(adapter, fingerprint) or "the fingerprint is that of the base"))
     return checks
+
+
+def _filled(header: Header) -> str:
+    count = len(header.tensors)
+    return f"{counted(count, 'tensor')} {'fill' if count > 1 else 'fills'} {header.file_size:,} bytes without a gap"
 
 
 def _run(name: str, look: Callable[[], str]) -> Check:
@@ -112,19 +118,19 @@ def _configuration(adapter: AdapterFile) -> str:
         raise AdapterError(
             f"target_modules lacks {lone[0]}, which has tensors" if lone else f"no tensor is for {empty[0]!r}"
         )
-    return f"{adapter.container}, {len(modules)} modules, all with their tensors"
+    return f"{adapter.container}, {counted(len(modules), 'module')}, all with their tensors"
 
 
 def _pattern(pattern: str, modules: set[str]) -> str:
     if pattern == "all-linear":
-        return f"{len(modules)} modules"
+        return counted(len(modules), "module")
     try:
         lone = sorted(module for module in modules if not re.fullmatch(pattern, module))
     except re.error as error:
         raise AdapterError(f"target_modules {pattern!r} is no pattern: {error}") from error
     if lone:
         raise AdapterError(f"target_modules {pattern!r} does not match {lone[0]}, which has tensors")
-    return f"{len(modules)} modules match {pattern!r}"
+    return f"{pattern!r} matches {counted(len(modules), 'module')}"
 
 
 def _named(module: str, target: str) -> bool:

@@ -151,6 +151,8 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         "start_layer": "layers run once",
         "cache_bytes": "cache, bytes",
     }
+    if _added(facts["method"]):
+        names["parameters"] = "numbers of the model, none of which moves"
     rows = [[text, f"{facts[key]:,}"] for key, text in names.items()] + [["folder of the run", facts["out"]]]
     if facts["trial_steps"]:
         rows.append(["trial steps of lr: auto, at most", f"{facts['trial_steps']:,}"])
@@ -168,7 +170,7 @@ def result_table(facts: Mapping[str, Any]) -> Any:
     start, drift, teacher = facts.get("start"), facts["forgetting"], facts.get("teacher")
     told = [facts["scores"]["before"], *([start["scores"]] if start else []), facts["scores"]["after"]]
     moved = [drift["before"], *([start["forgetting"]] if start else []), drift["after"]]
-    between = [""] * bool(start)
+    between, added = [""] * bool(start), _added(facts["method"])
     rows = [
         [key, *(console.with_error(scores, key) for scores in told)]
         for key in ("acc", "acc_norm", "perplexity", "greedy_acc")
@@ -183,7 +185,7 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         rows.append(["KL(base || tuned), nats a token", "0", *(f"{one['kl']:.4f}" for one in moved[1:])])
     rest = [["forgetting", "", "not measured"]] if "not_measured" in drift else []
     rest += [
-        ["trained numbers", "0", f"{facts['trainable']:,} of {facts['parameters']:,}"],
+        ["trained numbers", "0", f"{facts['trainable']:,}" + ("" if added else f" of {facts['parameters']:,}")],
         ["adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"],
         ["steps", "", f"{facts['steps']} at rates up to {facts.get('highest_rate', facts['lr']['value']):.1e}"],
         ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
@@ -206,6 +208,11 @@ def _beside(teacher: Mapping[str, Any]) -> dict[str, str]:
     found = {key: console.with_error(scores, key) for key in ("acc", "acc_norm") if key in scores}
     loss = {_LOSS: f"{scores['loss']:.4f}", _APART: "0"} if scores else {}
     return {_BEFORE: f"{teacher['tokens']:,}", **found, **loss}
+
+
+def _added(method: Mapping[str, Any]) -> bool:
+    """Whether what is trained is no part of the model."""
+    return bool(method["name"] == "prompt")
 
 
 def named(method: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctxtune.adapter.export import export_peft
-from ctxtune.adapter.read import AdapterFile, check_base, check_bytes, open_adapter
+from ctxtune.adapter.read import BASE, AdapterFile, check_base, check_bytes, check_known, open_adapter
 from ctxtune.adapter.verify import Check
 from ctxtune.adapter.verify import verify as check_adapter
 from ctxtune.backend.fingerprint import fingerprint
@@ -82,7 +82,7 @@ def show(place: Path) -> ShownAdapter:
         num_bytes=adapter.header.file_size,
         tensors=adapter.header.tensors,
         manifest=adapter.manifest,
-        base=adapter.manifest.base.name if adapter.manifest else config.get("base_model_name_or_path"),
+        base=adapter.manifest.base.name if adapter.manifest else config.get(BASE),
         start=adapter.manifest.start if adapter.manifest else None,
     )
 
@@ -110,6 +110,7 @@ def merge(
         AdapterError: the adapter is damaged; the base is another one, or the loss above the limit, and `force` does not insist.
     """
     adapter = open_adapter(place)
+    check_known(adapter)
     base = resolve_model(model or _base_name(adapter))
     notes = [check_base(adapter, fingerprint(base), force), _quant_note(adapter)]
     check_bytes(adapter)
@@ -161,7 +162,7 @@ def export(
 
 
 def _base_name(adapter: AdapterFile) -> str:
-    name = adapter.manifest.base.name if adapter.manifest else (adapter.config or {}).get("base_model_name_or_path")
+    name = adapter.manifest.base.name if adapter.manifest else (adapter.config or {}).get(BASE)
     if not isinstance(name, str) or not name:
         raise AdapterError(f"{adapter.path} does not name its base", "name it with --model")
     return name

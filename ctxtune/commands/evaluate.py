@@ -229,11 +229,13 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
             `force` does not insist.
     """
     from ctxtune.adapter.change import parameters_of
-    from ctxtune.adapter.read import check_base, check_bytes
+    from ctxtune.adapter.read import check_base, check_bytes, check_known
     from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.folder import resolve_model
     from ctxtune.backend.load import load_base
 
+    for adapter in adapters:
+        check_known(adapter)
     folder = resolve_model(recipe.model, say)
     for adapter in adapters:
         if warning := check_base(adapter, fingerprint(folder), force):

@@ -111,11 +111,18 @@ def _nearest(path: Path) -> str:
         entries = list(path.parent.iterdir())
     except OSError:
         return f"the folder {path.parent} does not exist or cannot be read"
-    near = difflib.get_close_matches(path.name, sorted(entry.name for entry in entries), n=3)
+    stems: dict[str, list[str]] = {}  # all rows end alike: what they end in makes no two names similar
+    for name in sorted(entry.name for entry in entries):
+        stems.setdefault(_stem(name), []).append(name)
+    near = [name for stem in difflib.get_close_matches(_stem(path.name), stems, n=3) for name in stems[stem]]
     if near:
-        return f"did you mean {' or '.join(near)}"
+        return f"did you mean {' or '.join(near[:3])}"
     data = data_files(entries)
     return f"{path.parent} has {', '.join(data)}" if data else f"{path.parent} has no data files"
+
+
+def _stem(name: str) -> str:
+    return name.partition(".")[0] or name
 
 
 class _Bounded(io.RawIOBase):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ctxtune.adapter.container import layer_tensors
 from ctxtune.adapter.export import export_peft
@@ -88,6 +89,39 @@ def test_bytes_that_changed_on_the_way(make: Callable[..., Made], tmp_path: Path
 def test_adapters_of_peft_pass(name: str, tmp_path: Path) -> None:
     lora_folder(*LORAS[name], tmp_path / "lora", torch.float32)
     assert not failed(tmp_path / "lora", "sha256:whatever")
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+def test_what_peft_says_of_its_base(tmp_path: Path) -> None:
+    """It names it, and nothing tells whether this is the same."""
+    lora_folder(*LORAS["plain"], tmp_path / "lora", torch.float32)
+    path = tmp_path / "lora" / "adapter_config.json"
+    for base, said in {"org/tiny": "names its base 'org/tiny' without", "": "does not say which base"}.items():
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
+        assert f"the adapter {said}" in str(check_base(open_adapter(tmp_path / "lora"), "sha256:whatever"))
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+def test_a_container_that_is_not_known_is_refused_before_the_base_is_looked_for(tmp_path: Path) -> None:
+    lora_folder(*LORAS["plain"], tmp_path / "lora", torch.float32)
+    path = tmp_path / "lora" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": "IA3"}))
+    recipe = Recipe.model_construct(model="./nowhere")
+    for use in (
+        lambda: merge(tmp_path / "lora", tmp_path / "merged", "./nowhere"),
+        lambda: load_for(recipe, [open_adapter(tmp_path / "lora")], False, print),
+    ):
+        with pytest.raises(AdapterError, match="adapters of type IA3 are not supported"):
+            use()
+
+
+def test_one_tensor_is_one(make: Callable[..., Made], tmp_path: Path) -> None:
+    made = make("llama-tied")
+    path = made.adapter / "adapter_model.safetensors"
+    name, tensor = next(iter(load_file(path).items()))
+    save_file({name: tensor}, tmp_path / "one.safetensors")
+    said = verify(open_adapter(tmp_path / "one.safetensors"))[0].detail
+    assert said == f"1 tensor fills {(tmp_path / 'one.safetensors').stat().st_size:,} bytes without a gap"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

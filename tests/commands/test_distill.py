@@ -124,6 +124,7 @@ def test_the_table_sets_them_side_by_side(
         console.print(result_table(facts))
     lines = [line.split() for line in said.get().splitlines()]
     assert ["base", "start", "tuned", "teacher"] in lines
+    assert ["trained", "numbers", "0", f"{facts['trainable']:,}"] in lines  # of none that the model has
     tokens = [line for line in lines if line[:2] == ["tokens", "before"]]
     assert tokens[0][4:] == ["0", "4", "4", str(facts["teacher"]["tokens"])]
     assert any(line[:1] == ["KL(teacher"] and line[-1] == "0" for line in lines) is scored

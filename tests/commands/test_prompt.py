@@ -90,6 +90,20 @@ def test_a_run_and_its_adapter(
         assert again["scores"][name] == pytest.approx(facts["scores"]["after"][name], abs=2e-5)
 
 
+def test_what_is_foreseen_in_words(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from ctxtune.cli.freeze import _cost_table
+
+    facts = dry_run(asked(model_folders["gpt2-tied"], train, tmp_path / "run", {"train.lr": "auto"}))
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(_cost_table(facts))
+    lines = [" ".join(line.split()) for line in said.get().splitlines()]
+    assert f"numbers of the model, none of which moves {facts['parameters']:,}" in lines
+    assert f"trial steps of lr: auto, at most {facts['trial_steps']:,}" in lines
+
+
 @pytest.mark.parametrize("kind", ["prefix", "suffix"])
 def test_the_dry_run_knows_the_sizes(kind: str, model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
     """Of demonstrations, and of what prompts end with; law 5 has what is told in words."""

@@ -156,6 +156,14 @@ def test_missing_files_get_the_nearest_names(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path / "zzz.csv")
     assert caught.value.hint == f"{tmp_path} has train.jsonl"
+    write(tmp_path, "bin.jsonl", "{}")
+    for name, hint in {
+        "missing.jsonl": " has bin.jsonl, train.jsonl",
+        "train.json": "did you mean train.jsonl",
+    }.items():
+        with pytest.raises(DataError) as caught:
+            read_rows(tmp_path / name)
+        assert str(caught.value.hint).endswith(hint)
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path / "no" / "zzz.csv")
     assert caught.value.hint is not None
