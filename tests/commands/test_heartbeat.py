@@ -55,8 +55,8 @@ def test_a_run_and_an_evaluation_name_their_parts(model_folders: dict[str, Path]
     assert parts == [
         "running the 3 frozen layers once over 8 examples",
         "reading the probe that forgetting is measured on",
-        "measuring forgetting before training", "scoring 6 rows before training",
-        "measuring forgetting after training", "scoring 6 rows after training",
+        "scoring 6 rows before training",
+        "measuring forgetting after training",
     ]  # fmt: skip
     said: list[str] = []
     given = {"model": str(model), "data.eval": str(dev), "data.prompt": PROMPT, "data.answer": "{{ label }}"}
