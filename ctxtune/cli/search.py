@@ -64,7 +64,8 @@ def _few_shot(given: Mapping[str, object], sets: Sequence[str], resume: bool) ->
     trained = {"--resume": resume or None} | {
         f"--{key.partition('.')[2].replace('_', '-')}": given[key] for key in trains
     }
-    trained |= {f"--set {text.partition('=')[0].strip()}": text for text in sets if text.lstrip().startswith("train.")}
+    named = {text.partition("=")[0].strip(): text for text in sets}
+    trained |= {f"--set {key}": text for key, text in named.items() if key == "method.name" or key.startswith("train.")}
     if (name := next((name for name, value in trained.items() if value is not None), None)) is not None:
         raise RecipeError(f"{name}: --search finds words and trains nothing", f"leave {name} out, or --search")
     init = given["method.init"]

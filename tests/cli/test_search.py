@@ -92,7 +92,7 @@ def test_ctrl_c_leaves_nothing_half_written(given: list[str], tmp_path: Path) ->
         ("--distill-from fewshot", "--distill-from: --search finds words and trains nothing"),
         ("--top 2", "--top: --search finds words and trains nothing"),
         ("--set train.steps=3", "--set train.steps: --search finds words and trains nothing"),
-        ("--set method.name=freeze", "--set: method.name is 'freeze', but the command says 'fewshot'"),
+        ("--set method.name=prompt", "--set method.name: --search finds words and trains nothing"),
         ("--resume", "--resume: --search finds words and trains nothing"),
         ("--init vocab", "--init is 'vocab': a search starts from words"),
         ("--init text:", "--init is 'text:': a search starts from words"),
