@@ -25,13 +25,13 @@ _ctxtune() {
     fi
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$at $word" in
-        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune prompt"|"ctxtune fewshot"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data pull"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
+        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune mask"|"ctxtune prompt"|"ctxtune fewshot"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data pull"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
         esac
     done
     case $at in
     "ctxtune")
         case $cur in -*) _ctxtune_offer words '--version --debug -h --help' ;;
-        *) _ctxtune_offer words 'quickstart freeze prompt fewshot run eval generate adapter model data cache recipe' ;; esac
+        *) _ctxtune_offer words 'quickstart freeze mask prompt fewshot run eval generate adapter model data cache recipe' ;; esac
         ;;
     "ctxtune quickstart")
         case $prev in
@@ -48,13 +48,30 @@ _ctxtune() {
         --layers|--lr) _ctxtune_offer words 'auto'; return ;;
         --unfreeze) _ctxtune_offer words 'at_once gradual'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --layers --lr-decay --unfreeze --sample --epochs --batch --lr --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        ;;
+    "ctxtune mask")
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
+        --train|--eval|--out) _ctxtune_offer files ''; return ;;
+        --prompt|--answer|--choices|--messages|--density|--budget|--epochs|--batch|--seed) :; return ;;
+        --select) _ctxtune_offer words 'random magnitude bias norms'; return ;;
+        --shape) _ctxtune_offer words 'columns rows blocks entries'; return ;;
+        --layers|--lr) _ctxtune_offer words 'auto'; return ;;
+        --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
+        --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
+        --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --select --shape --density --budget --layers --epochs --batch --lr --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune prompt")
         case $prev in
@@ -66,13 +83,13 @@ _ctxtune() {
         --init) _ctxtune_offer open 'auto fewshot prompt labels vocab zero text: adapter:'; return ;;
         --distill-from) _ctxtune_offer words 'fewshot'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --search --candidates --epochs --batch --lr --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune fewshot")
         case $prev in
@@ -87,21 +104,21 @@ _ctxtune() {
         --prior) _ctxtune_offer words 'auto'; return ;;
         --on-error) _ctxtune_offer words 'stop mark'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune run")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out --set --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune eval")
         case $prev in
@@ -110,13 +127,13 @@ _ctxtune() {
         --prompt|--answer|--choices|--messages) :; return ;;
         --metric) _ctxtune_offer words 'likelihood exact f1 number bleu chrf rouge'; return ;;
         --against) _ctxtune_offer files 'base'; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --set --device --dtype --quant --force --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune generate")
         case $prev in
@@ -199,20 +216,20 @@ _ctxtune() {
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--messages|--row|--rows) :; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --prompt --answer --choices --messages --row --rows --tokens --set --json -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune data stats")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--messages) :; return ;;
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --set --json -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune cache")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
@@ -239,21 +256,21 @@ _ctxtune() {
         ;;
     "ctxtune recipe show")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune recipe new")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out -h --help' ;;
-        *) _ctxtune_offer words 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer words 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune recipe check")
         case $prev in
-        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.select= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--set --json -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune recipe schema")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;

@@ -60,8 +60,10 @@ def known_values() -> dict[str, Takes]:
     from ctxtune.backend.catalogue import CATALOGUE
     from ctxtune.recipe import gallery, keys, start
 
-    def literals(key: str) -> Takes:
-        fields = [kind.model_fields[key.rpartition(".")[2]] for kind in keys.owners()[key].values()]
+    def literals(key: str, method: str | None = None) -> Takes:
+        owners = keys.owners()[key]
+        kinds = owners.values() if method is None else [owners[method]]
+        fields = [kind.model_fields[key.rpartition(".")[2]] for kind in kinds]
         return Takes(tuple(dict.fromkeys(value for field in fields for value in get_args(field.annotation))))
 
     models, recipes, free, files = tuple(CATALOGUE), tuple(gallery.names()), Takes(), Takes(files=True)
@@ -83,11 +85,14 @@ def known_values() -> dict[str, Takes]:
         "layers": Takes(("auto",)),
         "against": Takes(("base",), files=True),
         "unfreeze": literals("method.unfreeze"),
+        "shape": literals("method.shape"),
+        "mask select": literals("method.select", "mask"),
+        "select": literals("method.select", "fewshot"),
         "kind": literals("method.kind"),
         "tokens": Takes(("auto",)),
         "distill-from": Takes(("fewshot",)),
         "init": Takes((*(name for name in start.NAMES if name != "adapter"), start.TEXT, start.ADAPTER), end=""),
-        **{name: literals(f"method.{name}") for name in ("select", "order", "calibrate")},
+        **{name: literals(f"method.{name}") for name in ("order", "calibrate")},
         "on-error": Takes(("stop", "mark")),
         "as": Takes(("lm-eval",)),
         "prior": Takes(("auto",)),
@@ -96,8 +101,10 @@ def known_values() -> dict[str, Takes]:
             (
                 "answer",
                 "batch",
+                "budget",
                 "candidates",
                 "choices",
+                "density",
                 "epochs",
                 "lr-decay",
                 "max-tokens",

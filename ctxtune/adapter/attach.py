@@ -14,6 +14,8 @@ from torch import nn
 
 from ctxtune.adapter.change import by_parameter, changes
 from ctxtune.adapter.keys import held_suffix
+from ctxtune.adapter.mask import CONTAINER as MASK
+from ctxtune.adapter.moved import held_delta
 from ctxtune.adapter.prefix import SUFFIX
 from ctxtune.errors import AdapterError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from ctxtune.adapter.change import Change
     from ctxtune.adapter.read import AdapterFile
+    from ctxtune.backend.delta import Delta
     from ctxtune.backend.spoken import Spoken
 
 
@@ -29,17 +32,21 @@ if TYPE_CHECKING:
 class Attached:
     """An adapter on a model: the parameters that are aside now, each with its place, and whether the adapter's are in it.
 
-    Of a suffix no parameter is exchanged: the model is told what its virtual tokens stand for.
+    Of a suffix no parameter is exchanged: the model is told what its virtual tokens stand for. Of a mask the few numbers are
+    written into the parameters, and stand beside quantised ones.
     """
 
     aside: list[tuple[nn.Module, str, nn.Parameter]]
     on: bool = False
     spoken: Spoken | None = None
+    delta: Delta | None = None
 
     def attach(self) -> None:
         """Put the adapter's parameters in; a second call does nothing."""
         if self.spoken is not None:
             self.spoken.on()
+        if self.delta is not None:
+            self.delta.on()
         if not self.on:
             self._exchange(range(len(self.aside)))
 
@@ -47,6 +54,8 @@ class Attached:
         """Give the model its own parameters back; a second call does nothing."""
         if self.spoken is not None:
             self.spoken.off()
+        if self.delta is not None:
+            self.delta.off()
         if self.on:
             self._exchange(reversed(range(len(self.aside))))  # of a place named twice the first keeps the model's own
 
@@ -67,6 +76,10 @@ def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
     Raises:
         AdapterError: the adapter names a module that is not in the model, or one of another shape.
     """
+    if adapter.container == MASK:
+        attached = Attached([], delta=held_delta(model, adapter))
+        attached.attach()
+        return attached
     new: list[tuple[nn.Module, str, nn.Parameter]] = []
     shared: dict[int, list[nn.Parameter]] = {}
     for group in by_parameter(changes(adapter)):

@@ -145,6 +145,11 @@ def _about_shown(manifest: Manifest) -> list[str]:
 
 def _elsewhere(manifest: Manifest, kind: str, given: str) -> str:
     """How it is used without ctxtune."""
+    if manifest.method == "mask":
+        return (
+            "PEFT does not read masks. For other programs the changes are written into the base, which is an ordinary model "
+            "then:\n\n```sh\nctxtune adapter merge . --model BASE --out FOLDER\n```"
+        )
     if _is_suffix(manifest):
         return (
             "PEFT has no virtual tokens that stand behind the input. For other programs they become words of an ordinary "

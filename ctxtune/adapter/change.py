@@ -2,6 +2,7 @@
 
 whole value:   W' = V
 low rank:      W' = W + scale * B A          (transposed for Conv1D and embeddings)
+a few numbers: W' = W + D                    (adapter/mask.py)
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from safetensors import safe_open
 
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
+from ctxtune.adapter.mask import CONTAINER as MASK
+from ctxtune.adapter.mask import DELTA, read_mask
 from ctxtune.adapter.prefix import shown
 from ctxtune.adapter.read import check_known
 from ctxtune.errors import AdapterError
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from ctxtune.adapter.lora import LowRank
     from ctxtune.adapter.read import AdapterFile
+    from ctxtune.backend.mask import Part
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ def changes(adapter: AdapterFile) -> list[Change]:
         if strange is not None:
             raise AdapterError(f"{adapter.path}: tensor {strange!r} is not the weight or the bias of a module")
         return [_whole(adapter, file, tensor, *place) for tensor, place in names.items()]
+    if adapter.container == MASK:
+        mask = read_mask(adapter.path, adapter.header)
+        return [_moved(adapter, file, name, part) for name, part in mask.items()]
     pairs, whole = lora.parts(adapter)
     return [
         *(_whole(adapter, file, tensor, *place) for tensor, place in whole.items()),
@@ -92,6 +99,21 @@ def _low_rank(adapter: AdapterFile, file: Any, pair: LowRank) -> Change:
         return new
 
     return Change(pair.module, "weight", pair.a, update)
+
+
+def _moved(adapter: AdapterFile, file: Any, name: str, part: Part) -> Change:
+    module, _, parameter = name.rpartition(".")
+    tensor = name + DELTA
+
+    def update(old: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
+        _require_shape(adapter, tensor, old, torch.Size(part.size))
+        exact = torch.promote_types(old.dtype, torch.float32)
+        new = old.to(exact, copy=True)
+        delta = file.get_tensor(tensor).to(old.device, exact).reshape(-1)
+        new.view(-1)[torch.from_numpy(part.entries()).to(old.device)] += delta
+        return new.to(dtype)
+
+    return Change(module, parameter, tensor, update)
 
 
 def _require_shape(adapter: AdapterFile, tensor: str, old: torch.Tensor, shape: torch.Size) -> None:

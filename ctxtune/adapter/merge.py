@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from ctxtune.adapter.change import by_parameter, changes
+from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.prefix import shown
 from ctxtune.adapter.write import DTYPES, raw
 from ctxtune.backend.atomic import new_folder, storing, write_text
@@ -190,6 +191,8 @@ def _plan(model: nn.Module, stored: dict[str, _Stored], adapter: AdapterFile) ->
     """
     wanted = {group[0].name: group for group in by_parameter(changes(adapter))}
     groups = tied_groups(model)
+    if adapter.container == MASK:  # numbers of a parameter move, whichever modules use it
+        wanted |= {name: wanted[own] for names in groups for own in names if own in wanted for name in names}
     known = {name for names in groups for name in names}
     for name, group in wanted.items():
         if name not in known:
@@ -197,7 +200,7 @@ def _plan(model: nn.Module, stored: dict[str, _Stored], adapter: AdapterFile) ->
                 f"{adapter.path}: tensor {group[0].tensor!r} is for {name}, which the model does not have",
                 "the adapter was made for another base",
             )
-    kinds = {name: type(model.get_submodule(group[0].module)).__name__ for name, group in wanted.items()}
+    kinds = {name: type(model.get_submodule(name.rpartition(".")[0])).__name__ for name in wanted}
     homes = stored_names(model, stored)
     touched = [names for names in groups if set(names) & set(wanted)]
     parted = any(_parts(model, names, wanted, stored, homes, kinds) for names in touched)

@@ -11,6 +11,8 @@ from ctxtune.adapter.folder import CONFIG, PICKLE, TENSORS
 from ctxtune.adapter.header import SHA256, read_header
 from ctxtune.adapter.header import manifest as read_manifest
 from ctxtune.adapter.manifest import Manifest
+from ctxtune.adapter.mask import CONTAINER as MASK
+from ctxtune.adapter.mask import is_mask
 from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, ENCODED, HELD, SUFFIX, VECTORS, is_prefix
 from ctxtune.backend.folder import read_json
 from ctxtune.backend.tensors import mapped
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.tensors import Header
 
-METHODS = {"LN_TUNING": "freeze", "LORA": "lora"}
+METHODS = {"LN_TUNING": "freeze", "LORA": "lora", MASK: "mask"}
 """PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
 KINDS = {"input": VECTORS, "residual": VECTORS, "ptuning": ENCODED, "suffix": SUFFIX}
 """what a prompt of some kind is written as"""
@@ -100,6 +102,8 @@ def _config(path: Path) -> dict[str, Any] | None:
 
 
 def _container(path: Path, header: Header, config: dict[str, Any] | None, manifest: Manifest | None) -> str:
+    if is_mask(header):
+        return MASK
     if config is not None:
         return str(config["peft_type"])
     if len(layer_names(header.tensors)) == len(header.tensors):

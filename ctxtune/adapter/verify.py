@@ -10,8 +10,11 @@ import numpy as np
 
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
+from ctxtune.adapter.mask import CONTAINER as MASK
+from ctxtune.adapter.mask import read_mask
 from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, HELD, layout_of
 from ctxtune.adapter.read import check_base, check_bytes
+from ctxtune.backend.mask import numel
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
 from ctxtune.recipe.plural import counted
@@ -88,6 +91,9 @@ def _manifest(adapter: AdapterFile) -> str:
 
 
 def _configuration(adapter: AdapterFile) -> str:
+    if adapter.container == MASK:
+        mask = read_mask(adapter.path, adapter.header)
+        return f"{MASK}, {numel(mask):,} numbers of {len(mask)} parameters"
     if adapter.container in HELD:
         layout = layout_of(adapter)
         if adapter.container != CONTAINER:
@@ -107,7 +113,11 @@ def _configuration(adapter: AdapterFile) -> str:
         raise AdapterError(
             f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, LN_TUNING, {', '.join(CONTAINERS)}"
         )
-    targets = adapter.config.get("target_modules")
+    return _targets(adapter.config.get("target_modules"), modules, adapter.container)
+
+
+def _targets(targets: object, modules: set[str], container: str) -> str:
+    """Whether what a configuration names is what has tensors."""
     if isinstance(targets, str):
         return _pattern(targets, modules)
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
@@ -118,7 +128,7 @@ def _configuration(adapter: AdapterFile) -> str:
         raise AdapterError(
             f"target_modules lacks {lone[0]}, which has tensors" if lone else f"no tensor is for {empty[0]!r}"
         )
-    return f"{adapter.container}, {counted(len(modules), 'module')}, all with their tensors"
+    return f"{container}, {counted(len(modules), 'module')}, all with their tensors"
 
 
 def _pattern(pattern: str, modules: set[str]) -> str:

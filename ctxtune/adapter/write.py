@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,9 +32,10 @@ DTYPES = {
 
 
 def write_adapter(
-    folder: Path, tensors: Mapping[str, torch.Tensor], manifest: Manifest, config: dict[str, Any] | None, card: str
-) -> int:
-    """Write the complete adapter or nothing; an older adapter in `folder` is replaced.
+    folder: Path, tensors: Mapping[str, torch.Tensor], manifest: Manifest, config: dict[str, Any] | None, card: str,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> int:  # fmt: skip
+    """Write the complete adapter or nothing; an older adapter in `folder` is replaced. The header says `more` as well.
 
     Returns the size of the tensors' file.
 
@@ -42,7 +44,7 @@ def write_adapter(
     """
     require_free(folder)
     layout = {name: (DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
-    metadata = {"format": "pt", KEY: manifest.to_json()}
+    metadata = {"format": "pt", KEY: manifest.to_json(), **more}
     with new_folder(folder) as tmp:
         num_bytes = write_tensors(tmp / TENSORS, layout, metadata, lambda name: raw(tensors[name]), SHA256)
         if config is not None:

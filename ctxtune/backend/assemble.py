@@ -168,6 +168,7 @@ def _quantise(model: nn.Module, place: str, quant: str, importance: Tensor | Non
     """Put a quantised layer in the place of a linear one; `importance` as of `levels.encode`."""
     module: Any = model.get_submodule(place)
     value = module.weight.detach()
-    rows = value if isinstance(module, nn.Linear) else value.t()  # Conv1D stores (K, N)
+    turned = not isinstance(module, nn.Linear)  # Conv1D stores (K, N)
+    layer = Quantised(value.t() if turned else value, module.bias, stored_as(place, quant), importance, turned)
     above, _, last = place.rpartition(".")
-    setattr(model.get_submodule(above), last, Quantised(rows, module.bias, stored_as(place, quant), importance))
+    setattr(model.get_submodule(above), last, layer)

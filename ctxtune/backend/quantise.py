@@ -34,13 +34,20 @@ if TYPE_CHECKING:
 
 
 class Quantised(nn.Module):
-    """y = x W^T + b for x (..., K), W (N, K) in few bits, b (N,). `weight` holds the codes; it cannot train."""
+    """y = x W^T + b for x (..., K), W (N, K) in few bits, b (N,). `weight` holds the codes; it cannot train.
+
+    `turned` is whether the files hold W as (K, N).
+    """
 
     scales: Tensor
 
-    def __init__(self, weight: Tensor, bias: nn.Parameter | None, quant: str, importance: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: nn.Parameter | None, quant: str, importance: Tensor | None = None,
+        turned: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.quant = quant
+        self.turned = turned
         self.out_features, self.in_features = weight.shape
         codes, scales = _encode(weight.contiguous(), quant, importance)
         self.weight = nn.Parameter(codes, requires_grad=False)

@@ -217,4 +217,7 @@ def _added(method: Mapping[str, Any]) -> bool:
 
 def named(method: Mapping[str, Any]) -> str:
     """What a run trains, in a word or two."""
+    if method["name"] == "mask":
+        whole = method["select"] in ("bias", "norms")
+        return f"{method['select']}{'' if whole else ' ' + method['shape']}"
     return f"{method['kind']} of {method['tokens']}" if method["name"] == "prompt" else str(method["layers"])

@@ -20,6 +20,7 @@ from ctxtune.cli import (
     freeze,
     generate,
     interrupt,
+    mask,
     model,
     prompt,
     quickstart,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("freeze")(freeze.freeze)
+app.command("mask")(mask.mask)
 app.command("prompt")(prompt.prompt)
 app.command("fewshot")(fewshot.fewshot)
 app.command("run")(freeze.run)

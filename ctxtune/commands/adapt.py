@@ -159,6 +159,8 @@ class _Run:
             state = self._fit(method, objective, feed, batches, judge, steps, notes)
         # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
         known = None if went_on else min(judge.told, key=lambda scores: choosing(scores)["loss"], default=None)
+        if method.finish():
+            known = None
         with self.clock.part("after"):
             after = judge.after(known=known)
         return {
@@ -387,7 +389,6 @@ class _Run:
             forgetting=Change(finite(facts["forgetting"]["before"]), finite(facts["forgetting"]["after"])),
         )
         tensors = method.tensors()
-        num_bytes = write_adapter(
-            self.run.adapter, tensors, manifest, method.config(self.recipe.model), model_card(manifest)
-        )
+        config, card = method.config(self.recipe.model), model_card(manifest)
+        num_bytes = write_adapter(self.run.adapter, tensors, manifest, config, card, method.metadata())
         return {"folder": str(self.run.adapter), "bytes": num_bytes, "tensors": len(tensors)}

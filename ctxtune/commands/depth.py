@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.errors import RecipeError
+from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.schema import Fewshot, Freeze
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def undecided(recipe: Recipe) -> bool:
     return True
 
 
-def widest(recipe: Recipe, num_layers: int) -> Freeze | Prompt:
+def widest(recipe: Recipe, num_layers: int) -> Freeze | Mask | Prompt:
     """The method's settings; with the most layers that may be chosen where the recipe leaves them open."""
     from ctxtune.methods.depth import candidates
 
@@ -69,12 +70,16 @@ def moving(recipe: Recipe, model: Path) -> Collection[str]:
     from ctxtune.backend.device import choose_device
     from ctxtune.backend.skeleton import skeleton
     from ctxtune.commands.prepare import classes
+    from ctxtune.methods.mask import outside_blocks
     from ctxtune.methods.registry import open_method
 
     undecided(recipe)  # refuses what cannot be chosen on a quantised model, before one is built
-    if not isinstance(recipe.method, Freeze):
+    narrow = choose_device(recipe.device, recipe.dtype).narrow
+    if recipe.quant == "none" and not narrow:
         return ()
-    if recipe.quant == "none" and not choose_device(recipe.device, recipe.dtype).narrow:
+    if isinstance(recipe.method, Mask):  # changes stand beside quantised layers; embeddings and head have to be float
+        return () if narrow else outside_blocks(recipe.method, *skeleton(model, classes(recipe.data)))
+    if not isinstance(recipe.method, Freeze):
         return ()
     made, anatomy = skeleton(model, classes(recipe.data))
     return open_method(widest(recipe, len(anatomy.block_list(made))), made, anatomy).params

@@ -228,7 +228,6 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
         AdapterError, ModelError: one of them is damaged, or was made on another base, or with another chat template, and
             `force` does not insist.
     """
-    from ctxtune.adapter.change import parameters_of
     from ctxtune.adapter.read import check_base, check_bytes, check_known
     from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.folder import resolve_model
@@ -241,14 +240,29 @@ def load_for(recipe: Recipe, adapters: Sequence[AdapterFile], force: bool, say: 
         if warning := check_base(adapter, fingerprint(folder), force):
             say(warning)
         check_bytes(adapter)
-    replaced = [name for adapter in adapters for name in parameters_of(adapter)]
-    base = load_base(folder, recipe.device, recipe.quant, replaced, _classes(recipe, adapters), recipe.dtype)
+    wide = [name for adapter in adapters for name in _kept_float(adapter, recipe, folder)]
+    base = load_base(folder, recipe.device, recipe.quant, wide, _classes(recipe, adapters), recipe.dtype)
     for remark in base.remarks:
         say(remark)
     for adapter in adapters:
         if adapter.manifest is not None and not force:
             prepare.chat_inputs(recipe.data, base.tokenizer, adapter.manifest.inputs)
     return base
+
+
+def _kept_float(adapter: AdapterFile, recipe: Recipe, folder: Path) -> Sequence[str]:
+    """The parameters whose modules have to be float, as they were when the adapter was trained (depth.moving)."""
+    from ctxtune.adapter.change import parameters_of
+    from ctxtune.adapter.mask import CONTAINER as MASK
+    from ctxtune.backend.device import choose_device
+    from ctxtune.backend.skeleton import skeleton
+
+    if adapter.container != MASK:
+        return parameters_of(adapter)
+    if recipe.quant == "none" or choose_device(recipe.device, recipe.dtype).narrow:
+        return ()
+    _, anatomy = skeleton(folder, adapter.classes)
+    return [name for name in parameters_of(adapter) if not name.startswith(f"{anatomy.blocks}.")]
 
 
 def _classes(recipe: Recipe, adapters: Sequence[AdapterFile]) -> list[str] | None:

@@ -35,6 +35,9 @@ class Sources:
     leaked: int
 
 
+_LONGEST = 64  # characters of a run's folder that are from its rows
+
+
 def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     """Read and check every input. Imports no torch (but to convert a .gguf file, once): mistakes are found at once.
 
@@ -86,7 +89,7 @@ def default_out(recipe: Recipe) -> str:
     """Where a run goes when nobody says: named after its data and method."""
     train = recipe.data.train
     name = "stdin" if train in (None, "-") else bare_name(Path(prepare.parts_of(train or "")[0].path)).replace(":", "-")
-    return f"runs/{name}-{recipe.method.name}"
+    return f"runs/{name[:_LONGEST]}-{recipe.method.name}"
 
 
 def span(recipe: Recipe, examples: int) -> Span:

@@ -17,79 +17,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.container import layer_config, layer_tensors
-from ctxtune.errors import RecipeError
+from ctxtune.methods.layers import choose, depth_of, inside, unique
 from ctxtune.methods.motion import ENDLESS, Motion, Span
-from ctxtune.recipe.layers import GRAMMAR, read_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
-    from ctxtune.recipe.layers import Term
     from ctxtune.recipe.schema import Freeze
 
 
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-
-
-def choose(layers: str, names: Sequence[str], anatomy: Anatomy, num_layers: int) -> list[str]:
-    """The parameters that `layers` names, in the model's order, out of all its parameter names (tied ones under each).
-
-    Raises:
-        RecipeError: it names a block that is not there, or chooses nothing.
-    """
-    prefixes = [prefix for term in read_layers(layers) for prefix in _prefixes(term, anatomy, num_layers)]
-    chosen = [name for name in names if any(_inside(name, prefix) for prefix in prefixes)]
-    if not chosen:
-        raise RecipeError(f"method.layers {layers!r} chooses no parameter of this model", GRAMMAR)
-    return chosen
-
-
-def _prefixes(term: Term, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
-    """Module names that a term stands for; the empty one stands for all."""
-    if term.name:
-        yield from _named(term.name, anatomy, num_layers)
-        return
-    for index in _blocks(term, num_layers):
-        block = f"{anatomy.blocks}.{index}"
-        yield from (f"{block}.{part}" for part in getattr(anatomy, term.kind)) if term.kind else (block,)
-
-
-def _named(name: str, anatomy: Anatomy, num_layers: int) -> Iterator[str]:
-    if name == "all":
-        yield ""
-    elif name == "embeddings":
-        yield from anatomy.embeddings
-    elif name == "head":
-        yield from (anatomy.head, *anatomy.outward)
-    else:
-        yield from (f"{anatomy.blocks}.{i}.{part}" for i in range(num_layers) for part in getattr(anatomy, name))
-        if name == "norms" and anatomy.norm:
-            yield anatomy.norm
-
-
-def _blocks(term: Term, num_layers: int) -> range:
-    from_top = num_layers if term.begin < 0 else 0
-    chosen = range(from_top + term.begin, from_top + term.end)
-    if chosen.start < 0 or chosen.stop > num_layers:
-        raise RecipeError(
-            f"method.layers: {term.text!r} does not fit: the model has {num_layers} layers, 0 to {num_layers - 1}",
-            GRAMMAR,
-        )
-    return chosen
-
-
-def _inside(name: str, prefix: str) -> bool:
-    return not prefix or name.startswith(f"{prefix}.")
-
-
-def _depth(name: str, anatomy: Anatomy, num_layers: int) -> int:
-    """The block that a parameter belongs to; 0 for embeddings, the number of blocks for what comes after the last one."""
-    if _inside(name, anatomy.blocks):
-        return int(name[len(anatomy.blocks) + 1 :].split(".", 1)[0])
-    return num_layers if anatomy.in_head(name) or (anatomy.norm and _inside(name, anatomy.norm)) else 0
 
 
 @dataclass(frozen=True)
@@ -108,9 +48,17 @@ class Opened:
         """The numbers that move in a step, each with its share of the rate."""
         return self.motion.shares(step, epoch)
 
+    def finish(self) -> bool:
+        """Nothing: they are written as they are."""
+        return False
+
     def tensors(self) -> dict[str, Tensor]:
         """The trained modules whole, as LN_TUNING stores them."""
         return layer_tensors(self.modules)
+
+    def metadata(self) -> dict[str, str]:
+        """Names say it all."""
+        return {}
 
     def config(self, base_name: str) -> dict[str, Any]:
         """PEFT's configuration of the container."""
@@ -132,10 +80,10 @@ def open_method(settings: Freeze, model: nn.Module, anatomy: Anatomy, span: Span
     # A tied head moves the embeddings: the lowest block counts under each of a parameter's names.
     depth: dict[int, int] = {}
     for name, param in everything.items():
-        here = _depth(name, anatomy, num_layers)
+        here = depth_of(name, anatomy, num_layers)
         depth[id(param)] = min(depth.get(id(param), here), here)
     layer = {name: min(depth[id(param)], num_layers - 1) for name, param in chosen.items()}
-    outside = frozenset(name for name in chosen if not _inside(name, anatomy.blocks))
+    outside = frozenset(name for name in chosen if not inside(name, anatomy.blocks))
     motion = Motion(layer, outside, settings, span)
     ever = motion.ever()
     params = {name: param for name, param in chosen.items() if name in ever}
@@ -143,18 +91,6 @@ def open_method(settings: Freeze, model: nn.Module, anatomy: Anatomy, span: Span
         param.requires_grad_(True)
     start = min(depth[id(param)] for param in params.values())
     return Opened(params, start, by_module(model, params), anatomy.kind == "causal", motion)
-
-
-def unique(everything: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, nn.Parameter]:
-    """The named parameters. Tied ones appear once, under their first name."""
-    params: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for name in names:
-        param = everything[name]
-        if id(param) not in seen:
-            seen.add(id(param))
-            params[name] = param
-    return params
 
 
 def by_module(model: nn.Module, params: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Tensor]]:

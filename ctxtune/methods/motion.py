@@ -15,7 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ctxtune.errors import RecipeError
-from ctxtune.recipe.schema import MOST_STEPS
+from ctxtune.recipe.section import MOST_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

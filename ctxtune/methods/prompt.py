@@ -189,6 +189,14 @@ class Opened:
         learned = range(self.start, self.layout.layers)
         return [*self.below, *((self.params[f"keys.{at}"], self.params[f"values.{at}"]) for at in learned)]
 
+    def finish(self) -> bool:
+        """Nothing: what made them is folded in when they are written."""
+        return False
+
+    def metadata(self) -> dict[str, str]:
+        """The manifest says it all."""
+        return {}
+
     def tensors(self) -> dict[str, Tensor]:
         """PEFT's one tensor of either kind."""
         with torch.no_grad():

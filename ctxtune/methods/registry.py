@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.recipe.schema import Method as Settings
 
-_MODULES = {"freeze": "ctxtune.methods.freeze", "prompt": "ctxtune.methods.prompt"}
+_MODULES = {"freeze": "ctxtune.methods.freeze", "mask": "ctxtune.methods.mask", "prompt": "ctxtune.methods.prompt"}
 
 
 class Virtual(Protocol):
@@ -65,8 +65,14 @@ class Method(Protocol):
     def virtual(self) -> Virtual | None:
         """Tokens that stand before every text, or behind it; None where the model itself changes."""
 
+    def finish(self) -> bool:
+        """What is done to the numbers when training is over, before they are written; whether that changes them."""
+
     def tensors(self) -> dict[str, Tensor]:
-        """What the adapter file holds, under PEFT's names."""
+        """What the adapter file holds, under PEFT's names where PEFT has the method."""
+
+    def metadata(self) -> dict[str, str]:
+        """What its header says besides the manifest."""
 
     def config(self, base_name: str) -> dict[str, Any] | None:
         """PEFT's adapter_config.json; None where PEFT does not have the method."""

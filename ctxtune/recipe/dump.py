@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.recipe import keys
-from ctxtune.recipe.schema import Section
+from ctxtune.recipe.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -6,7 +6,8 @@ import difflib
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
-from ctxtune.recipe.schema import Recipe, Section
+from ctxtune.recipe.schema import Recipe
+from ctxtune.recipe.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

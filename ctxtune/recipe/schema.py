@@ -6,18 +6,16 @@ only a whole number may stand where a fraction is wanted. `keys.py` reads this f
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from ctxtune.recipe.layers import checked
+from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.pattern import compiled
+from ctxtune.recipe.section import Rows, Section, Steps, Text
 from ctxtune.recipe.start import check_goes, start_of
 
-MOST_STEPS = 10_000_000
 REPLAYED_SEED = 1234  # of lm-evaluation-harness, for what it draws
 
-Text = Annotated[str, Field(min_length=1)]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-Rows = Annotated[int, Field(ge=1, le=65_536)]
 Template = Annotated[str, Field(pattern=r"\{\{")]
 Share = Annotated[float, Field(gt=0, le=1_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -30,12 +28,6 @@ def _distinct(texts: list[str]) -> list[str]:
             raise ValueError(f"{text!r} stands there twice")
         seen.add(text)
     return texts
-
-
-class Section(BaseModel):
-    """What all parts of a recipe share: no unknown key, no conversion of types, no change afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Part(Section):
@@ -274,7 +266,7 @@ class Fewshot(Section):
 
 
 # One more method is one more class.
-Method = Annotated[Freeze | Prompt | Fewshot, Field(discriminator="name")]
+Method = Annotated[Freeze | Mask | Prompt | Fewshot, Field(discriminator="name")]
 
 
 class Train(Section):

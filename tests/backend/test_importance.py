@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -50,10 +50,12 @@ def test_what_is_read_counts(
     given: dict[str, torch.Tensor | None] = {}
     plain = Quantised.__init__
 
-    def keep(layer: Quantised, weight: torch.Tensor, bias: object, quant: str, importance: torch.Tensor | None) -> None:
+    def keep(
+        layer: Quantised, weight: torch.Tensor, bias: Any, quant: str, importance: torch.Tensor | None, turned: bool
+    ) -> None:
         given[str(len(given))] = importance
         assert importance is None or len(importance) == weight.shape[1]
-        plain(layer, weight, bias, quant, importance)
+        plain(layer, weight, bias, quant, importance, turned)
 
     monkeypatch.setattr(Quantised, "__init__", keep)
     base = load_base(model_folders[kind], "cpu", "nf4", dtype=dtype)

@@ -31,6 +31,27 @@ SURFACE = {
         "--quant",
     }
     | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
+    "mask": TASK
+    | {
+        "recipe",
+        "--model",
+        "--select",
+        "--shape",
+        "--density",
+        "--budget",
+        "--layers",
+        "--epochs",
+        "--batch",
+        "--lr",
+        "--cache",
+        "--out",
+        "--set",
+        "--seed",
+        "--device",
+        "--dtype",
+        "--quant",
+    }
+    | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
     "prompt": (TASK - {"--messages"})
     | {
         "recipe",

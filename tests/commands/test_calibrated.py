@@ -101,7 +101,8 @@ def test_none_leaves_acc_as_it_is_and_one_pass_gives_all(ask: Callable[..., Any]
     assert plain["scores"]["acc"] == plain["calibrations"]["none"]["acc"]
     for name, facts in found.items():  # what batch takes for granted is checked against random words
         assert ("domain" in facts["calibrations"]) is (name == "batch")
-        assert {key: facts["calibrations"][key] for key in plain["calibrations"]} == plain["calibrations"]
+        for key, numbers in plain["calibrations"].items():  # rows that are asked beside others: float32's rounding
+            assert facts["calibrations"][key] == pytest.approx(numbers, abs=1e-6)
         assert facts["scores"]["acc"] == plain["calibrations"][name]["acc"]
         assert facts["scores"]["acc_norm"] == plain["scores"]["acc_norm"]
         assert facts["scores"]["loss"] == pytest.approx(
@@ -117,7 +118,7 @@ def test_a_prior_moves_the_answers(ask: Callable[..., Any], tmp_path: Path) -> N
     assert {
         max(range(2), key=item["said"]["calibrated"]["domain"].__getitem__) for item in items_of(tmp_path / "i.jsonl")
     } == {1}
-    assert facts["calibrations"]["none"] == ask(asked=MANY)["calibrations"]["none"]
+    assert facts["calibrations"]["none"] == pytest.approx(ask(asked=MANY)["calibrations"]["none"], abs=1e-6)
 
 
 def test_shares_are_estimated_by_training_rows_that_are_not_shown(

@@ -7,7 +7,8 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from ctxtune.recipe.schema import Recipe, Section, Train
+from ctxtune.recipe.schema import Recipe, Train
+from ctxtune.recipe.section import Section
 
 
 class Open(Section):

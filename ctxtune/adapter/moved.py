@@ -1,0 +1,64 @@
+"""The changes that a mask adapter holds, ready to be laid on the model they were made with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+
+from ctxtune.adapter.mask import DELTA, read_mask
+from ctxtune.backend.delta import Delta
+from ctxtune.backend.quantise import Quantised
+from ctxtune.backend.words import reads_half
+from ctxtune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ctxtune.adapter.read import AdapterFile
+    from ctxtune.backend.mask import Part
+
+
+def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
+    """The changes, not laid on yet.
+
+    Raises:
+        AdapterError: they are for parameters that the model does not have, or has in another size or in 16 bits.
+    """
+    mask = read_mask(adapter.path, adapter.header)
+    for name, part in mask.items():
+        _require_fit(model, adapter, name, part)
+    delta = Delta(model, mask)
+    file: Any = safe_open(str(adapter.path), framework="pt", device="cpu")
+    with torch.no_grad():
+        for name, values in delta.values().items():
+            values.copy_(file.get_tensor(name + DELTA))
+    return delta
+
+
+def _require_fit(model: nn.Module, adapter: AdapterFile, name: str, part: Part) -> None:
+    place, _, last = name.rpartition(".")
+    where = f"{adapter.path}: tensor {name + DELTA!r} is for"
+    if name + DELTA not in adapter.header.tensors:
+        raise AdapterError(
+            f"{adapter.path} says which numbers of {name!r} move, and not by how much", "it is a mask alone"
+        )
+    try:
+        module: Any = model.get_submodule(place)
+        param = module.get_parameter(last)
+    except AttributeError as error:
+        raise AdapterError(
+            f"{where} {name}, which the model does not have", "the adapter was made for another base"
+        ) from error
+    size = tuple(param.shape)
+    if isinstance(module, Quantised) and last == "weight":
+        size = (module.out_features, module.in_features)
+        size = size[::-1] if module.turned else size
+    elif reads_half(module):
+        raise AdapterError(f"{where} {name}, which is kept in 16 bits here", "load the base with --quant none")
+    if size != part.size:
+        raise AdapterError(
+            f"{where} shape {list(part.size)}, the model has {list(size)} there",
+            "the adapter was made for another base",
+        )

@@ -1,0 +1,525 @@
+"""The laws of DESIGN section 6 for masks, over families, shapes and ways to store the base.
+
+A covering set of cells runs by default, the full matrix with `pytest -m slow`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ctxtune.adapter.attach import attach
+from ctxtune.adapter.merge import merge
+from ctxtune.adapter.moved import held_delta
+from ctxtune.adapter.read import open_adapter
+from ctxtune.adapter.verify import verify
+from ctxtune.backend.feed import Feed
+from ctxtune.backend.load import load_base
+from ctxtune.backend.mask import Part, numel
+from ctxtune.backend.skeleton import skeleton
+from ctxtune.backend.trunk import Trunk
+from ctxtune.commands.adapt import adapt
+from ctxtune.commands.dry_run import dry_run
+from ctxtune.commands.evaluate import load_for
+from ctxtune.data.encode import Encoded, encode_pairs
+from ctxtune.engine.loop import take_step
+from ctxtune.errors import CtxtuneError, RecipeError
+from ctxtune.methods.mask import Opened, open_method, outside_blocks
+from ctxtune.objectives.labels import Labels
+from ctxtune.recipe.load import load
+from ctxtune.recipe.mask import Mask as Settings
+from ctxtune.recipe.schema import Train
+
+from .conftest import (
+    CHOICES,
+    DECLINED,
+    FOUND,
+    HEADLESS_KINDS,
+    PROMPT,
+    Killed,
+    Listener,
+    adapter_tensors,
+    capture,
+    kill_at,
+    losses,
+    review_rows,
+    same_tensors,
+    write_jsonl,
+)  # fmt: skip
+from .test_laws import (
+    ALL_KINDS,
+    CACHES,
+    CHILD_LOGITS,
+    QUANTS,
+    Recorder,
+    assert_same_run,
+    bits,
+    child,
+    logits,
+    parameters,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ctxtune.backend.load import Base
+    from ctxtune.recipe.load import Resolved
+
+MASKS: dict[str, dict[str, Any]] = {
+    "columns": {"density": 0.1},
+    "rows": {"shape": "rows", "density": 0.1},
+    "blocks": {"shape": "blocks", "density": 0.2},
+    "entries": {"shape": "entries", "density": 0.05},
+    "top entries": {"shape": "entries", "density": 0.05, "layers": "last:2"},
+    "largest": {"select": "magnitude", "density": 0.1, "layers": "1-2.mlp"},
+    "norms": {"select": "norms"},
+    "words": {"layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
+}
+COVER = {
+    ("llama-tied", "columns", "none"), ("llama-untied", "rows", "none"), ("llama-untied", "blocks", "none"),
+    ("llama-tied", "entries", "none"), ("llama-untied", "top entries", "none"), ("llama-tied", "largest", "none"),
+    ("llama-tied", "words", "none"), ("llama-untied", "norms", "none"), ("gpt2-tied", "columns", "none"),
+    ("gpt2-untied", "rows", "none"), ("gpt2-tied", "blocks", "none"), ("gpt2-tied", "top entries", "none"),
+    ("gpt2-untied", "words", "none"), ("bert-tied", "columns", "none"), ("bert-tied", "words", "none"),
+    ("roberta-tied", "entries", "none"), ("bert-headless", "columns", "none"), ("roberta-headless", "top entries", "none"),
+    ("gemma3_text-tied", "columns", "none"), ("qwen3-sliding-tied", "rows", "none"), ("mistral-untied", "entries", "none"),
+    ("phi3-untied", "blocks", "none"), ("gpt_neox-untied", "columns", "none"), ("opt-projected-tied", "words", "none"),
+    ("olmo2-untied", "columns", "none"), ("falcon-tied", "entries", "none"), ("granite-tied", "norms", "none"),
+    ("distilbert-tied", "rows", "none"),
+    ("llama-tied", "columns", "nf4"), ("llama-untied", "entries", "int8"), ("gpt2-tied", "rows", "nf4"),
+    ("gpt2-untied", "blocks", "int8"), ("llama-untied", "words", "nf4"), ("bert-tied", "top entries", "int8"),
+}  # fmt: skip
+RATE = 3e-2
+
+
+def cells() -> pytest.MarkDecorator:
+    """Every cell of the matrix; those outside the covering set are slow."""
+    table = [
+        pytest.param(*cell, marks=[pytest.mark.slow] * (cell not in COVER), id="-".join(cell))
+        for cell in itertools.product(ALL_KINDS, MASKS, QUANTS)
+    ]
+    return pytest.mark.parametrize(("kind", "mask", "quant"), table)
+
+
+@dataclass
+class Cell:
+    """A finished run of three steps: its folder, its result, its model as trained, and what that says."""
+
+    model: Path
+    run: Path
+    facts: dict[str, Any]
+    trained: Base
+    logits: Tensor
+
+    @property
+    def adapter(self) -> Path:
+        return self.run / "adapter"
+
+
+@dataclass
+class Lab:
+    """Runs each cell once for all laws."""
+
+    folders: dict[str, Path]
+    root: Path
+    done: dict[tuple[str, ...], Cell] = field(default_factory=dict)
+
+    def cell(self, *cell: str) -> Cell:
+        if cell not in self.done:
+            self.done[cell] = self._run(*cell)
+        return self.done[cell]
+
+    def recipe(self, kind: str, mask: str, out: Path, more: dict[str, Any]) -> Resolved:
+        """The recipe of a short run."""
+        settings = {f"method.{key}": value for key, value in MASKS[mask].items()}
+        flags: dict[str, Any] = {
+            "model": str(self.folders[kind]), "data.train": str(self.rows("train", 22, 0)), "data.prompt": PROMPT,
+            "data.answer": "{{ label }}", "data.choices": CHOICES, "method.name": "mask", "train.batch": 8, "train.steps": 3,
+            "train.lr": RATE, "device": "cpu", "forget.probe": "none", "cache": "memory", "out": str(out),
+        }  # fmt: skip
+        return load(None, flags | settings | more)
+
+    def rows(self, name: str, count: int, offset: int) -> Path:
+        path = self.root / f"{name}.jsonl"
+        return path if path.exists() else write_jsonl(path, review_rows(count, offset))
+
+    def base(self, kind: str, mask: str, quant: str) -> Base:
+        """The base as a run of the cell loads it, a new one at each call."""
+        moving = outside_blocks(Settings(name="mask", **MASKS[mask]), *skeleton(self.folders[kind], CHOICES))
+        return load_base(self.folders[kind], "cpu", quant, moving if quant != "none" else (), CHOICES)
+
+    def _run(self, kind: str, mask: str, quant: str) -> Cell:
+        run = self.root / f"{kind} {mask} {quant}"
+        with pytest.MonkeyPatch.context() as patch:
+            found = capture(patch)
+            facts = adapt(self.recipe(kind, mask, run, {"quant": quant}), False, Listener())
+        (trained,) = found
+        return Cell(self.folders[kind], run, facts, trained, logits(trained.model))
+
+
+@pytest.fixture(scope="module")
+def lab(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(model_folders, tmp_path_factory.mktemp("laws"))
+
+
+def opened(base: Base, mask: str) -> Opened:
+    return open_method(Settings(name="mask", **MASKS[mask]), base.model, base.anatomy)
+
+
+# --- or it is refused with the reason
+
+
+@pytest.mark.parametrize("kind", DECLINED)
+def test_a_mask_is_refused_with_the_reason(kind: str, lab: Lab, tmp_path: Path) -> None:
+    """By the run and by the dry run, in one line, before anything is written."""
+    resolved = lab.recipe(kind, "columns", tmp_path / "run", {})
+    for command in (lambda: dry_run(resolved), lambda: adapt(resolved, False, Listener())):
+        with pytest.raises(CtxtuneError, match="is not supported") as caught:
+            command()
+        assert "\n" not in str(caught.value)
+        assert caught.value.hint
+        assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"method.select": "bias"}, "this model has no biases there"),
+        ({"method.layers": "1.norms"}, "this model has no linear layers there"),
+        ({"method.budget": 10**9}, "the layers chosen have"),
+        ({"method.layers": "last:9"}, "'last:9' does not fit"),
+    ],
+)
+def test_a_mask_that_chooses_nothing(more: dict[str, Any], said: str, lab: Lab, tmp_path: Path) -> None:
+    resolved = lab.recipe("llama-tied", "columns", tmp_path / "run", more)
+    for command in (lambda: dry_run(resolved), lambda: adapt(resolved, False, Listener())):
+        with pytest.raises(RecipeError, match=said) as caught:
+            command()
+        assert caught.value.hint
+
+
+# --- 1: at initialisation the adapted model equals the base
+
+
+@cells()
+def test_law_1_a_mask_changes_nothing_before_the_first_step(kind: str, mask: str, quant: str, lab: Lab) -> None:
+    base = lab.base(kind, mask, quant)
+    expected = logits(base.model)
+    method = opened(base, mask)
+    assert torch.equal(logits(base.model), expected)
+    method.finish()
+    assert torch.equal(logits(base.model), expected)
+
+
+# --- 2: only the named numbers move
+
+
+@cells()
+def test_law_2_only_the_numbers_of_the_mask_move(kind: str, mask: str, quant: str, lab: Lab) -> None:
+    cell, base = lab.cell(kind, mask, quant), lab.base(kind, mask, quant)
+    chosen = opened(lab.base(kind, mask, quant), mask).mask
+    before, after = parameters(base.model), parameters(cell.trained.model)
+    beside = load_file(cell.adapter / "adapter_model.safetensors")
+    same = {
+        name: {id(one) for name_, one in before.items() if one is before[name]} for name in chosen if name in before
+    }
+    moving = {ident for some in same.values() for ident in some}
+    for name, parameter in before.items():
+        if id(parameter) not in moving or not parameter.is_floating_point():
+            assert bits(parameter) == bits(after[name]), name
+    for name, part in chosen.items():
+        assert beside[f"{name}.delta"].ne(0).any(), name
+        if not before[name].is_floating_point():
+            continue  # the change stands beside codes, which have not moved
+        moved = (after[name] != before[name]).reshape(-1).nonzero()[:, 0]
+        assert set(moved.tolist()) <= set(part.entries().tolist())
+        assert len(moved) > part.numel / (20 if "emb" in name or "wte" in name else 4)  # words that do not occur stay
+    buffers = dict(base.model.named_buffers())
+    for name, buffer in cell.trained.model.named_buffers():
+        assert bits(buffer) == bits(buffers[name]), name
+
+
+# --- 3: saved and loaded in a fresh process
+
+
+@pytest.fixture(scope="module")
+def fresh(lab: Lab, request: pytest.FixtureRequest) -> dict[str, Tensor]:
+    """The logits of every cell that is looked at, all from one fresh process."""
+    wanted = {
+        tuple(str(item.callspec.params[key]) for key in ("kind", "mask", "quant"))
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.name.startswith("test_law_3_a_mask")
+    }
+    made = {" ".join(names): lab.cell(*names) for names in sorted(wanted)}
+    table = [[name, str(cell.model), str(cell.adapter)] for name, cell in made.items()]
+    out = lab.root / "fresh.safetensors"
+    done = child(CHILD_LOGITS, json.dumps(table), str(out))
+    assert done.returncode == 0, done.stderr
+    tensors: dict[str, Tensor] = load_file(out)
+    return tensors
+
+
+@cells()
+def test_law_3_a_mask_loaded_in_a_fresh_process(
+    kind: str, mask: str, quant: str, lab: Lab, fresh: dict[str, Tensor]
+) -> None:
+    cell = lab.cell(kind, mask, quant)
+    assert (fresh[f"{kind} {mask} {quant}"] - cell.logits).abs().max() == 0.0
+    assert not torch.equal(cell.logits, logits(lab.base(kind, mask, quant).model))
+    assert all(check.ok for check in verify(open_adapter(cell.run)))
+
+
+# --- 4: merged equals attached; detached is the base
+
+
+@cells()
+def test_law_4_a_merged_mask_equals_an_attached_one(kind: str, mask: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    """Merging goes into the float base, whatever it was trained on."""
+    cell = lab.cell(kind, mask, quant)
+    base = load_base(cell.model, "cpu", classes=CHOICES)
+    plain = logits(base.model)
+    attach(base.model, open_adapter(cell.adapter))
+    adapted = logits(base.model)
+    merge(cell.model, open_adapter(cell.adapter), tmp_path / "merged")
+    merged = logits(load_base(tmp_path / "merged", "cpu").model)
+    assert (merged - adapted).abs().max() <= 1e-5 * adapted.abs().max()
+    assert (merged - plain).abs().max() > 1e-4 * adapted.abs().max()
+
+
+@cells()
+def test_law_4_a_mask_comes_off(kind: str, mask: str, quant: str, lab: Lab) -> None:
+    cell, base = lab.cell(kind, mask, quant), lab.base(kind, mask, quant)
+    before = {name: (parameter, bits(parameter)) for name, parameter in parameters(base.model).items()}
+    plain = logits(base.model)
+    taken = attach(base.model, open_adapter(cell.adapter))
+    taken.attach()
+    assert torch.equal(logits(base.model), cell.logits)
+    taken.detach()
+    taken.detach()
+    for name, parameter in parameters(base.model).items():
+        assert parameter is before[name][0]
+        assert bits(parameter) == before[name][1]
+        assert not parameter.requires_grad
+    assert torch.equal(logits(base.model), plain)
+    taken.attach()
+    assert torch.equal(logits(base.model), cell.logits)
+
+
+# --- 5: what the dry run printed is what was done
+
+
+@cells()
+def test_law_5_the_dry_run_foresees_a_mask(kind: str, mask: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    cell = lab.cell(kind, mask, quant)
+    foreseen = dry_run(lab.recipe(kind, mask, tmp_path / "foreseen", {"quant": quant}))
+    stored = load_file(cell.adapter / "adapter_model.safetensors")
+    for key in ("parameters", "weight_bytes", "start_layer", "steps"):
+        assert foreseen[key] == cell.facts[key], key
+    assert foreseen["adapter_tensors"] == len(stored)
+    if mask == "largest":  # which these are is told by the weights
+        assert foreseen["trainable"] == pytest.approx(cell.facts["trainable"], rel=0.3)
+        return
+    assert foreseen["trainable"] == cell.facts["trainable"]
+    assert foreseen["trainable"] == sum(tensor.numel() for name, tensor in stored.items() if name.endswith(".delta"))
+    assert foreseen["adapter_tensor_bytes"] == sum(tensor.nbytes for tensor in stored.values())
+    assert not (tmp_path / "foreseen").exists()
+
+
+# --- 6: 2N steps equal N steps, a kill, and N steps more
+
+
+SOON = {
+    *(("llama-tied", "top entries", cache, "none") for cache in CACHES), ("gpt2-tied", "columns", "off", "none"),
+    ("bert-tied", "words", "off", "none"), ("llama-untied", "rows", "off", "nf4"), ("llama-tied", "norms", "off", "none"),
+}  # fmt: skip
+RESUMED = [
+    pytest.param(*cell, id="-".join(cell), marks=[pytest.mark.slow] * (cell not in SOON))
+    for cell in itertools.product(ALL_KINDS, MASKS, CACHES, QUANTS)
+    if cell in SOON or cell[2] == "disk"
+]
+
+
+@pytest.mark.parametrize(("kind", "mask", "cache", "quant"), RESUMED)
+def test_law_6_a_mask_killed_and_resumed(
+    kind: str, mask: str, cache: str, quant: str, lab: Lab, tmp_path: Path
+) -> None:
+    def run(out: str, resume: bool = False, at: Any = lambda facts: None) -> None:
+        more = {"cache": cache, "quant": quant, "train.steps": 6, "train.save_every": 2, "train.eval_every": 2}
+        more |= {"data.eval": str(lab.rows("dev", 6, 30)), "train.lr": "auto" if kind == "gpt2-tied" else RATE}
+        adapt(lab.recipe(kind, mask, tmp_path / out, more), resume, Listener(at))
+
+    run("straight")
+    for step in (1, 4, 5):
+        with pytest.raises(Killed):
+            run("broken", resume=True, at=kill_at(step))
+    run("broken", resume=True)
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
+# --- 7: batches in parts, padded or not, kept or not: the same losses and gradients
+
+
+@pytest.fixture
+def objective(lab: Lab) -> Iterator[Callable[..., tuple[Labels, Opened]]]:
+    """objective(kind, mask, quant): the loss on eight reviews, and the method."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def make(kind: str, mask: str, quant: str) -> tuple[Labels, Opened]:
+            base = lab.base(kind, mask, quant)
+            pairs = [
+                (f"Review: {row['text']}\nSentiment:", row["label"] + " " + row["text"][:6])
+                for row in review_rows(8, 5)
+            ]
+            if base.anatomy.kind == "classifier":
+                texts = [tuple(base.tokenizer(prompt)["input_ids"]) for prompt, _ in pairs]
+                examples = [Encoded(ids, (0,), (number % 2,)) for number, ids in enumerate(texts)]
+                for parameter in base.model.get_submodule(base.anatomy.head).parameters():
+                    torch.nn.init.normal_(parameter)  # at zero nothing below has a gradient
+            else:
+                examples = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind)
+            method = opened(base, mask)
+            trunk = stack.enter_context(Trunk(base, method.start))
+            return Labels(Feed(trunk, examples)), method
+
+        yield make
+
+
+def step(labels: Labels, method: Opened, rows: int | None) -> tuple[float, Tensor]:
+    params = list(method.params.values())
+    recorder = Recorder(params)
+    options = Train(batch=8, micro_batch=rows, clip=None)
+    loss, _ = take_step(params, recorder, labels, list(range(8)), 0.0, options)  # type: ignore[arg-type]
+    (grad,) = recorder.grads
+    return loss, grad
+
+
+@cells()
+def test_law_7_of_masks(kind: str, mask: str, quant: str, objective: Callable[..., Any]) -> None:
+    """A batch in parts, and packed; and the gradient is that of autograd through the whole weights."""
+    labels, method = objective(kind, mask, quant)
+    loss, grad = step(labels, method, None)
+    assert grad.abs().max() > 1e-4
+    packed = Labels(Feed(labels.feed.trunk, labels.feed.examples, pack=True))
+    assert packed.feed.pack == (kind not in FOUND)
+    for one, rows in ((labels, 1), (labels, 3), (packed, None)):
+        other_loss, other = step(one, method, rows)
+        assert other_loss == pytest.approx(loss, abs=1e-5)
+        assert (other - grad).abs().max() <= 1e-5 * grad.abs().max()
+    if quant != "none":
+        return
+    method.delta.off()
+    with labels.feed.trunk.closed():
+        everything = parameters(labels.feed.trunk.base.model)
+        whole = {name: everything[name].requires_grad_(True) for name in method.mask}
+    part = labels.parts(range(8), None)
+    sum(labels.loss(some) / labels.tokens(range(8)) for some in part).backward()
+    for name, piece in method.delta.pieces.items():
+        dense = whole[name].grad.reshape(-1)[torch.from_numpy(piece.part.entries())]
+        assert (piece.of(grad).reshape(-1) - dense).abs().max() <= 1e-5 * grad.abs().max(), name
+
+
+@cells()
+def test_law_7_what_is_kept_changes_no_loss_of_a_mask(
+    kind: str, mask: str, quant: str, lab: Lab, tmp_path: Path
+) -> None:
+    for cache in CACHES:
+        facts = adapt(lab.recipe(kind, mask, tmp_path / cache, {"cache": cache, "quant": quant}), False, Listener())
+        assert facts["cache"]["place"] == (cache if facts["start_layer"] else "off")
+    off, memory, disk = (losses(tmp_path / cache) for cache in ("off", "memory", "disk"))
+    assert memory == pytest.approx(off, abs=1e-5)
+    assert disk == memory
+    assert same_tensors(adapter_tensors(tmp_path / "disk"), adapter_tensors(tmp_path / "memory"))
+
+
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+@pytest.mark.parametrize("mask", ["columns", "rows", "blocks", "entries", "words", "norms"])
+def test_masks_in_sixteen_bits(mask: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    """Changes stay float32 while they learn; attached to a base in bfloat16 they say what was trained."""
+    kind = "llama-untied"
+    with pytest.MonkeyPatch.context() as patch:
+        found = capture(patch)
+        resolved = lab.recipe(kind, mask, tmp_path / "run", {"dtype": "bfloat16", "quant": quant})
+        adapt(resolved, False, Listener())
+    (trained,) = found
+    said = logits(trained.model)
+    adapter = open_adapter(tmp_path / "run")
+    base = load_for(resolved.recipe, [adapter], False, lambda text: None)
+    plain = logits(base.model)
+    attach(base.model, adapter)
+    assert torch.equal(logits(base.model), said)
+    assert not torch.equal(said, plain)
+
+
+# --- what a mask is
+
+
+@pytest.mark.parametrize("shape", ["columns", "rows", "blocks", "entries"])
+@pytest.mark.parametrize("kind", ["llama-untied", "gpt2-tied"])
+def test_columns_are_inputs_in_every_family(kind: str, shape: str, lab: Lab) -> None:
+    """A column of a layer that stores its weight turned is a row of what is stored."""
+    base = lab.base(kind, "columns", "none")
+    method = open_method(Settings(name="mask", shape=shape, density=0.1), base.model, base.anatomy)
+    turned = kind == "gpt2-tied" and shape in ("columns", "rows")
+    told = {"columns": "rows", "rows": "columns"}[shape] if turned else shape
+    assert {part.kind for part in method.mask.values()} == {told}
+    total = sum(parameters(base.model)[name].numel() for name in method.mask)
+    assert numel(method.mask) == pytest.approx(0.1 * total, rel=0.35)
+
+
+def test_the_largest_are_chosen_over_all_tensors(lab: Lab) -> None:
+    """And each tensor keeps a tenth of its share."""
+    base = lab.base("llama-untied", "columns", "none")
+    weights = parameters(base.model)
+    small = "model.layers.0.self_attn.q_proj.weight"
+    with torch.no_grad():
+        weights[small].mul_(1e-3)
+    settings = Settings(name="mask", select="magnitude", shape="entries", density=0.1)
+    mask = open_method(settings, base.model, base.anatomy).mask
+    total = sum(weights[name].numel() for name in mask)
+    assert numel(mask) == pytest.approx(0.1 * total, rel=0.01)
+    assert mask[small].numel == round(0.01 * weights[small].numel())
+    least = min(float(weights[name].abs().reshape(-1)[mask[name].index].min()) for name in mask if name != small)
+    for name, part in mask.items():
+        if name != small:
+            rest = weights[name].abs().reshape(-1).clone()
+            rest[part.index] = 0
+            assert float(rest.max()) <= least + 1e-7
+
+
+def test_equal_seeds_choose_alike(lab: Lab) -> None:
+    from ctxtune.methods.motion import Span
+
+    def of(seed: int) -> dict[str, Part]:
+        base = lab.base("llama-tied", "columns", "none")
+        settings = Settings(name="mask", density=0.1)
+        return open_method(settings, base.model, base.anatomy, Span(1, 1, seed)).mask
+
+    one, same, other = of(1), of(1), of(2)
+    assert all(one[name].index.tolist() == same[name].index.tolist() for name in one)
+    assert any(one[name].index.tolist() != other[name].index.tolist() for name in one)
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "gpt2-tied"])
+def test_a_mask_of_another_base(kind: str, lab: Lab) -> None:
+    """Laid on by force: a size that does not fit is named."""
+    other = {"llama-tied": "gpt2-tied", "gpt2-tied": "llama-tied"}[kind]
+    adapter = open_adapter(lab.cell(kind, "columns", "none").adapter)
+    with pytest.raises(CtxtuneError, match="which the model does not have"):
+        held_delta(lab.base(other, "columns", "none").model, adapter)
+
+
+@pytest.mark.parametrize("kind", HEADLESS_KINDS)
+def test_a_classifier_of_zeros_learns_beside_a_mask(kind: str, lab: Lab) -> None:
+    cell = lab.cell(kind, "columns", "none")
+    assert any("classifier" in name for name in open_adapter(cell.adapter).header.tensors)
