@@ -57,6 +57,7 @@ from .test_laws import (
     CACHES,
     CHILD_LOGITS,
     QUANTS,
+    Cell,
     Recorder,
     assert_same_run,
     bits,
@@ -104,21 +105,6 @@ def cells() -> pytest.MarkDecorator:
         for cell in itertools.product(ALL_KINDS, MASKS, QUANTS)
     ]
     return pytest.mark.parametrize(("kind", "mask", "quant"), table)
-
-
-@dataclass
-class Cell:
-    """A finished run of three steps: its folder, its result, its model as trained, and what that says."""
-
-    model: Path
-    run: Path
-    facts: dict[str, Any]
-    trained: Base
-    logits: Tensor
-
-    @property
-    def adapter(self) -> Path:
-        return self.run / "adapter"
 
 
 @dataclass

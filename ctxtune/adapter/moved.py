@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from ctxtune.adapter.mask import DELTA, read_mask
 from ctxtune.backend.delta import Delta
-from ctxtune.backend.quantise import Quantised
+from ctxtune.backend.quantise import stored_shape
 from ctxtune.backend.words import reads_half
 from ctxtune.errors import AdapterError
 
@@ -51,12 +51,9 @@ def _require_fit(model: nn.Module, adapter: AdapterFile, name: str, part: Part) 
         raise AdapterError(
             f"{where} {name}, which the model does not have", "the adapter was made for another base"
         ) from error
-    size = tuple(param.shape)
-    if isinstance(module, Quantised) and last == "weight":
-        size = (module.out_features, module.in_features)
-        size = size[::-1] if module.turned else size
-    elif reads_half(module):
+    if reads_half(module):
         raise AdapterError(f"{where} {name}, which is kept in 16 bits here", "load the base with --quant none")
+    size = stored_shape(module, param)
     if size != part.size:
         raise AdapterError(
             f"{where} shape {list(part.size)}, the model has {list(size)} there",

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ctxtune.backend.quantise import Quantised, is_linear
+from ctxtune.backend.quantise import Quantised, is_linear, is_turned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -191,7 +191,7 @@ class Delta:
         for name, part in mask.items():
             begin, end = end, end + part.numel
             module, self._params[name] = self._home(name)
-            self.pieces[name] = _piece(part, begin, end, self._params[name].device, _turned(module))
+            self.pieces[name] = _piece(part, begin, end, self._params[name].device, is_turned(module))
         like = next(iter(self._params.values()))
         wide = torch.float64 if like.dtype is torch.float64 else torch.float32
         self.flat = nn.Parameter(torch.zeros(end, dtype=wide, device=like.device), requires_grad=False)
@@ -299,10 +299,6 @@ def _piece(part: Part, begin: int, end: int, device: torch.device, turned: bool)
         ends = np.searchsorted(part.index, np.arange(part.size[0] + 1) * part.size[1])
         crow = torch.from_numpy(ends).to(device)
     return _Piece(part, begin, end, turned, index, crow, column)
-
-
-def _turned(module: nn.Module) -> bool:
-    return module.turned if isinstance(module, Quantised) else type(module).__name__ == "Conv1D"
 
 
 def _tapped(forward: Callable[[Tensor], Tensor], flat: Tensor, piece: _Piece, x: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class Feed:
         if self.suffix:
             name = partial(store_key, model=fingerprint, what="contexts", **trunk.base.computes())
             self.contexts = keep_contexts(
-                trunk, self.examples, self.suffix, where, lambda texts: name(tokens=_hash(texts))
+                trunk, self.examples, self.suffix, where, lambda texts: name(tokens=examples_hash(texts))
             )
             return self.contexts.states if self.contexts is not None else None
         if trunk.start == 0 or where == "off":
@@ -107,7 +107,7 @@ class Feed:
 
     def tokens_hash(self) -> str:
         """What stands for the tokens of all examples, in their order."""
-        return _hash(self.examples)
+        return examples_hash(self.examples)
 
     def _fill(self, data: Tensor, offsets: Sequence[int]) -> None:
         for i, hidden in self.entering():
@@ -236,10 +236,12 @@ class Feed:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
 
 
-def _hash(examples: Sequence[Encoded]) -> str:
+def examples_hash(examples: Sequence[Encoded], asked: bool = False) -> str:
+    """What stands for the tokens of examples, in their order; and, if `asked`, for what is asked of them."""
     digest = hashlib.sha256()
     for example in examples:
         told = (len(example.ids), *example.ids, *example.parents)
+        told += (len(example.rows), *example.rows, *example.labels) if asked else ()
         digest.update(np.asarray(told, dtype=np.int64).tobytes())
     return digest.hexdigest()
 

@@ -145,6 +145,19 @@ def is_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear or type(module).__name__ == "Conv1D"
 
 
+def is_turned(module: nn.Module) -> bool:
+    """Whether the files hold the weight of a linear layer as (K, N)."""
+    return module.turned if isinstance(module, Quantised) else type(module).__name__ == "Conv1D"
+
+
+def stored_shape(module: nn.Module, parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape in which the files hold a parameter of a module, whatever its codes have."""
+    if not isinstance(module, Quantised) or parameter is not module.weight:
+        return tuple(parameter.shape)
+    shape = module.out_features, module.in_features
+    return shape[::-1] if module.turned else shape
+
+
 def weight_bytes(model: nn.Module) -> int:
     """What the weights of a model take in memory, each once."""
     scales = (module.scales.nbytes for module in model.modules() if isinstance(module, Quantised))

@@ -11,7 +11,6 @@ branch from it.
 
 from __future__ import annotations
 
-import hashlib
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from ctxtune.backend.cache import keep_states, store_key
-from ctxtune.backend.feed import Feed, difference, is_exact, plain_hidden
+from ctxtune.backend.feed import Feed, difference, examples_hash, is_exact, plain_hidden
 from ctxtune.data.branch import grow, shared
 from ctxtune.data.encode import Encoded
 from ctxtune.evals.calibrate import log_shares
@@ -94,7 +93,7 @@ class Requests:
             data[:, 0] = torch.cat([nats for nats, _ in said])
             data[:, 1] = torch.cat([likeliest for _, likeliest in said])
 
-        key = store_key(model=mark, what="scores", asked=_hash(self.requests), **base.computes())
+        key = store_key(model=mark, what="scores", asked=examples_hash(self.requests, asked=True), **base.computes())
         kept = keep_states(key, sizes, 2, where, fill)
         if kept is None:
             return self.token_scores()
@@ -118,15 +117,6 @@ class Requests:
 def _apart(nats: Tensor, likeliest: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
     """What was asked of all tokens, for each request by itself."""
     return list(zip(torch.split(nats, sizes), torch.split(likeliest, sizes), strict=True))
-
-
-def _hash(requests: Sequence[Encoded]) -> str:
-    """What stands for all that is asked."""
-    digest = hashlib.sha256()
-    for one in requests:
-        told = (len(one.ids), *one.ids, *one.parents, len(one.rows), *one.rows, *one.labels)
-        digest.update(np.asarray(told, dtype=np.int64).tobytes())
-    return digest.hexdigest()
 
 
 def common_prefix(groups: Sequence[Sequence[Encoded]]) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ctxtune.adapter.mask import DELTA, encode, sizes_text
 from ctxtune.backend.delta import Delta
 from ctxtune.backend.mask import Part, numel, units
-from ctxtune.backend.quantise import Quantised, is_linear
+from ctxtune.backend.quantise import Quantised, is_linear, is_turned, stored_shape
 from ctxtune.errors import RecipeError
 from ctxtune.methods.layers import choose, depth_of, inside, unique
 from ctxtune.methods.motion import ENDLESS, Span
@@ -121,7 +121,7 @@ def candidates(settings: Settings, model: nn.Module, anatomy: Anatomy) -> dict[s
     for name in unique(everything, choose(settings.layers, list(everything), anatomy, num_layers)):
         module = model.get_submodule(name.rpartition(".")[0])
         if _takes(settings.select, name, module, anatomy, named):
-            found[name] = _size(module, everything[name])
+            found[name] = stored_shape(module, everything[name])
     if not found:
         kinds = {"bias": "biases", "norms": "norms"}.get(settings.select, "linear layers")
         raise RecipeError(
@@ -147,13 +147,6 @@ def _takes(select: str, name: str, module: nn.Module, anatomy: Anatomy, named: s
         return name.endswith(".weight") and (is_linear(module) or isinstance(module, Quantised))
     words = "embeddings" in named and any(inside(name, place) for place in anatomy.embeddings)
     return (words or ("head" in named and anatomy.in_head(name))) and name.endswith(".weight")
-
-
-def _size(module: nn.Module, param: nn.Parameter) -> tuple[int, ...]:
-    if not isinstance(module, Quantised) or param is not module.weight:
-        return tuple(param.shape)
-    size = module.out_features, module.in_features
-    return size[::-1] if module.turned else size
 
 
 def select(settings: Settings, model: nn.Module, tensors: Mapping[str, tuple[int, ...]], seed: int) -> Mask:
@@ -212,8 +205,7 @@ def _share(density: float, count: int) -> int:
 
 def _kind(shape: Kind, model: nn.Module, name: str) -> Kind:
     """Rows and columns as the layer reads them, on the axes of the tensor as it is stored."""
-    module = model.get_submodule(name.rpartition(".")[0])
-    turned = module.turned if isinstance(module, Quantised) else type(module).__name__ == "Conv1D"
+    turned = is_turned(model.get_submodule(name.rpartition(".")[0]))
     return {"rows": "columns", "columns": "rows"}.get(shape, shape) if turned else shape  # type: ignore[return-value]
 
 
