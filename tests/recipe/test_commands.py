@@ -60,7 +60,8 @@ def test_check_as_json():
     assert facts["ok"] is True
     assert facts["recipe"]["train"]["epochs"] == 1.0
     assert facts["origin"]["train.epochs"] == "recipe"
-    assert facts["origin"]["train.lr"] == "default"
+    assert facts["origin"]["train.lr"] == "recipe"
+    assert facts["origin"]["train.schedule"] == "default"
 
 
 @pytest.mark.parametrize("key", ["data.prompt", "data.answer"])
