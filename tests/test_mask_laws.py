@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,7 +22,7 @@ from ctxtune.adapter.read import open_adapter
 from ctxtune.adapter.verify import verify
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.load import load_base
-from ctxtune.backend.mask import Part, numel
+from ctxtune.backend.mask import Part, numel, units
 from ctxtune.backend.skeleton import skeleton
 from ctxtune.backend.trunk import Trunk
 from ctxtune.commands.adapt import adapt
@@ -30,7 +31,8 @@ from ctxtune.commands.evaluate import load_for
 from ctxtune.data.encode import Encoded, encode_pairs
 from ctxtune.engine.loop import take_step
 from ctxtune.errors import CtxtuneError, RecipeError
-from ctxtune.methods.mask import Opened, open_method, outside_blocks
+from ctxtune.methods.choosing import low_rank, outside_blocks
+from ctxtune.methods.mask import Opened, open_method
 from ctxtune.objectives.labels import Labels
 from ctxtune.recipe.load import load
 from ctxtune.recipe.mask import Mask as Settings
@@ -82,6 +84,7 @@ MASKS: dict[str, dict[str, Any]] = {
     "entries": {"shape": "entries", "density": 0.05},
     "top entries": {"shape": "entries", "density": 0.05, "layers": "last:2"},
     "largest": {"select": "magnitude", "density": 0.1, "layers": "1-2.mlp"},
+    "principal": {"select": "lift", "rank": 4, "shape": "entries", "density": 0.05},
     "norms": {"select": "norms"},
     "words": {"layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
 }
@@ -91,7 +94,7 @@ COVER = {
     ("llama-tied", "words", "none"), ("granite-tied", "norms", "none"), ("gpt2-tied", "columns", "none"),
     ("gpt2-untied", "rows", "none"), ("gpt2-tied", "top entries", "none"), ("bert-tied", "words", "none"),
     ("roberta-headless", "top entries", "none"), ("gemma3_text-tied", "columns", "none"), ("phi3-untied", "blocks", "none"),
-    ("olmo2-untied", "columns", "none"),
+    ("olmo2-untied", "columns", "none"), ("gpt2-tied", "principal", "none"),
     ("llama-tied", "columns", "nf4"), ("llama-untied", "entries", "int8"), ("gpt2-tied", "rows", "nf4"),
     ("gpt2-untied", "blocks", "int8"), ("llama-untied", "words", "nf4"),
 }  # fmt: skip
@@ -307,7 +310,7 @@ def test_law_5_the_dry_run_foresees_a_mask(kind: str, mask: str, quant: str, lab
     for key in ("parameters", "weight_bytes", "start_layer", "steps"):
         assert foreseen[key] == cell.facts[key], key
     assert foreseen["adapter_tensors"] == len(stored)
-    if mask == "largest":  # which these are is told by the weights
+    if MASKS[mask].get("select") in ("magnitude", "lift"):  # which these are is told by the weights
         assert foreseen["trainable"] == pytest.approx(cell.facts["trainable"], rel=0.3)
         return
     assert foreseen["trainable"] == cell.facts["trainable"]
@@ -477,6 +480,43 @@ def test_the_largest_are_chosen_over_all_tensors(lab: Lab) -> None:
             rest = weights[name].abs().reshape(-1).clone()
             rest[part.index] = 0
             assert float(rest.max()) <= least + 1e-7
+
+
+@pytest.mark.parametrize("kind", ["llama-untied", "gpt2-tied"])
+@pytest.mark.parametrize("shape", ["rows", "columns", "blocks", "entries"])
+def test_lift_chooses_by_the_nearest_of_low_rank(kind: str, shape: str, lab: Lab) -> None:
+    """Each unit's mean |W_3|, by numpy's singular values: none that stays has a lower one than any that is left."""
+    base = lab.base(kind, "columns", "none")
+    settings = Settings(name="mask", select="lift", rank=3, shape=shape, density=0.2)
+    mask, weights = open_method(settings, base.model, base.anatomy).mask, parameters(base.model)
+    chosen, left = [], []
+    for name, part in mask.items():
+        left_vectors, sizes, right = np.linalg.svd(weights[name].detach().numpy(), full_matrices=False)
+        near = np.abs(left_vectors[:, :3] * sizes[:3] @ right[:3]).reshape(-1)
+        count = units(part.kind, part.size)
+        means = near[Part(part.kind, part.size, np.arange(count)).entries()].reshape(count, -1).mean(1)
+        if len(part.index) > max(1, round(0.02 * count)):  # not one of those that keep a tenth of their share
+            chosen += means[part.index].tolist()
+        left += np.delete(means, part.index).tolist()
+    assert min(chosen) >= max(left) - 1e-6
+    total = sum(int(np.prod(part.size)) for part in mask.values())
+    assert numel(mask) == pytest.approx(0.2 * total, rel=0.1)
+
+
+def test_low_rank_of_a_large_matrix() -> None:
+    """Random projections miss hardly more than all singular values; equal seeds miss the same, and chance goes on as it did."""
+    weight = torch.randn(150, 220, generator=torch.Generator().manual_seed(0))
+    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
+    least, before = sizes[12:].square().sum().sqrt(), torch.get_rng_state()
+    near = low_rank(weight, 12, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(low_rank(weight, 12, 5), near)
+    assert torch.linalg.matrix_rank(near) == 12
+    assert least <= (weight - near).norm() <= 1.01 * least
+    halved = 0.5 ** torch.arange(150)
+    exact = left[:, :12] * halved[:12] @ right[:12]
+    assert (low_rank(left * halved @ right, 12, 5) - exact).abs().max() < 1e-5
+    assert torch.equal(low_rank(weight, 150, 5), weight)
 
 
 def test_equal_seeds_choose_alike(lab: Lab) -> None:

@@ -17,7 +17,7 @@ def mask(
     choices: options.Choices = None,
     messages: options.Messages = None,
     select: Annotated[
-        str | None, typer.Option("--select", help="Which numbers move: random, magnitude, bias or norms.")
+        str | None, typer.Option("--select", help="Which numbers move: random, magnitude, lift, bias or norms.")
     ] = None,
     shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,
     density: Annotated[

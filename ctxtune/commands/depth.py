@@ -70,7 +70,7 @@ def moving(recipe: Recipe, model: Path) -> Collection[str]:
     from ctxtune.backend.device import choose_device
     from ctxtune.backend.skeleton import skeleton
     from ctxtune.commands.prepare import classes
-    from ctxtune.methods.mask import outside_blocks
+    from ctxtune.methods.choosing import outside_blocks
     from ctxtune.methods.registry import open_method
 
     undecided(recipe)  # refuses what cannot be chosen on a quantised model, before one is built

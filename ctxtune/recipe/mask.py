@@ -30,8 +30,9 @@ class Mask(Section):
     layers: Annotated[Text, AfterValidator(_layers)] = Field(
         "all", description="where numbers are chosen: all (linear layers of all blocks), last:4, 10-19, last:4.mlp, ..."
     )
-    select: Literal["random", "magnitude", "bias", "norms"] = Field(
-        "random", description="which numbers move: random, magnitude (the largest), or all biases or all norms"
+    select: Literal["random", "magnitude", "lift", "bias", "norms"] = Field(
+        "random",
+        description="which numbers move: random, magnitude or lift (the largest, of low rank), or all bias or norms",
     )
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"
@@ -41,6 +42,9 @@ class Mask(Section):
     )
     budget: Annotated[int, Field(ge=1, le=2**40)] | None = Field(
         None, description="how many numbers move, about; takes the place of density"
+    )
+    rank: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        32, description="lift: the rank of the approximation of each weight whose largest numbers move"
     )
     stored: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="how changes are written; at the end they are rounded to it, and then scored"
