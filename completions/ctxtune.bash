@@ -152,7 +152,10 @@ _ctxtune() {
         *) _ctxtune_offer words 'show verify merge export' ;; esac
         ;;
     "ctxtune adapter show")
-        case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
+        case $prev in
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--model --json -h --help' ;;
         *) _ctxtune_offer files '' ;; esac
         ;;
     "ctxtune adapter verify")

@@ -196,12 +196,13 @@ complete -c ctxtune -n '__ctxtune_at ctxtune generate' -l force -d 'Insist, alth
 complete -c ctxtune -n '__ctxtune_at ctxtune generate' -l json -d 'Print one JSON object.'
 complete -c ctxtune -n '__ctxtune_at ctxtune generate' -l quiet -s q -d 'No progress, no notes.'
 complete -c ctxtune -n '__ctxtune_at ctxtune generate' -s h -l help -d 'Show this message and exit.'
-complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a show -d 'Show what an adapter is and what it did to its base, from its header.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a show -d 'Show what an adapter is and what it did to its base, from its file.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a verify -d 'Check an adapter\'s structure, manifest, configuration, bytes and numbers; with --model also its base.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a merge -d 'Write the base with the adapter in it as a new model folder.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a export -d 'Write an adapter in the form of another program.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -F
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -l model -r -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' -d 'The base of a mask adapter: changes are compared with its numbers.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -l json -d 'Print one JSON object.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter verify' -F

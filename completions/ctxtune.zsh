@@ -276,7 +276,7 @@ _ctxtune_adapter() {
     local curcontext="$curcontext" context state state_descr line
     local -A opt_args
     local -a commands=(
-        'show:Show what an adapter is and what it did to its base, from its header.'
+        'show:Show what an adapter is and what it did to its base, from its file.'
         'verify:Check an adapter'\''s structure, manifest, configuration, bytes and numbers; with --model also its base.'
         'merge:Write the base with the adapter in it as a new model folder.'
         'export:Write an adapter in the form of another program.'
@@ -300,6 +300,7 @@ _ctxtune_adapter() {
 
 _ctxtune_adapter_show() {
     _arguments -s -S \
+        '--model=[The base of a mask adapter\: changes are compared with its numbers.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \

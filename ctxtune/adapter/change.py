@@ -16,7 +16,7 @@ from safetensors import safe_open
 from ctxtune.adapter import lora
 from ctxtune.adapter.container import layer_names
 from ctxtune.adapter.mask import CONTAINER as MASK
-from ctxtune.adapter.mask import DELTA, read_mask
+from ctxtune.adapter.mask import DELTA, check_moved, read_mask
 from ctxtune.adapter.prefix import shown
 from ctxtune.adapter.read import check_known
 from ctxtune.errors import AdapterError
@@ -62,6 +62,7 @@ def changes(adapter: AdapterFile) -> list[Change]:
         return [_whole(adapter, file, tensor, *place) for tensor, place in names.items()]
     if adapter.container == MASK:
         mask = read_mask(adapter.path, adapter.header)
+        check_moved(adapter.path, adapter.header, mask)
         return [_moved(adapter, file, name, part) for name, part in mask.items()]
     pairs, whole = lora.parts(adapter)
     return [

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from ctxtune.adapter.numbers import FLOATS, read_floats
 from ctxtune.backend.mask import Kind, Part, units
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -94,8 +95,34 @@ def read_mask(path: Path, header: Header) -> Mask:
             if delta is not None and delta.shape != found[name].shape:
                 told = f"{list(delta.shape)} numbers, its mask chooses {list(found[name].shape)}"
                 raise AdapterError(f"{path}: tensor {name + DELTA!r} has {told}")
+            if delta is not None and delta.dtype not in FLOATS:
+                raise AdapterError(f"{path}: tensor {name + DELTA!r} is of type {delta.dtype}, changes are floats")
     _nothing_else(path, header.tensors, sizes)
     return found
+
+
+def check_moved(path: Path, header: Header, mask: Mask) -> None:
+    """Refuse a mask that does not say by how much its numbers move.
+
+    Raises:
+        AdapterError: it names one of them.
+    """
+    alone = next((name for name in mask if name + DELTA not in header.tensors), None)
+    if alone is not None:
+        raise AdapterError(
+            f"{path} says which numbers of {alone!r} move, and not by how much", "it is a mask alone: name an adapter"
+        )
+
+
+def read_changes(path: Path, header: Header, mask: Mask) -> dict[str, NDArray[np.float64]]:
+    """By how much each chosen number moves, in the order and the shape of its part.
+
+    Raises:
+        AdapterError: the file is a mask alone.
+    """
+    check_moved(path, header, mask)
+    with mapped(path) as view:
+        return {name: read_floats(view, header.tensors[name + DELTA]) for name in mask}
 
 
 def _sizes(path: Path, header: Header) -> dict[str, tuple[int, ...]]:

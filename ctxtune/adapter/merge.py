@@ -14,29 +14,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
 from ctxtune.adapter.change import by_parameter, changes
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.prefix import shown
+from ctxtune.adapter.weights import FLOATING, TORCH, open_weights
 from ctxtune.adapter.write import DTYPES, raw
 from ctxtune.backend.atomic import new_folder, storing, write_text
 from ctxtune.backend.classes import class_names
-from ctxtune.backend.classifier import fresh_head
 from ctxtune.backend.folder import INDEX, WEIGHTS, read_json, weight_files
-from ctxtune.backend.skeleton import skeleton, stored_names, tied_groups
-from ctxtune.backend.tensors import TensorInfo, mapped, read_header, write_tensors
+from ctxtune.backend.tensors import mapped, read_header, write_tensors
 from ctxtune.errors import AdapterError, ModelError, PlaceError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from torch import nn
-
     from ctxtune.adapter.change import Change
     from ctxtune.adapter.read import AdapterFile
-    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.adapter.weights import Place, Weights
 
 COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -44,8 +40,6 @@ COMPANIONS = (
 )  # fmt: skip
 """what is copied beside the tensors; nothing that could be code"""
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-FLOATING = {"F64", "F32", "F16", "BF16"}
-TORCH = {name: dtype for dtype, name in DTYPES.items()}
 MAX_KL = 1e-3
 """nats a token"""
 
@@ -61,16 +55,6 @@ class Merged:
     untied: bool
     """embeddings and head were one and are two now"""
     kl: float | None
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """One tensor of the base: its file, its name and its place there; or the value of one that the files do not hold."""
-
-    file: Path
-    name: str
-    info: TensorInfo
-    value: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,13 +104,12 @@ def merge(
     config = read_json(base / "config.json")
     if config.get("quantization_config"):
         raise ModelError(f"{base} is quantised: merging would round the adapter away", "name the unquantised base")
-    model, anatomy = skeleton(base, adapter.classes)
-    stored = _with_head(_stored(base), model, anatomy) if anatomy.kind == "classifier" else _stored(base)
-    plan = _plan(model, stored, adapter)
+    weights = open_weights(base, adapter.classes)
+    plan = _plan(weights, adapter)
     with new_folder(out) as tmp:
-        num_bytes = _write_weights(base, tmp, stored, plan, dtype)
-        if anatomy.kind == "classifier":
-            config = {**config, **_told_classes(model)}
+        num_bytes = _write_weights(weights, tmp, plan, dtype)
+        if weights.anatomy.kind == "classifier":
+            config = {**config, **_told_classes(weights.model)}
         _write_rest(base, tmp, config, plan, dtype)
         loss = kl(base, adapter, tmp) if kl else None
         if loss is not None and not loss <= MAX_KL and not force:
@@ -149,30 +132,6 @@ def check_type(dtype: str | None) -> None:
         raise RecipeError(f"--dtype {dtype!r} is not known", "types that work: " + ", ".join(TYPES))
 
 
-def _stored(base: Path) -> dict[str, _Stored]:
-    return {
-        name: _Stored(path, name, info)
-        for path in weight_files(base)
-        for name, info in read_header(path).tensors.items()
-    }
-
-
-def _with_head(stored: dict[str, _Stored], model: nn.Module, anatomy: Anatomy) -> dict[str, _Stored]:
-    """The tensors by the names they have in the whole model, and those of its classifier that the files do not hold.
-
-    A mixture of names with and without that of the backbone would not be read by every transformers.
-    """
-    full = {key: name for name, key in stored_names(model, stored).items()}
-    prefix = f"{model.base_model_prefix}."
-    found = {full.get(key, key if key.startswith(prefix) else prefix + key): place for key, place in stored.items()}
-    (first, *_) = found.values()
-    kind = next((place.info.dtype for place in found.values() if place.info.dtype in FLOATING), "F32")
-    for name, value in fresh_head(model, anatomy, found).items():
-        info = TensorInfo(kind, tuple(value.shape), 0, 0)
-        found[name] = _Stored(first.file, name, info, value.to(TORCH[kind]))
-    return found
-
-
 def _told_classes(model: Any) -> dict[str, Any]:
     """What a configuration says of a classifier."""
     names = class_names(model.config)
@@ -183,14 +142,14 @@ def _told_classes(model: Any) -> dict[str, Any]:
     }
 
 
-def _plan(model: nn.Module, stored: dict[str, _Stored], adapter: AdapterFile) -> _Plan:
+def _plan(weights: Weights, adapter: AdapterFile) -> _Plan:
     """Which tensors take which changes.
 
     A parameter that several modules share is stored once. If the adapter gives them different values, or only some of
     them a new one, each is written under its own name and the model is no longer tied.
     """
     wanted = {group[0].name: group for group in by_parameter(changes(adapter))}
-    groups = tied_groups(model)
+    groups = weights.groups
     if adapter.container == MASK:  # numbers of a parameter move, whichever modules use it
         wanted |= {name: wanted[own] for names in groups for own in names if own in wanted for name in names}
     known = {name for names in groups for name in names}
@@ -200,81 +159,59 @@ def _plan(model: nn.Module, stored: dict[str, _Stored], adapter: AdapterFile) ->
                 f"{adapter.path}: tensor {group[0].tensor!r} is for {name}, which the model does not have",
                 "the adapter was made for another base",
             )
-    kinds = {name: type(model.get_submodule(name.rpartition(".")[0])).__name__ for name in wanted}
-    homes = stored_names(model, stored)
+    kinds = {name: type(weights.module(name)).__name__ for name in wanted}
     touched = [names for names in groups if set(names) & set(wanted)]
-    parted = any(_parts(model, names, wanted, stored, homes, kinds) for names in touched)
+    parted = any(_parts(weights, names, wanted, kinds) for names in touched)
     targets = [
         _Target(home, source, wanted.get(taken, ()), kinds.get(taken, ""))
         for names in groups
         if names in touched or (parted and len(names) > 1)
-        for home, source, taken in _homes(names, wanted, homes, parted)
+        for home, source, taken in _homes(weights, names, wanted, parted)
     ]
     return _Plan({target.name: target for target in targets}, parted)
 
 
-def _parts(
-    model: nn.Module,
-    names: list[str],
-    wanted: dict[str, tuple[Change, ...]],
-    stored: dict[str, _Stored],
-    homes: dict[str, str],
-    kinds: dict[str, str],
-) -> bool:
+def _parts(weights: Weights, names: list[str], wanted: dict[str, tuple[Change, ...]], kinds: dict[str, str]) -> bool:
     """True if modules that share a parameter would no longer agree about it.
 
     A module that holds a parameter beside other modules does not compute with it itself, and PEFT cannot replace it.
     """
-    users = [name for name in names if not any(True for _ in model.get_submodule(name.rpartition(".")[0]).children())]
+    users = [name for name in names if not any(True for _ in weights.module(name).children())]
     if len(users) < 2:
         return False
     if not set(users) <= set(wanted):
         return True
-    place = stored[_source(names, homes)]
+    place = weights.places[weights.source(names)]
     values = [_updated(place, _Target("", "", wanted[name], kinds[name])) for name in users]
     return not all(torch.equal(value, values[0]) for value in values[1:])
 
 
 def _homes(
-    names: list[str],
-    wanted: dict[str, tuple[Change, ...]],
-    homes: dict[str, str],
-    parted: bool,
+    weights: Weights, names: list[str], wanted: dict[str, tuple[Change, ...]], parted: bool
 ) -> Iterator[tuple[str, str, str]]:
     """(name to write, tensor to start from, name whose changes it takes) for each place of one parameter."""
     first = next((name for name in names if name in wanted), "")
     for name in names:
         own = name if name in wanted or (parted and len(names) > 1) else first
-        home = homes.get(name)
+        home = weights.homes.get(name)
         if home is not None:
             yield home, home, own
         elif parted or len(names) == 1:
-            yield name, _source(names, homes), own
+            yield name, weights.source(names), own
 
 
-def _source(names: list[str], homes: dict[str, str]) -> str:
-    """The stored tensor that a parameter of these names is read from."""
-    found = next((homes[name] for name in names if name in homes), None)
-    if found is None:
-        raise ModelError(f"the base does not store {names[0]}", "merging needs a folder that this ctxtune can load")
-    return found
-
-
-def _updated(place: _Stored, target: _Target) -> torch.Tensor:
+def _updated(place: Place, target: _Target) -> torch.Tensor:
     """The new value, before it is rounded to the type it is written in."""
-    if place.value is not None:
-        value = place.value
-    else:
-        with safe_open(str(place.file), framework="pt") as file:
-            value = file.get_tensor(place.name)
+    value = place.read()
     exact = torch.promote_types(value.dtype, torch.float32)
     for change in target.changes:
         value = change.update(value, target.kind, exact)
     return value
 
 
-def _write_weights(base: Path, out: Path, stored: dict[str, _Stored], plan: _Plan, dtype: str | None) -> int:
+def _write_weights(weights: Weights, out: Path, plan: _Plan, dtype: str | None) -> int:
     """Write each file of the base anew, and the index if there is one; returns the bytes."""
+    base, stored = weights.folder, weights.places
     total, table = 0, {}
     for path in weight_files(base):
         here = {name: place.info.dtype for name, place in stored.items() if place.file == path}
@@ -298,7 +235,7 @@ def _write_weights(base: Path, out: Path, stored: dict[str, _Stored], plan: _Pla
     return total
 
 
-def _data(name: str, stored: dict[str, _Stored], plan: _Plan, kind: str, view: memoryview) -> memoryview:
+def _data(name: str, stored: dict[str, Place], plan: _Plan, kind: str, view: memoryview) -> memoryview:
     target = plan.targets.get(name)
     if target is None and stored[name].info.dtype == kind and stored[name].value is None:
         info = stored[name].info

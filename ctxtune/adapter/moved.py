@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from ctxtune.adapter.mask import DELTA, read_mask
+from ctxtune.adapter.mask import DELTA, check_moved, read_mask
 from ctxtune.backend.delta import Delta
 from ctxtune.backend.quantise import stored_shape
 from ctxtune.backend.words import reads_half
@@ -27,6 +27,7 @@ def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
         AdapterError: they are for parameters that the model does not have, or has in another size or in 16 bits.
     """
     mask = read_mask(adapter.path, adapter.header)
+    check_moved(adapter.path, adapter.header, mask)
     for name, part in mask.items():
         _require_fit(model, adapter, name, part)
     delta = Delta(model, mask)
@@ -40,10 +41,6 @@ def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
 def _require_fit(model: nn.Module, adapter: AdapterFile, name: str, part: Part) -> None:
     place, _, last = name.rpartition(".")
     where = f"{adapter.path}: tensor {name + DELTA!r} is for"
-    if name + DELTA not in adapter.header.tensors:
-        raise AdapterError(
-            f"{adapter.path} says which numbers of {name!r} move, and not by how much", "it is a mask alone"
-        )
     try:
         module: Any = model.get_submodule(place)
         param = module.get_parameter(last)

@@ -17,12 +17,20 @@ Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 
 
 @app.command()
-def show(adapter: Place, as_json: AsJson = False) -> None:
-    """Show what an adapter is and what it did to its base, from its header."""
-    from ctxtune.cli import console
+def show(
+    adapter: Place,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The base of a mask adapter: changes are compared with its numbers.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an adapter is and what it did to its base, from its file."""
+    from ctxtune.cli import console, extent
     from ctxtune.commands.adapter import show as show_adapter
 
-    shown = show_adapter(adapter)
+    shown = show_adapter(adapter, model)
+    if shown.note:
+        console.note(f"note: {shown.note}")
     facts: dict[str, Any] = {
         "file": str(shown.file),
         "kind": shown.kind,
@@ -33,17 +41,21 @@ def show(adapter: Place, as_json: AsJson = False) -> None:
         "start": shown.start,
         "manifest": shown.manifest.as_dict() if shown.manifest else None,
         "tensors": {name: {"dtype": info.dtype, "shape": list(info.shape)} for name, info in shown.tensors.items()},
+        "moved": None if shown.moved is None else [extent.facts(one) for one in shown.moved],
     }
 
     def table() -> Any:
+        from rich.console import Group as Stack
         from rich.markup import escape
 
         rows = [[key, escape(value)] for key, value in _rows(facts)]
         found = console.grid(escape(facts["file"]), ["fact", "value"], rows)
-        shown = facts["manifest"] and facts["manifest"]["shown"]
-        return _with_demonstrations(found, shown) if shown else found
+        if shown.moved is not None:
+            return Stack(found, *extent.tables(shown.moved))
+        told = facts["manifest"] and facts["manifest"]["shown"]
+        return _with_demonstrations(found, told) if told else found
 
-    console.emit(facts, as_json, table, lambda: _lines(facts))
+    console.emit(facts, as_json, table, lambda: [*_lines(facts), *extent.lines(shown.moved or [])])
 
 
 @app.command()

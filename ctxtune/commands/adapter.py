@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctxtune.adapter.export import export_peft
+from ctxtune.adapter.extent import extents
+from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.read import BASE, AdapterFile, check_base, check_bytes, check_known, open_adapter
 from ctxtune.adapter.verify import Check
 from ctxtune.adapter.verify import verify as check_adapter
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ctxtune.adapter.extent import Extent, Numbers
     from ctxtune.adapter.manifest import Manifest
     from ctxtune.adapter.merge import Merged
     from ctxtune.backend.tensors import TensorInfo
@@ -41,6 +44,10 @@ class ShownAdapter:
     base: str | None
     start: str | None
     """what virtual tokens started as"""
+    moved: list[Extent] | None
+    """of a mask adapter: which layers and kinds move, and how far"""
+    note: str | None
+    """what could not be checked"""
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,18 @@ class ExportedAdapter:
     note: str | None = None
 
 
-def show(place: Path) -> ShownAdapter:
-    """The facts of one adapter."""
+def show(place: Path, model: str | None = None) -> ShownAdapter:
+    """The facts of one adapter; of a mask adapter also how far it moves, with `model` in shares of that base's numbers.
+
+    Raises:
+        AdapterError: the adapter cannot be read, or was made on another base.
+        RecipeError: there is a model, and no mask adapter.
+    """
     adapter = open_adapter(place)
+    if model and adapter.container != MASK:
+        raise RecipeError(f"--model is for mask adapters, and {adapter.path} is none", "leave it out")
+    base = resolve_model(model) if model else None
+    note = check_base(adapter, fingerprint(base)) if base else None
     config = adapter.config or {}
     return ShownAdapter(
         file=adapter.path,
@@ -84,7 +100,16 @@ def show(place: Path) -> ShownAdapter:
         manifest=adapter.manifest,
         base=adapter.manifest.base.name if adapter.manifest else config.get(BASE),
         start=adapter.manifest.start if adapter.manifest else None,
+        moved=extents(adapter, _numbers(base, adapter) if base else None) if adapter.container == MASK else None,
+        note=note,
     )
+
+
+def _numbers(base: Path, adapter: AdapterFile) -> Numbers:
+    from ctxtune.adapter.weights import open_weights
+
+    weights = open_weights(base, adapter.classes)
+    return lambda name, size: weights.read(name, size).double().numpy()
 
 
 def verify(place: Path, model: str | None = None) -> VerifiedAdapter:

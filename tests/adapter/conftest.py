@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
 from ctxtune.adapter.card import model_card
 from ctxtune.adapter.container import layer_config, layer_tensors
 from ctxtune.adapter.manifest import BaseModel, Change, Manifest
+from ctxtune.adapter.mask import DELTA, encode, sizes_text
 from ctxtune.adapter.write import write_adapter
 from ctxtune.backend.fingerprint import fingerprint
 from ctxtune.backend.library import hush
+from ctxtune.backend.mask import Part, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +26,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from ctxtune.backend.mask import Kind
+
 KINDS = ("llama-tied", "llama-untied", "gpt2-tied", "gpt2-untied", "bert-tied")
+MATRICES = r"\.\d+\..*(proj|c_attn|c_fc|query|key|value|dense)\.weight$"
+"""the linear layers of the blocks"""
 TOKENIZER = {
     "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
     "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
@@ -82,6 +90,14 @@ class Made:
     logits: torch.Tensor
 
 
+@dataclass
+class Moved(Made):
+    """A mask adapter; `dense` holds the whole of each D, as it is in the file."""
+
+    mask: dict[str, Part]
+    dense: dict[str, torch.Tensor]
+
+
 def chosen(model: nn.Module, part: str) -> dict[str, nn.Module]:
     """Leaf modules of the last layer and the norm after it; with `all` every leaf module that has parameters."""
     leaves = {
@@ -131,3 +147,52 @@ def make(tmp_path: Path, home: Path) -> Callable[..., Made]:
         return Made(kind, base, adapter, manifest, before, logits(model))
 
     return make
+
+
+def drawn(kind: Kind, share: float, size: tuple[int, ...] = (64, 96), seed: int = 3) -> Part:
+    """Of a tensor, a share of its units by lot."""
+    if kind == "whole":
+        return Part(kind, size, np.arange(0))
+    count = units(kind, size)
+    index = np.random.default_rng(seed).choice(count, max(1, round(share * count)), replace=False)
+    return Part(kind, size, np.sort(index))
+
+
+@pytest.fixture
+def move(tmp_path: Path, home: Path) -> Callable[..., Moved]:
+    """move(kind, shape="columns", pattern=blocks' matrices, share=0.2, stored=bfloat16, seed=0, name=""): a mask adapter whose
+    changes are noise."""
+
+    def move(
+        kind: str, shape: Kind = "columns", pattern: str = MATRICES, share: float = 0.2,
+        stored: torch.dtype = torch.bfloat16, seed: int = 0, name: str = "",
+    ) -> Moved:  # fmt: skip
+        model = build(kind)
+        base = tmp_path / kind if (tmp_path / kind).exists() else save(model, tmp_path / kind)
+        before = logits(model)
+        parameters = {key: value for key, value in model.named_parameters() if re.search(pattern, key)}
+        mask, dense, tensors = {}, {}, {}
+        torch.manual_seed(seed)
+        for number, (key, value) in enumerate(parameters.items()):
+            size = tuple(value.shape)
+            mask[key] = drawn(shape if len(size) == 2 else "whole", share, size, 100 * seed + number)
+            change = (torch.randn(mask[key].shape) * 0.05).to(stored)
+            tensors |= {f"{key}.{mask[key].kind}": torch.from_numpy(encode(mask[key])), key + DELTA: change}
+            dense[key] = torch.zeros(size)
+            dense[key].view(-1)[mask[key].entries()] = change.float().reshape(-1)
+            with torch.no_grad():
+                value += dense[key]
+        manifest = Manifest(
+            method="mask",
+            settings={"select": "random", "shape": shape},
+            recipe=f"ctxtune: 1\nmodel: {base}\n",
+            base=BaseModel(str(base), fingerprint(base), not kind.startswith("bert")),
+            seed=0,
+            trainable=sum(part.numel for part in mask.values()),
+            created="2025-01-02T03:04:05Z",
+        )
+        adapter = tmp_path / (name or f"{kind}-{shape}")
+        write_adapter(adapter, tensors, manifest, None, model_card(manifest), sizes_text(mask))
+        return Moved(kind, base, adapter, manifest, before, logits(model), mask, dense)
+
+    return move

@@ -11,23 +11,15 @@ from safetensors.numpy import save_file
 
 from ctxtune.adapter.header import read_header
 from ctxtune.adapter.mask import SIZES, encode, is_mask, read_mask, sizes_text
-from ctxtune.backend.mask import Part, units
+from ctxtune.backend.mask import Part
 from ctxtune.errors import AdapterError
+
+from .conftest import drawn
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ctxtune.backend.mask import Kind, Mask
-
-SIZE = (64, 96)
-
-
-def drawn(kind: Kind, share: float, size: tuple[int, ...] = SIZE) -> Part:
-    if kind == "whole":
-        return Part(kind, size, np.arange(0))
-    count = units(kind, size)
-    index = np.random.default_rng(3).choice(count, max(1, round(share * count)), replace=False)
-    return Part(kind, size, np.sort(index))
 
 
 def written(path: Path, mask: Mask, more: dict[str, Any] | None = None, drop: str = "", sizes: str = "") -> Path:
@@ -81,6 +73,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"drop": "a.rows"}, "0 tensors say what is chosen of 'a'"),
     ({"more": {"a.delta": np.zeros((2, 5), np.float32)}}, r"\[2, 5\] numbers, its mask chooses \[2, 6\]"),
     ({"more": {"b.rows": np.array([0], np.int32)}}, "'b.rows' belongs to no parameter"),
+    ({"more": {"a.delta": np.zeros((2, 6), np.int32)}}, "is of type I32, changes are floats"),
     ({"sizes": "{"}, "not valid JSON"),
     ({"sizes": "{}"}, "does not say how large"),
     ({"sizes": "[]"}, "does not say how large"),
