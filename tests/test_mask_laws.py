@@ -84,6 +84,7 @@ MASKS: dict[str, dict[str, Any]] = {
     "entries": {"shape": "entries", "density": 0.05},
     "top entries": {"shape": "entries", "density": 0.05, "layers": "last:2"},
     "largest": {"select": "magnitude", "density": 0.1, "layers": "1-2.mlp"},
+    "spoken": {"layers": "head", "shape": "rows", "density": 0.1},
     "principal": {"select": "lift", "rank": 4, "shape": "entries", "density": 0.05},
     "norms": {"select": "norms"},
     "words": {"layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
@@ -95,6 +96,7 @@ COVER = {
     ("gpt2-untied", "rows", "none"), ("gpt2-tied", "top entries", "none"), ("bert-tied", "words", "none"),
     ("roberta-headless", "top entries", "none"), ("gemma3_text-tied", "columns", "none"), ("phi3-untied", "blocks", "none"),
     ("olmo2-untied", "columns", "none"), ("gpt2-tied", "principal", "none"),
+    ("llama-tied", "spoken", "none"),
     ("llama-tied", "columns", "nf4"), ("llama-untied", "entries", "int8"), ("gpt2-tied", "rows", "nf4"),
     ("gpt2-untied", "blocks", "int8"), ("llama-untied", "words", "nf4"),
 }  # fmt: skip
@@ -460,6 +462,16 @@ def test_columns_are_inputs_in_every_family(kind: str, shape: str, lab: Lab) -> 
     assert {part.kind for part in method.mask.values()} == {told}
     total = sum(parameters(base.model)[name].numel() for name in method.mask)
     assert numel(method.mask) == pytest.approx(0.1 * total, rel=0.35)
+
+
+@pytest.mark.parametrize("shape", ["columns", "rows", "blocks", "entries"])
+def test_a_vector_has_entries_alone(shape: str, lab: Lab) -> None:
+    base = lab.base("bert-tied", "words", "none")
+    settings = Settings(name="mask", layers="embeddings", shape=shape, density=0.1)
+    mask = open_method(settings, base.model, base.anatomy).mask
+    assert mask["bert.embeddings.LayerNorm.weight"].kind == "entries"
+    assert mask["bert.embeddings.LayerNorm.weight"].numel == 3
+    assert mask["bert.embeddings.word_embeddings.weight"].kind == shape
 
 
 def test_the_largest_are_chosen_over_all_tensors(lab: Lab) -> None:

@@ -93,7 +93,7 @@ def select(settings: Settings, model: nn.Module, tensors: Mapping[str, tuple[int
             f"method.budget {settings.budget:,}: the layers chosen have {total:,} weights", "a smaller one"
         )
     density = settings.density if settings.budget is None else settings.budget / total
-    kinds = {name: _kind(settings.shape, model, name) for name in tensors}
+    kinds = {name: _kind(settings.shape, model, name, size) for name, size in tensors.items()}
     count = {name: units(kinds[name], size) for name, size in tensors.items()}
     told = not next(model.parameters()).is_meta  # a skeleton has no weights to rank: as many are drawn in their place
     if settings.select == "random" or not told:
@@ -133,8 +133,10 @@ def _share(density: float, count: int) -> int:
     return max(1, round(density * count))
 
 
-def _kind(shape: Kind, model: nn.Module, name: str) -> Kind:
-    """Rows and columns as the layer reads them, on the axes of the tensor as it is stored."""
+def _kind(shape: Kind, model: nn.Module, name: str, size: tuple[int, ...]) -> Kind:
+    """Rows and columns as the layer reads them, on the axes of the tensor as it is stored; a vector has entries alone."""
+    if len(size) == 1:
+        return "entries"
     turned = is_turned(model.get_submodule(name.rpartition(".")[0]))
     return {"rows": "columns", "columns": "rows"}.get(shape, shape) if turned else shape  # type: ignore[return-value]
 

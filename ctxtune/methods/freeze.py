@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.container import layer_config, layer_tensors
-from ctxtune.methods.layers import choose, depth_of, inside, unique
+from ctxtune.methods.layers import choose, depths, inside, unique
 from ctxtune.methods.motion import ENDLESS, Motion, Span
 
 if TYPE_CHECKING:
@@ -77,11 +77,7 @@ def open_method(settings: Freeze, model: nn.Module, anatomy: Anatomy, span: Span
     if anatomy.kind == "classifier":  # it begins at zero: without it nothing below could be learned
         layers += "+head"
     chosen = unique(everything, choose(layers, list(everything), anatomy, num_layers))
-    # A tied head moves the embeddings: the lowest block counts under each of a parameter's names.
-    depth: dict[int, int] = {}
-    for name, param in everything.items():
-        here = depth_of(name, anatomy, num_layers)
-        depth[id(param)] = min(depth.get(id(param), here), here)
+    depth = depths(everything, anatomy, num_layers)
     layer = {name: min(depth[id(param)], num_layers - 1) for name, param in chosen.items()}
     outside = frozenset(name for name in chosen if not inside(name, anatomy.blocks))
     motion = Motion(layer, outside, settings, span)

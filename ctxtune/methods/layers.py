@@ -75,6 +75,15 @@ def depth_of(name: str, anatomy: Anatomy, num_layers: int) -> int:
     return num_layers if anatomy.in_head(name) or (anatomy.norm and inside(name, anatomy.norm)) else 0
 
 
+def depths(everything: Mapping[str, nn.Parameter], anatomy: Anatomy, num_layers: int) -> dict[int, int]:
+    """id of a parameter -> the lowest block that it belongs to under any of its names: a tied head moves the embeddings."""
+    found: dict[int, int] = {}
+    for name, param in everything.items():
+        here = depth_of(name, anatomy, num_layers)
+        found[id(param)] = min(found.get(id(param), here), here)
+    return found
+
+
 def unique(everything: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The named parameters. Tied ones appear once, under their first name."""
     params: dict[str, nn.Parameter] = {}

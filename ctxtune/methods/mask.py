@@ -24,7 +24,7 @@ from ctxtune.adapter.mask import DELTA, encode, sizes_text
 from ctxtune.backend.delta import Delta
 from ctxtune.backend.mask import Part
 from ctxtune.methods.choosing import candidates, select
-from ctxtune.methods.layers import depth_of
+from ctxtune.methods.layers import depths
 from ctxtune.methods.motion import ENDLESS, Span
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
     mask = {**select(settings, model, tensors, span.seed), **_classifier(model, anatomy)}
     delta = Delta(model, mask)
     delta.learn(anatomy)
-    num_layers = len(anatomy.block_list(model))
-    start = min(depth_of(name, anatomy, num_layers) for name in mask)
+    everything = dict(model.named_parameters(remove_duplicate=False))
+    depth = depths(everything, anatomy, len(anatomy.block_list(model)))
+    start = min(depth[id(everything[name])] for name in mask)
     return Opened(mask, delta, start, getattr(torch, settings.stored))
 
 
