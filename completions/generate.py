@@ -58,7 +58,7 @@ class Command:
 def known_values() -> dict[str, Takes]:
     """Parameter -> what it takes; `command parameter` goes before `parameter`. Everything that takes a value is here."""
     from ctxtune.backend.catalogue import CATALOGUE
-    from ctxtune.recipe import gallery, keys, start
+    from ctxtune.recipe import gallery, keys, mask, start
 
     def literals(key: str, method: str | None = None) -> Takes:
         owners = keys.owners()[key]
@@ -86,7 +86,9 @@ def known_values() -> dict[str, Takes]:
         "against": Takes(("base",), files=True),
         "unfreeze": literals("method.unfreeze"),
         "shape": literals("method.shape"),
-        "mask select": literals("method.select", "mask"),
+        "mask select": Takes(
+            (*(name for name in literals("method.select", "mask").words if name != "file"), mask.FILE), end=""
+        ),
         "select": literals("method.select", "fewshot"),
         "kind": literals("method.kind"),
         "tokens": Takes(("auto",)),

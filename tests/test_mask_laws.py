@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from ctxtune.adapter.attach import attach
+from ctxtune.adapter.mask import read_mask
 from ctxtune.adapter.merge import merge
 from ctxtune.adapter.moved import held_delta
 from ctxtune.adapter.read import open_adapter
 from ctxtune.adapter.verify import verify
+from ctxtune.backend.delta import Delta
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.load import load_base
 from ctxtune.backend.mask import Part, numel, units
@@ -50,6 +52,7 @@ from .conftest import (
     capture,
     kill_at,
     losses,
+    resolve_recipe,
     review_rows,
     same_tensors,
     write_jsonl,
@@ -66,6 +69,7 @@ from .test_laws import (
     child,
     logits,
     parameters,
+    token_ids,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +131,7 @@ class Lab:
 
     def recipe(self, kind: str, mask: str, out: Path, more: dict[str, Any]) -> Resolved:
         """The recipe of a short run."""
-        settings = {f"method.{key}": value for key, value in MASKS[mask].items()}
+        settings = {f"method.{key}": value for key, value in MASKS.get(mask, {}).items()}
         flags: dict[str, Any] = {
             "model": str(self.folders[kind]), "data.train": str(self.rows("train", 22, 0)), "data.prompt": PROMPT,
             "data.answer": "{{ label }}", "data.choices": CHOICES, "method.name": "mask", "train.batch": 8, "train.steps": 3,
@@ -557,3 +561,98 @@ def test_a_mask_of_another_base(kind: str, lab: Lab) -> None:
 def test_a_classifier_of_zeros_learns_beside_a_mask(kind: str, lab: Lab) -> None:
     cell = lab.cell(kind, "columns", "none")
     assert any("classifier" in name for name in open_adapter(cell.adapter).header.tensors)
+
+
+# --- a mask that is chosen again
+
+
+def moved_entries(run: Path) -> set[tuple[str, int]]:
+    """The places that a run's adapter moves."""
+    adapter = open_adapter(run)
+    mask = read_mask(adapter.path, adapter.header)
+    return {(name, int(place)) for name, part in mask.items() for place in part.entries()}
+
+
+def from_files(*masks: Path, combine: str = "union") -> dict[str, Any]:
+    return {
+        "method.select": "file",
+        "method.masks": list(map(str, masks)),
+        "method.combine": combine,
+        "method.density": 0.01,
+    }
+
+
+def again(lab: Lab, kind: str, out: Path, more: dict[str, Any]) -> Resolved:
+    """A run of a mask that other files tell."""
+    return lab.recipe(kind, "file", out, more)
+
+
+@pytest.mark.parametrize(("kind", "quant"), [("llama-tied", "none"), ("gpt2-tied", "nf4")])
+def test_a_mask_is_chosen_again(kind: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    """The same numbers learn anew, from another seed too; the dry run foresees them, and a killed run goes on."""
+    first = lab.cell(kind, "columns", "none")
+    more = from_files(first.run) | {"quant": quant, "train.seed": 3, "train.steps": 4, "train.save_every": 2}
+    foreseen = dry_run(again(lab, kind, tmp_path / "foreseen", more))
+    facts = adapt(again(lab, kind, tmp_path / "straight", more), False, Listener())
+    assert foreseen["trainable"] == facts["trainable"] == first.facts["trainable"]
+    assert moved_entries(tmp_path / "straight") == moved_entries(first.run)
+    assert '"mask 1": ' in (tmp_path / "straight" / "recipe.yaml").read_text()
+    with pytest.raises(Killed):
+        adapt(again(lab, kind, tmp_path / "broken", more), False, Listener(kill_at(3)))
+    adapt(again(lab, kind, tmp_path / "broken", more), True, Listener())
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
+@pytest.mark.parametrize("combine", ["union", "intersection", "difference"])
+def test_several_masks_are_combined(combine: str, lab: Lab, tmp_path: Path) -> None:
+    one, two = lab.cell("llama-untied", "rows", "none").run, lab.cell("llama-untied", "blocks", "none").run
+    adapt(again(lab, "llama-untied", tmp_path / "run", from_files(one, two, combine=combine)), False, Listener())
+    first, second = moved_entries(one), moved_entries(two)
+    expected = {"union": first | second, "intersection": first & second, "difference": first - second}[combine]
+    assert moved_entries(tmp_path / "run") == expected
+    assert expected
+    assert expected != first
+
+
+def test_masks_that_do_not_fit(lab: Lab, tmp_path: Path) -> None:
+    """Another base, one with other sizes, no mask, nothing left, another file than at first: each in one line."""
+    rows, columns = lab.cell("llama-untied", "rows", "none").run, lab.cell("llama-tied", "columns", "none").run
+    resolved = resolve_recipe(lab.folders["llama-untied"], lab.rows("train", 22, 0), tmp_path / "layers")
+    adapt(resolved, False, Listener())
+    cases = {
+        "llama-tied": [
+            (from_files(rows), "was made on .*llama-untied"), (from_files(tmp_path / "none"), "no adapter at"),
+            (from_files(tmp_path / "layers"), "holds no mask, it is a freeze adapter"),
+            (from_files(columns, columns, combine="difference"), "their difference chooses nothing"),
+            (from_files(columns) | {"inputs": {"mask 1": "0" * 64}}, "has changed since the recipe was written"),
+        ],
+        "gpt2-tied": [(from_files(rows), "which the model does not have|was made on")],
+    }  # fmt: skip
+    for kind, some in cases.items():
+        for number, (more, said) in enumerate(some):
+            with pytest.raises(CtxtuneError, match=said) as caught:
+                adapt(again(lab, kind, tmp_path / f"{kind} {number}", more), False, Listener())
+            assert "\n" not in str(caught.value)
+            assert caught.value.hint
+    with pytest.raises(CtxtuneError, match="which the model does not have"):
+        dry_run(again(lab, "gpt2-tied", tmp_path / "foreseen", from_files(rows)))
+
+
+@pytest.mark.parametrize("kind", ["llama-untied", "gpt2-tied"])
+def test_a_whole_layer_beside_its_codes(kind: str, lab: Lab) -> None:
+    """Of a quantised layer all numbers may be chosen as one part; its changes and their gradient are those of all rows."""
+    name = {"llama-untied": "model.layers.1.mlp.up_proj.weight", "gpt2-tied": "transformer.h.1.mlp.c_fc.weight"}[kind]
+    found = []
+    for part in ("whole", "rows"):
+        base = lab.base(kind, "columns", "nf4")
+        size = (48, 32) if kind == "llama-untied" else (32, 128)
+        delta = Delta(base.model, {name: Part(part, size, np.arange(0 if part == "whole" else size[0]))})
+        with torch.no_grad():
+            delta.flat.copy_(torch.randn(delta.flat.shape, generator=torch.Generator().manual_seed(0)))
+        delta.learn(base.anatomy)
+        said = base.model(input_ids=token_ids()).logits
+        said.square().sum().backward()
+        found.append((said.detach(), delta.flat.grad.clone()))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][0], logits(lab.base(kind, "columns", "nf4").model))

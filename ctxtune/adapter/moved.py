@@ -14,6 +14,8 @@ from ctxtune.backend.words import reads_half
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from ctxtune.adapter.read import AdapterFile
@@ -29,7 +31,7 @@ def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
     mask = read_mask(adapter.path, adapter.header)
     check_moved(adapter.path, adapter.header, mask)
     for name, part in mask.items():
-        _require_fit(model, adapter, name, part)
+        require_home(model, adapter.path, name + DELTA, name, part)
     delta = Delta(model, mask)
     file: Any = safe_open(str(adapter.path), framework="pt", device="cpu")
     with torch.no_grad():
@@ -38,9 +40,14 @@ def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
     return delta
 
 
-def _require_fit(model: nn.Module, adapter: AdapterFile, name: str, part: Part) -> None:
+def require_home(model: nn.Module, path: Path | str, tensor: str, name: str, part: Part) -> None:
+    """Refuse a part of a mask that a model has no place for; `tensor` of the file at `path` says it.
+
+    Raises:
+        AdapterError: the model does not have the parameter, or has it in another size or in 16 bits.
+    """
     place, _, last = name.rpartition(".")
-    where = f"{adapter.path}: tensor {name + DELTA!r} is for"
+    where = f"{path}: tensor {tensor!r} is for"
     try:
         module: Any = model.get_submodule(place)
         param = module.get_parameter(last)

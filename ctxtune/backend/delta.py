@@ -292,7 +292,8 @@ class Delta:
 
 
 def _piece(part: Part, begin: int, end: int, device: torch.device, turned: bool) -> _Piece:
-    index = torch.from_numpy(part.index).to(device)
+    every = part.kind == "whole" and len(part.size) == 2  # beside a quantised layer, all rows
+    index = torch.from_numpy(np.arange(part.size[0]) if every else part.index).to(device)
     crow = column = index.new_zeros(0)
     if part.kind == "entries" and len(part.size) == 2:
         column = index % part.size[1]

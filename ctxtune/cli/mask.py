@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ctxtune.cli import freeze, options
+from ctxtune.recipe.mask import masks_of
 
 
 def mask(
@@ -17,7 +18,11 @@ def mask(
     choices: options.Choices = None,
     messages: options.Messages = None,
     select: Annotated[
-        str | None, typer.Option("--select", help="Which numbers move: random, magnitude, lift, bias or norms.")
+        str | None,
+        typer.Option(
+            "--select",
+            help="Which numbers move: random, magnitude, lift, bias, norms, or file: and masks, joined by ' + ', ' & ', ' - '.",
+        ),
     ] = None,
     shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,
     density: Annotated[
@@ -47,10 +52,12 @@ def mask(
     One weight in a hundred, spread over the model, learns much and forgets little; a step computes the gradient of these
     numbers alone.
     """
+    name, masks, combine = masks_of(select)
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         data__messages=messages,
-        method__name="mask", method__select=select, method__shape=shape, method__density=density, method__budget=budget,
+        method__name="mask", method__select=name, method__masks=masks, method__combine=combine, method__shape=shape,
+        method__density=density, method__budget=budget,
         method__layers=layers, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip

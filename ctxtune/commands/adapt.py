@@ -10,6 +10,7 @@ from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.batches import Batches
 from ctxtune.commands.clock import Clock
+from ctxtune.commands.earlier_masks import check_masks
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.lesson import Lesson, choosing, lesson
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
@@ -100,6 +101,7 @@ class _Run:
             base = self._load()
             mark = fingerprint(self.sources.model)
             prepare.check_model(self.recipe, mark)
+            check_masks(self.recipe, mark)
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
         self.sources.inputs.update(prepare.chat_inputs(self.recipe.data, base.tokenizer, self.recipe.inputs or {}))
         bare, train, dev = spec, self.sources.train, self.sources.eval

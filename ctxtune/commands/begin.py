@@ -11,11 +11,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.lesson import lesson
-from ctxtune.commands.prepare import checked_hash, labelled, to_score
+from ctxtune.commands.prepare import hashed, labelled, to_score
 from ctxtune.commands.teacher import long_prompt
 from ctxtune.data.branch import shared
 from ctxtune.data.encode import EncodeSpec, TooLong
-from ctxtune.data.hash import sha256_file
 from ctxtune.data.joint import joint
 from ctxtune.data.prompt import encode_prompt, own_words
 from ctxtune.data.shots import check_pool, choose
@@ -235,11 +234,7 @@ def _earlier(settings: Prompt, recipe: Recipe, spec: EncodeSpec) -> Beginning:
         settings.kind,
         None if settings.tokens == "auto" else settings.tokens,
     )
-    known = recipe.inputs or {}
-    inputs = {
-        (key := f"adapter {number}"): checked_hash(sha256_file(one.path), str(one.path), known.get(key), key)
-        for number, one in enumerate(found, 1)
-    }
+    inputs = hashed([one.path for one in found], "adapter", recipe.inputs or {})
     tokens = virtual_tokens(count)
     placed = replace(spec, suffix=tokens) if settings.kind == "suffix" else replace(spec, before=tokens)
     return Beginning((), placed, (), adapters=tuple(found), inputs=inputs)

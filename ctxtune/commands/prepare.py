@@ -17,7 +17,7 @@ from ctxtune.backend.dataset import pulled_files
 from ctxtune.data.chat import ChatSpec, encode_chats, require_template, template_hash
 from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
 from ctxtune.data.files import Files, find_files
-from ctxtune.data.hash import sha256_parts
+from ctxtune.data.hash import sha256_file, sha256_parts
 from ctxtune.data.mixture import Mixture, Share
 from ctxtune.data.open import SPOOL, said_name
 from ctxtune.data.read import Row, check_types, read_files, spool_stdin
@@ -178,6 +178,19 @@ def checked_hash(digest: str, path: str, expected: str | None, key: str) -> str:
             f"remove inputs.{key} from the recipe to use it as it is",
         )
     return digest
+
+
+def hashed(paths: Sequence[Path], what: str, known: Mapping[str, str]) -> dict[str, str]:
+    """The hash of each of several files, as inputs `what 1`, `what 2`, ...
+
+    Raises:
+        DataError: one is another file now than `known` names.
+    """
+    keys = [f"{what} {number}" for number in range(1, len(paths) + 1)]
+    return {
+        key: checked_hash(sha256_file(path), str(path), known.get(key), key)
+        for key, path in zip(keys, paths, strict=True)
+    }
 
 
 def check_model(recipe: Recipe, mark: str) -> None:

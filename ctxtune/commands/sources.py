@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
+from ctxtune.commands.earlier_masks import mask_inputs
 from ctxtune.data.format import bare_name
 from ctxtune.data.hash import sha256_file
 from ctxtune.data.leakage import in_words, leaked_rows
@@ -42,7 +43,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     """Read and check every input. Imports no torch (but to convert a .gguf file, once): mistakes are found at once.
 
     Raises:
-        RecipeError, DataError, ModelError: naming the file, the line and the key.
+        RecipeError, DataError, ModelError, AdapterError: naming the file, the line and the key.
     """
     data, known = recipe.data, recipe.inputs or {}
     if data.train is None:
@@ -61,7 +62,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     train = prepare.read_once(data.train, data, templates, known.get("train"), "train", answered)
     dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
     probe = prepare.probe_text(recipe.forget.probe)
-    inputs = train.inputs("train") | (dev.inputs("eval") if dev else {})
+    inputs = train.inputs("train") | (dev.inputs("eval") if dev else {}) | mask_inputs(recipe)
     if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
     model = resolve_model(recipe.model, say)

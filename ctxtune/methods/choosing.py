@@ -6,7 +6,7 @@ A unit is what `shape` says: a row, a column, a block, a single entry. What spea
     lift        |W_r|, W_r the approximation of rank r nearest to W     (Liu et al. 2025, "LIFT": principal weights)
 
 Units are ranked over all tensors together, each tensor keeping a tenth of its share at least; `random` draws the same share
-of each by lot, `bias` and `norms` take all of these.
+of each by lot, `bias` and `norms` take all of these, `file` what earlier masks say (reused.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ctxtune.backend.mask import Part, numel, units
 from ctxtune.backend.quantise import Quantised, is_linear, is_turned, stored_shape
 from ctxtune.errors import RecipeError
 from ctxtune.methods.layers import choose, inside, unique
+from ctxtune.methods.reused import earlier_mask, reused
 from ctxtune.recipe.layers import read_layers
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def candidates(settings: Settings, model: nn.Module, anatomy: Anatomy) -> dict[s
 
 
 def outside_blocks(settings: Settings, model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """The candidates that lie in no block."""
-    return [name for name in candidates(settings, model, anatomy) if not inside(name, anatomy.blocks)]
+    """The tensors that numbers are chosen from, or were, and that lie in no block."""
+    names = earlier_mask(settings) if settings.select == "file" else candidates(settings, model, anatomy)
+    return [name for name in names if not inside(name, anatomy.blocks)]
 
 
 def _takes(select: str, name: str, module: nn.Module, anatomy: Anatomy, named: set[str]) -> bool:
@@ -79,12 +81,16 @@ def _takes(select: str, name: str, module: nn.Module, anatomy: Anatomy, named: s
     return (words or ("head" in named and anatomy.in_head(name))) and name.endswith(".weight")
 
 
-def select(settings: Settings, model: nn.Module, tensors: Mapping[str, tuple[int, ...]], seed: int) -> Mask:
-    """The mask over these tensors.
+def select(settings: Settings, model: nn.Module, anatomy: Anatomy, seed: int) -> Mask:
+    """The mask that a recipe asks for.
 
     Raises:
-        RecipeError: the budget is larger than all of them.
+        RecipeError: it chooses nothing of this model, or the budget is larger than all there is to choose from.
+        AdapterError: an earlier mask is for another model.
     """
+    if settings.select == "file":
+        return reused(settings, model)
+    tensors = candidates(settings, model, anatomy)
     if settings.select in ("bias", "norms"):
         return {name: Part("whole", size, np.arange(0)) for name, size in tensors.items()}
     total = sum(int(np.prod(size)) for size in tensors.values())

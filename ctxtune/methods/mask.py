@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ctxtune.adapter.mask import DELTA, encode, sizes_text
 from ctxtune.backend.delta import Delta
 from ctxtune.backend.mask import Part
-from ctxtune.methods.choosing import candidates, select
+from ctxtune.methods.choosing import select
 from ctxtune.methods.layers import depths
 from ctxtune.methods.motion import ENDLESS, Span
 
@@ -85,9 +85,9 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
 
     Raises:
         RecipeError: `settings` choose nothing of this model, or layers that it does not have.
+        AdapterError: an earlier mask is for another model.
     """
-    tensors = candidates(settings, model, anatomy)
-    mask = {**select(settings, model, tensors, span.seed), **_classifier(model, anatomy)}
+    mask = {**select(settings, model, anatomy, span.seed), **_classifier(model, anatomy)}
     delta = Delta(model, mask)
     delta.learn(anatomy)
     everything = dict(model.named_parameters(remove_duplicate=False))

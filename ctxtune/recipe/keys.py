@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Inputs that are files: relative to the recipe that names them. `model` and `forget.probe` may also be other things.
-PATHS = ("model", "data.train", "data.eval", "forget.probe", "method.adapters")
+PATHS = ("model", "data.train", "data.eval", "forget.probe", "method.adapters", "method.masks")
 
 
 def leaves(section: Section, below: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,9 @@ from ctxtune.recipe.schema import Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-SPELT = {"method.replay": "--as", "method.adapters": "--init"}  # options that are not spelled like their keys
+SPELT = {  # options that are not spelled like their keys
+    "method.replay": "--as", "method.adapters": "--init", "method.masks": "--select", "method.combine": "--select",
+}  # fmt: skip
 ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
 NOT_PATHS = {"data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none")}
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ctxtune.errors import RecipeError
 from ctxtune.recipe.layers import read_layers
 from ctxtune.recipe.section import Section, Text
 
@@ -23,6 +24,30 @@ def _share(density: object) -> object:
     return density
 
 
+FILE = "file:"
+_JOINED = {" + ": "union", " & ": "intersection", " - ": "difference"}
+"""how masks are written one behind the other on a command line -> what is taken of them"""
+
+
+def masks_of(select: str | None) -> tuple[str | None, list[str] | None, str | None]:
+    """The name of a choice on a command line, the masks that it names, and what is taken of several.
+
+    Raises:
+        RecipeError: it asks for two things at once.
+    """
+    if select is None or not select.startswith(FILE):
+        return select, None, None
+    text = select.removeprefix(FILE)
+    found = [sign for sign in _JOINED if sign in text]
+    if len(found) > 1:
+        raise RecipeError(
+            f"--select {select}: '{found[0].strip()}' and '{found[1].strip()}' are two steps",
+            "write what the first gives to a file, `ctxtune mask --choose-only --out FILE`, and name that",
+        )
+    paths = text.split(found[0]) if found else [text]
+    return FILE[:-1], [path.strip() for path in paths], _JOINED[found[0]] if found else None
+
+
 class Mask(Section):
     """Parameter-wise tuning: a few numbers of the weights move, chosen one by one or by rows, columns or blocks."""
 
@@ -30,9 +55,9 @@ class Mask(Section):
     layers: Annotated[Text, AfterValidator(_layers)] = Field(
         "all", description="where numbers are chosen: all (linear layers of all blocks), last:4, 10-19, last:4.mlp, ..."
     )
-    select: Literal["random", "magnitude", "lift", "bias", "norms"] = Field(
+    select: Literal["random", "magnitude", "lift", "bias", "norms", "file"] = Field(
         "random",
-        description="which numbers move: random, magnitude or lift (the largest, of low rank), or all bias or norms",
+        description="which numbers move: random, magnitude, lift (the largest), bias, norms (all), file (of masks)",
     )
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"
@@ -46,12 +71,25 @@ class Mask(Section):
     rank: Annotated[int, Field(ge=1, le=65_536)] = Field(
         32, description="lift: the rank of the approximation of each weight whose largest numbers move"
     )
+    masks: list[Text] = Field([], description="file: masks, or adapters that hold one, whose numbers move")
+    combine: Literal["union", "intersection", "difference"] = Field(
+        "union",
+        description="file: of several masks their union, intersection or difference (of the first from the others)",
+    )
     stored: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="how changes are written; at the end they are rounded to it, and then scored"
     )
 
     @model_validator(mode="after")
     def _whole_kinds(self) -> "Mask":
-        if self.select in ("bias", "norms") and self.shape != "columns":
-            raise ValueError(f"select {self.select} takes all of them, shape {self.shape} chooses among weights")
+        if (self.select == "file") != bool(self.masks):
+            raise ValueError("select file takes the numbers of masks: name both, on a command line --select file:PATH")
+        if self.select in ("bias", "norms", "file"):
+            told = "takes what its masks say" if self.select == "file" else "takes all of them"
+            if self.shape != "columns":
+                raise ValueError(f"select {self.select} {told}, shape {self.shape} chooses among weights")
+            if self.budget is not None:
+                raise ValueError(f"select {self.select} {told}, budget {self.budget} chooses among weights")
+        if self.select == "file" and self.layers != "all":
+            raise ValueError(f"select file takes what its masks say, layers {self.layers} chooses anew")
         return self

@@ -1,0 +1,65 @@
+"""Masks of earlier runs, chosen again: one as it is, or what several come to together."""
+
+from __future__ import annotations
+
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxtune.adapter.mask import CONTAINER, read_mask
+from ctxtune.adapter.moved import require_home
+from ctxtune.adapter.read import open_adapter
+from ctxtune.backend.mask import difference, intersection, union
+from ctxtune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ctxtune.adapter.read import AdapterFile
+    from ctxtune.backend.mask import Mask
+    from ctxtune.recipe.mask import Mask as Settings
+
+_RULES = {"union": union, "intersection": intersection, "difference": difference}
+
+
+def open_mask(place: str) -> AdapterFile:
+    """The file that a mask is in.
+
+    Raises:
+        AdapterError: it cannot be read, or holds none.
+    """
+    adapter = open_adapter(Path(place))
+    if adapter.container != CONTAINER:
+        raise AdapterError(
+            f"{adapter.path} holds no mask, it is a {adapter.kind} adapter", "name an adapter of `ctxtune mask`"
+        )
+    return adapter
+
+
+def earlier_mask(settings: Settings) -> Mask:
+    """What the masks that a recipe names come to, one after the other.
+
+    Raises:
+        AdapterError: one of them is none, or is for tensors of other sizes; nothing is left.
+    """
+    masks = [read_mask(adapter.path, adapter.header) for adapter in map(open_mask, settings.masks)]
+    said = f"method.masks {' and '.join(settings.masks)}"
+    try:
+        found = reduce(_RULES[settings.combine], masks)
+    except ValueError as error:
+        raise AdapterError(f"{said}: {error}", "take masks of one base") from error
+    if not found:
+        raise AdapterError(f"{said}: their {settings.combine} chooses nothing", "another combine, or other masks")
+    return found
+
+
+def reused(settings: Settings, model: nn.Module) -> Mask:
+    """The same, for this model.
+
+    Raises:
+        AdapterError: it is for parameters that the model does not have, or has in another size.
+    """
+    mask = earlier_mask(settings)
+    for name, part in mask.items():
+        require_home(model, " and ".join(settings.masks), f"{name}.{part.kind}", name, part)
+    return mask

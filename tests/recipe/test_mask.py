@@ -1,0 +1,66 @@
+"""The settings of mask tuning: masks of files as they are written on a command line, and what does not go together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctxtune.errors import RecipeError
+from ctxtune.recipe.load import load
+from ctxtune.recipe.mask import masks_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("select", "found"),
+    [
+        (None, (None, None, None)),
+        ("random", ("random", None, None)),
+        ("file:runs/a", ("file", ["runs/a"], None)),
+        ("file:runs/a-b+c&d", ("file", ["runs/a-b+c&d"], None)),
+        ("file:a + b + c", ("file", ["a", "b", "c"], "union")),
+        ("file: a & b", ("file", ["a", "b"], "intersection")),
+        ("file:a - b", ("file", ["a", "b"], "difference")),
+    ],
+)
+def test_masks_on_a_command_line(select: str | None, found: tuple[Any, ...]) -> None:
+    assert masks_of(select) == found
+
+
+def test_one_step_at_a_time() -> None:
+    with pytest.raises(RecipeError, match=r"--select file:a \+ b - c: '\+' and '-' are two steps"):
+        masks_of("file:a + b - c")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"select": "file"}, "--select: method: select file takes the numbers of masks: name both"),
+        ({"masks": ["a"]}, "--select: method: select file takes the numbers of masks: name both"),
+        ({"select": "file", "masks": [""]}, "--select: method.masks[0] is ''"),
+        (
+            {"select": "file", "masks": ["a"], "layers": "last:4"},
+            "--select: method: select file takes what its masks say",
+        ),
+        (
+            {"select": "file", "masks": ["a"], "budget": 9},
+            "--select: method: select file takes what its masks say, budget",
+        ),
+        ({"select": "norms", "budget": 9}, "--select: method: select norms takes all of them, budget 9"),
+        ({"select": "bias", "shape": "rows"}, "--select: method: select bias takes all of them, shape rows"),
+    ],
+)
+def test_what_does_not_go_together(more: dict[str, Any], said: str) -> None:
+    flags = {f"method.{key}": value for key, value in more.items()}
+    with pytest.raises(RecipeError) as caught:
+        load(None, {"model": "m", "method.name": "mask", **flags})
+    assert str(caught.value).startswith(said)
+
+
+def test_masks_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: m\nmethod: {name: mask, select: file, masks: [a, ../b]}\n")
+    recipe = load(str(tmp_path / "r.yaml"), {}).recipe
+    assert recipe.method.masks == [str(tmp_path / "a"), str(tmp_path.parent / "b")]
