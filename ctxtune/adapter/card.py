@@ -38,8 +38,8 @@ ctxtune eval --model . --eval rows.jsonl --prompt PROMPT --answer ANSWER
 ```"""
 
 
-def model_card(manifest: Manifest) -> str:
-    """Markdown with the front matter that model hubs read."""
+def model_card(manifest: Manifest, in_peft: bool = False) -> str:
+    """Markdown with the front matter that model hubs read; of an export `in_peft`, though the method's own file is not."""
     base = manifest.base
     kind, task, given = "AutoModelForCausalLM" if base.causal else "AutoModelForMaskedLM", "generate", ""
     if manifest.classes:
@@ -58,7 +58,7 @@ def model_card(manifest: Manifest) -> str:
         *_about_shown(manifest),
         "## Use",
         f"```sh\nctxtune adapter verify . --model BASE\nctxtune {task} --model BASE --adapter . {asked}\n```",
-        _elsewhere(manifest, kind, given),
+        _elsewhere(manifest, kind, given, in_peft),
         f"`BASE` is the folder of {base.name}, fingerprint `{base.fingerprint}`. "
         "On another base the numbers above do not hold.",
         "## Recipe",
@@ -143,12 +143,13 @@ def _about_shown(manifest: Manifest) -> list[str]:
     return parts
 
 
-def _elsewhere(manifest: Manifest, kind: str, given: str) -> str:
+def _elsewhere(manifest: Manifest, kind: str, given: str, in_peft: bool) -> str:
     """How it is used without ctxtune."""
-    if manifest.method == "mask":
+    if manifest.method == "mask" and not in_peft:
         return (
-            "PEFT does not read masks. For other programs the changes are written into the base, which is an ordinary model "
-            "then:\n\n```sh\nctxtune adapter merge . --model BASE --out FOLDER\n```"
+            "PEFT does not read masks as they are. For other programs the changes are written in a form that it does, or into "
+            "the base, which is an ordinary model then:\n\n```sh\nctxtune adapter export . --model BASE --out FOLDER\n"
+            "ctxtune adapter merge . --model BASE --out FOLDER\n```"
         )
     if _is_suffix(manifest):
         return (

@@ -2,7 +2,7 @@
 
 whole value:   W' = V
 low rank:      W' = W + scale * B A          (transposed for Conv1D and embeddings)
-a few numbers: W' = W + D                    (adapter/mask.py)
+a few numbers: W' = W + D                    (adapter/mask.py, adapter/shira.py)
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.mask import DELTA, check_moved, read_mask
 from ctxtune.adapter.prefix import shown
 from ctxtune.adapter.read import check_known
+from ctxtune.adapter.shira import CONTAINER as SHIRA
+from ctxtune.adapter.shira import shira_names, sparse_parts
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from ctxtune.adapter.lora import LowRank
     from ctxtune.adapter.read import AdapterFile
+    from ctxtune.adapter.weights import Weights
     from ctxtune.backend.mask import Part
 
 
@@ -64,6 +67,12 @@ def changes(adapter: AdapterFile) -> list[Change]:
         mask = read_mask(adapter.path, adapter.header)
         check_moved(adapter.path, adapter.header, mask)
         return [_moved(adapter, file, name, part) for name, part in mask.items()]
+    if adapter.container == SHIRA:
+        modules, whole = sparse_parts(adapter)
+        return [
+            *(_whole(adapter, file, tensor, *place) for tensor, place in whole.items()),
+            *(_scattered(adapter, file, module) for module in modules),
+        ]
     pairs, whole = lora.parts(adapter)
     return [
         *(_whole(adapter, file, tensor, *place) for tensor, place in whole.items()),
@@ -117,6 +126,24 @@ def _moved(adapter: AdapterFile, file: Any, name: str, part: Part) -> Change:
     return Change(module, parameter, tensor, update)
 
 
+def _scattered(adapter: AdapterFile, file: Any, module: str) -> Change:
+    weight, indices = shira_names(module)
+
+    def update(old: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
+        rows, columns = file.get_tensor(indices).to(old.device, torch.int64)
+        fits = old.dim() == 2 and rows.min() >= 0 and columns.min() >= 0
+        if kind != "Linear" or not fits or rows.max() >= old.shape[0] or columns.max() >= old.shape[1]:
+            raise AdapterError(
+                f"{adapter.path}: tensor {indices!r} has places outside of {module}, a {kind} of shape {list(old.shape)}",
+                "the adapter was made for another base",
+            )
+        exact = torch.promote_types(old.dtype, torch.float32)
+        delta = file.get_tensor(weight).to(old.device, exact)
+        return old.to(exact).index_put((rows, columns), delta, accumulate=True).to(dtype)
+
+    return Change(module, "weight", weight, update)
+
+
 def _require_shape(adapter: AdapterFile, tensor: str, old: torch.Tensor, shape: torch.Size) -> None:
     if old.shape != shape:
         raise AdapterError(
@@ -131,3 +158,13 @@ def by_parameter(items: list[Change]) -> Iterator[tuple[Change, ...]]:
     for change in items:
         groups.setdefault(change.name, []).append(change)
     yield from (tuple(group) for group in groups.values())
+
+
+def tuned(weights: Weights, found: Mapping[str, Change], name: str) -> torch.Tensor:
+    """A parameter of the base with the change of its name, if there is one, in float32 at least."""
+    module = weights.module(name)
+    old = weights.read(name, module.get_parameter(name.rpartition(".")[2]).shape)
+    exact = torch.promote_types(old.dtype, torch.float32)
+    if name not in found:
+        return old.to(exact)
+    return found[name].update(old, type(module).__name__, exact)

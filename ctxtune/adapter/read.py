@@ -14,6 +14,7 @@ from ctxtune.adapter.manifest import Manifest
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.mask import is_mask
 from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, ENCODED, HELD, SUFFIX, VECTORS, is_prefix
+from ctxtune.adapter.shira import CONTAINER as SHIRA
 from ctxtune.backend.folder import read_json
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.tensors import Header
 
-METHODS = {"LN_TUNING": "freeze", "LORA": "lora", MASK: "mask"}
+METHODS = {"LN_TUNING": "freeze", "LORA": "lora", SHIRA: "shira", MASK: "mask"}
 """PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
 KINDS = {"input": VECTORS, "residual": VECTORS, "ptuning": ENCODED, "suffix": SUFFIX}
 """what a prompt of some kind is written as"""

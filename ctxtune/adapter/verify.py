@@ -14,6 +14,8 @@ from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.mask import read_mask
 from ctxtune.adapter.prefix import CONTAINER, CONTAINERS, HELD, layout_of
 from ctxtune.adapter.read import check_base, check_bytes
+from ctxtune.adapter.shira import CONTAINER as SHIRA
+from ctxtune.adapter.shira import sparse_parts
 from ctxtune.backend.mask import numel
 from ctxtune.backend.tensors import mapped
 from ctxtune.errors import AdapterError
@@ -103,6 +105,8 @@ def _configuration(adapter: AdapterFile) -> str:
         return "none beside the file"
     if adapter.container == "LORA":
         modules = {pair.module for pair in lora.parts(adapter)[0]}
+    elif adapter.container == SHIRA:
+        modules = set(sparse_parts(adapter)[0])
     elif adapter.container == "LN_TUNING":
         names = layer_names(adapter.header.tensors)
         strange = next((name for name in adapter.header.tensors if name not in names), None)
@@ -111,7 +115,7 @@ def _configuration(adapter: AdapterFile) -> str:
         modules = {module for module, _ in names.values()}
     else:
         raise AdapterError(
-            f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, LN_TUNING, {', '.join(CONTAINERS)}"
+            f"peft_type {adapter.container!r} is not one that ctxtune reads: LORA, SHIRA, LN_TUNING, {', '.join(CONTAINERS)}"
         )
     return _targets(adapter.config.get("target_modules"), modules, adapter.container)
 

@@ -143,6 +143,10 @@ def export(
                 "the tokenizer writes them behind a prompt: a harness that makes one text of prompt and answer gets them "
                 "behind the answer, where they do nothing; `ctxtune eval --model` puts them between the two"
             )
+    if (sparse := exported.sparse) is not None:
+        facts |= {"container": sparse.container, "r": sparse.r or None, "padding": sparse.padding}
+        padding = f", r = {sparse.r}: {sparse.padding:,} of the places hold a change of 0" if sparse.r else ""
+        console.note(f"{sparse.container}{padding}")
     if as_json:
         console.emit(facts, as_json, lambda: None)
     else:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctxtune.adapter.extent import Extent, Numbers
     from ctxtune.adapter.manifest import Manifest
     from ctxtune.adapter.merge import Merged
+    from ctxtune.adapter.sparse import Sparse
     from ctxtune.backend.tensors import TensorInfo
     from ctxtune.commands.bake import Baked
 
@@ -74,6 +75,7 @@ class ExportedAdapter:
     folder: Path
     num_bytes: int
     baked: Baked | None = None
+    sparse: Sparse | None = None
     note: str | None = None
 
 
@@ -168,22 +170,32 @@ def export(
     """
     if to not in FORMS:
         raise RecipeError(f"--to: an adapter cannot be exported to {to!r}", f"forms that work: {', '.join(FORMS)}")
-    if to != "model" and (model or dtype):
-        raise RecipeError(f"--{'model' if model else 'dtype'} is for --to model", "leave it out")
     adapter = open_adapter(place)
+    needs_base = to == "model" or adapter.container == MASK
+    if (model and not needs_base) or (dtype and to != "model"):
+        raise RecipeError(f"--{'dtype' if dtype else 'model'} is for --to model", "leave it out")
     for check in check_adapter(adapter):
         if not check.ok:
             raise AdapterError(f"{adapter.path} is not exported: {check.name}: {check.detail}")
-    if to == "peft":
+    if not needs_base:
         return ExportedAdapter(out, export_peft(adapter, out))
-    from ctxtune.commands.bake import bake, check_bakeable
+    if to == "model":
+        from ctxtune.commands.bake import check_bakeable
 
-    check_bakeable(adapter)
+        check_bakeable(adapter)
     base = resolve_model(model or _base_name(adapter))
     note = check_base(adapter, fingerprint(base), force)
+    if to == "peft":
+        from ctxtune.adapter.sparse import export_mask
+        from ctxtune.adapter.weights import open_weights
+
+        sparse = export_mask(adapter, open_weights(base, adapter.classes), out)
+        return ExportedAdapter(out, sparse.num_bytes, sparse=sparse, note=note)
+    from ctxtune.commands.bake import bake
+
     baked = bake(adapter, base, out, dtype, say)
     size = sum(file.stat().st_size for file in out.iterdir())
-    return ExportedAdapter(out, size, baked, note)
+    return ExportedAdapter(out, size, baked, note=note)
 
 
 def _base_name(adapter: AdapterFile) -> str:
