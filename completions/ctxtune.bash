@@ -70,7 +70,7 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --select --shape --density --budget --layers --epochs --batch --lr --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --select --shape --density --budget --layers --choose-only --epochs --batch --lr --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune prompt")
@@ -154,8 +154,9 @@ _ctxtune() {
     "ctxtune adapter show")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
+        --against) _ctxtune_offer files ''; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --json -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --against --json -h --help' ;;
         *) _ctxtune_offer files '' ;; esac
         ;;
     "ctxtune adapter verify")

@@ -71,6 +71,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l shape -r -f -a 'columns ro
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l density -r -f -d 'The share of the weights that moves, such as 1%.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l budget -r -f -d 'How many numbers move, in place of a share.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l layers -r -f -a 'auto' -d 'Where they are chosen: all, last:4, 10-19, last:4.mlp, embeddings.'
+complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l choose-only -d 'Train nothing: write which numbers are chosen to the file --out.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l epochs -r -f -d 'Passes over the rows.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l batch -r -f -d 'Rows in a step.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l lr -r -f -a 'auto' -d 'The learning rate, or auto.'
@@ -203,6 +204,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a export -d 'Write an ada
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -F
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -l model -r -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' -d 'The base of a mask adapter: changes are compared with its numbers.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -l against -r -F -d 'Another mask: how many of the numbers both choose, by layer.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -l json -d 'Print one JSON object.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter verify' -F

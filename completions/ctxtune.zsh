@@ -108,6 +108,7 @@ _ctxtune_mask() {
         '--density=[The share of the weights that moves, such as 1%.]:density: ' \
         '--budget=[How many numbers move, in place of a share.]:budget: ' \
         '--layers=[Where they are chosen\: all, last\:4, 10-19, last\:4.mlp, embeddings.]:layers:(auto)' \
+        '--choose-only[Train nothing\: write which numbers are chosen to the file --out.]' \
         '--epochs=[Passes over the rows.]:epochs: ' \
         '--batch=[Rows in a step.]:batch: ' \
         '--lr=[The learning rate, or auto.]:lr:(auto)' \
@@ -301,6 +302,7 @@ _ctxtune_adapter() {
 _ctxtune_adapter_show() {
     _arguments -s -S \
         '--model=[The base of a mask adapter\: changes are compared with its numbers.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
+        '--against=[Another mask\: how many of the numbers both choose, by layer.]:against:_files' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \

@@ -84,6 +84,7 @@ def known_values() -> dict[str, Takes]:
         "lr": Takes(("auto",)),
         "layers": Takes(("auto",)),
         "against": Takes(("base",), files=True),
+        "show against": files,
         "unfreeze": literals("method.unfreeze"),
         "shape": literals("method.shape"),
         "mask select": Takes(

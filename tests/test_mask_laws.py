@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ctxtune.adapter.attach import attach
+from ctxtune.adapter.extent import extents
 from ctxtune.adapter.mask import read_mask
 from ctxtune.adapter.merge import merge
 from ctxtune.adapter.moved import held_delta
@@ -28,6 +29,7 @@ from ctxtune.backend.mask import Part, numel, units
 from ctxtune.backend.skeleton import skeleton
 from ctxtune.backend.trunk import Trunk
 from ctxtune.commands.adapt import adapt
+from ctxtune.commands.choose_only import choose_only
 from ctxtune.commands.dry_run import dry_run
 from ctxtune.commands.evaluate import load_for
 from ctxtune.data.encode import Encoded, encode_pairs
@@ -612,6 +614,43 @@ def test_several_masks_are_combined(combine: str, lab: Lab, tmp_path: Path) -> N
     assert moved_entries(tmp_path / "run") == expected
     assert expected
     assert expected != first
+
+
+@pytest.mark.parametrize(
+    ("kind", "mask", "quant"),
+    [("llama-tied", "columns", "none"), ("gpt2-tied", "principal", "none"), ("llama-untied", "entries", "nf4")],
+)
+def test_a_mask_that_is_chosen_only(kind: str, mask: str, quant: str, lab: Lab, tmp_path: Path) -> None:
+    """It is that of the run, in a file of its own; the run from the file trains the same numbers to the same ends."""
+    cell, out = lab.cell(kind, mask, quant), tmp_path / "mask.safetensors"
+    bare = {"data.train": None, "data.prompt": None, "data.answer": None, "quant": quant}
+    chosen = choose_only(lab.recipe(kind, mask, out, bare), lambda text: None)
+    adapter = open_adapter(out)
+    assert moved_entries(out) == moved_entries(cell.run)
+    assert (chosen.file, chosen.num_bytes) == (out, out.stat().st_size)
+    assert chosen.numbers == cell.facts["trainable"]
+    assert all(check.ok for check in verify(adapter, cell.facts["base"]))
+    assert adapter.manifest is not None
+    assert adapter.manifest.trainable == 0
+    assert sum(extent.moved for extent in extents(adapter)) == chosen.numbers
+    with pytest.raises(CtxtuneError, match="move, and not by how much"):
+        held_delta(lab.base(kind, mask, quant).model, adapter)
+    adapt(again(lab, kind, tmp_path / "run", from_files(out) | {"quant": quant}), False, Listener())
+    assert same_tensors(adapter_tensors(tmp_path / "run"), adapter_tensors(cell.run))
+
+
+def test_where_a_chosen_mask_is_written(lab: Lab, tmp_path: Path) -> None:
+    """To a file that is named, and new; a mask that cannot be chosen leaves none."""
+    (tmp_path / "there").write_text("mine")
+    for out, said in (
+        ("there", "is there already"), ("none/mask", "there is no folder"), ("mask", "this model has no biases there"),
+    ):  # fmt: skip
+        resolved = lab.recipe("llama-tied", "columns", tmp_path / out, {"method.select": "bias"})
+        with pytest.raises(CtxtuneError, match=said) as caught:
+            choose_only(resolved, lambda text: None)
+        assert caught.value.hint
+    assert (tmp_path / "there").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} <= {"there", "home"}
 
 
 def test_masks_that_do_not_fit(lab: Lab, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from ctxtune.adapter.header import KEY, SHA256
 from ctxtune.adapter.numbers import FLOATS, read_floats
 from ctxtune.backend.mask import Kind, Part, units
-from ctxtune.backend.tensors import mapped
+from ctxtune.backend.tensors import mapped, write_tensors
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctxtune.adapter.manifest import Manifest
     from ctxtune.backend.mask import Mask
     from ctxtune.backend.tensors import Header, TensorInfo
 
@@ -49,6 +51,15 @@ def is_mask(header: Header) -> bool:
 def sizes_text(mask: Mask) -> dict[str, str]:
     """What the header says of a mask."""
     return {SIZES: json.dumps({name: list(part.size) for name, part in mask.items()}, separators=(",", ":"))}
+
+
+def write_mask(path: Path, mask: Mask, manifest: Manifest) -> int:
+    """Write a mask alone, whole or not at all; returns the size of the file."""
+    stored = {f"{name}.{part.kind}": encode(part) for name, part in mask.items()}
+    types = {width.str[1:]: name for name, width in (_WIDTHS | _NUMBERS).items()}
+    layout = {name: (types[index.dtype.str[1:]], index.shape) for name, index in stored.items()}
+    metadata = {"format": "pt", KEY: manifest.to_json(), **sizes_text(mask)}
+    return write_tensors(path, layout, metadata, lambda name: stored[name].tobytes(), SHA256)
 
 
 def encode(part: Part) -> NDArray[Any]:

@@ -22,13 +22,16 @@ def show(
     model: Annotated[
         str | None, typer.Option("--model", help="The base of a mask adapter: changes are compared with its numbers.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another mask: how many of the numbers both choose, by layer.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what an adapter is and what it did to its base, from its file."""
     from ctxtune.cli import console, extent
     from ctxtune.commands.adapter import show as show_adapter
 
-    shown = show_adapter(adapter, model)
+    shown = show_adapter(adapter, model, against)
     if shown.note:
         console.note(f"note: {shown.note}")
     facts: dict[str, Any] = {
@@ -42,6 +45,7 @@ def show(
         "manifest": shown.manifest.as_dict() if shown.manifest else None,
         "tensors": {name: {"dtype": info.dtype, "shape": list(info.shape)} for name, info in shown.tensors.items()},
         "moved": None if shown.moved is None else [extent.facts(one) for one in shown.moved],
+        "overlap": None if shown.overlap is None else extent.overlap_facts(shown.overlap),
     }
 
     def table() -> Any:
@@ -51,11 +55,18 @@ def show(
         rows = [[key, escape(value)] for key, value in _rows(facts)]
         found = console.grid(escape(facts["file"]), ["fact", "value"], rows)
         if shown.moved is not None:
-            return Stack(found, *extent.tables(shown.moved))
+            return Stack(
+                found, *extent.tables(shown.moved), *extent.overlap_tables(shown.overlap, escape(str(against)))
+            )
         told = facts["manifest"] and facts["manifest"]["shown"]
         return _with_demonstrations(found, told) if told else found
 
-    console.emit(facts, as_json, table, lambda: [*_lines(facts), *extent.lines(shown.moved or [])])
+    console.emit(
+        facts,
+        as_json,
+        table,
+        lambda: [*_lines(facts), *extent.lines(shown.moved or []), *extent.overlap_lines(shown.overlap)],
+    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""How far a mask adapter moves its base: tables of layers and kinds for people, a line a layer for pipes."""
+"""How far a mask adapter moves its base, and how like another it is: tables for people, a line a layer for pipes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ctxtune.adapter.extent import Extent
+    from ctxtune.adapter.overlap import Overlap
 
 SHARE = "share that moves, %"
 
@@ -76,3 +77,34 @@ def _size(extents: Sequence[Extent]) -> tuple[str, Callable[[Extent], str]]:
     unit = 10.0 ** math.floor(math.log10(largest)) if largest else 1.0
     name = "||D|| / ||W|| of the numbers that move" if relative else "root mean square of the changes D"
     return f"{name}, in {unit:.0e}", lambda one: f"{(size(one) or 0.0) / unit:.2f}"
+
+
+def overlap_facts(overlaps: Sequence[Overlap]) -> list[dict[str, Any]]:
+    """What two masks share in each layer, as plain numbers."""
+    return [
+        {"layer": one.layer, "shared": one.shared, "either": one.either, "jaccard": one.jaccard} for one in overlaps
+    ]
+
+
+def overlap_tables(overlaps: Sequence[Overlap] | None, other: str) -> Iterator[Any]:
+    """A row a layer; nothing where no other mask was named."""
+    from ctxtune.cli import console
+
+    if overlaps is not None:
+        rows = [[name, f"{one.shared:,}", f"{one.either:,}", f"{one.jaccard:.3f}"] for name, one in _named(overlaps)]
+        yield console.grid(f"numbers that {other} chooses as well", ["layer", "both", "either", "Jaccard"], rows)
+
+
+def overlap_lines(overlaps: Sequence[Overlap] | None) -> Iterator[str]:
+    """The same for a pipe."""
+    for name, one in _named(overlaps) if overlaps is not None else ():
+        yield f"overlap, {name}: {one.shared:,} of {one.either:,}, Jaccard {one.jaccard:.3f}"
+
+
+def _named(overlaps: Sequence[Overlap]) -> Iterator[tuple[str, Overlap]]:
+    """All layers together, then each by its name."""
+    from ctxtune.adapter.overlap import Overlap
+
+    yield "all", Overlap(None, sum(one.shared for one in overlaps), sum(one.either for one in overlaps))
+    for one in overlaps:
+        yield "outside" if one.layer is None else f"layer {one.layer}", one

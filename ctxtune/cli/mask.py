@@ -1,10 +1,11 @@
 """`ctxtune mask`: let a few numbers of the weights move, chosen one by one or by columns, rows or blocks."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from ctxtune.cli import freeze, options
+from ctxtune.cli import console, freeze, options
 from ctxtune.recipe.mask import masks_of
 
 
@@ -32,6 +33,9 @@ def mask(
     layers: Annotated[
         str | None, typer.Option("--layers", help="Where they are chosen: all, last:4, 10-19, last:4.mlp, embeddings.")
     ] = None,
+    choose_only: Annotated[
+        bool, typer.Option("--choose-only", help="Train nothing: write which numbers are chosen to the file --out.")
+    ] = False,
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
@@ -61,4 +65,31 @@ def mask(
         method__layers=layers, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
+    if choose_only:
+        _choose(recipe, given, set_ or [], resume or dry_run, json, quiet)
+        return
     freeze.start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
+
+
+def _choose(
+    recipe: str | None, given: Mapping[str, object], sets: list[str], otherwise: bool, as_json: bool, quiet: bool
+) -> None:
+    """Choose and write the mask alone, print what it came to."""
+    console.Quiet.on = quiet
+    from ctxtune.commands.choose_only import choose_only
+    from ctxtune.errors import RecipeError
+    from ctxtune.recipe.load import load
+
+    if otherwise:
+        raise RecipeError("--choose-only trains nothing: neither --resume nor --dry-run goes with it", "leave it out")
+    chosen = choose_only(load(recipe, given, sets), console.note)
+    facts: dict[str, Any] = {
+        "file": str(chosen.file), "bytes": chosen.num_bytes, "numbers": chosen.numbers, "parameters": chosen.parameters,
+    }  # fmt: skip
+
+    def table() -> Any:
+        rows = [[key, f"{facts[key]:,}"] for key in ("numbers", "parameters", "bytes")]
+        return console.grid(facts["file"], ["fact", "value"], rows)
+
+    console.emit(facts, as_json, table)
+    console.note(f"look at it with ctxtune adapter show {chosen.file}; train it with --select file:{chosen.file}")

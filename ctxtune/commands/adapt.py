@@ -12,6 +12,7 @@ from ctxtune.commands.batches import Batches
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.earlier_masks import check_masks
 from ctxtune.commands.heartbeat import heartbeat
+from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import Lesson, choosing, lesson
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
@@ -98,7 +99,7 @@ class _Run:
         from ctxtune.methods.registry import open_method
 
         with self.clock.part("load"):
-            base = self._load()
+            base = load_to_train(self.recipe, self.sources.model, self.tell.note)
             mark = fingerprint(self.sources.model)
             prepare.check_model(self.recipe, mark)
             check_masks(self.recipe, mark)
@@ -206,28 +207,6 @@ class _Run:
         behind = judge.behind(trunk, self.sources.eval, spec, method.virtual)
         behind.keep(where, mark)
         return behind, before if "start" in before else {**before, "start": behind.after("at the start")}
-
-    def _load(self) -> Base:
-        """The base, after torch's chance is set: from here on equal seeds give equal numbers."""
-        import torch
-
-        from ctxtune.backend.load import load_base
-
-        self.tell.note(f"loading {self.recipe.model}")
-        torch.manual_seed(self.recipe.train.seed)
-        base = load_base(
-            self.sources.model,
-            self.recipe.device,
-            self.recipe.quant,
-            depth.moving(self.recipe, self.sources.model),
-            prepare.classes(self.recipe.data),
-            self.recipe.dtype,
-        )
-        for remark in base.remarks:
-            self.tell.note(remark)
-        if said := prepare.untrained(base):
-            self.tell.note(said)
-        return base
 
     def _probe(self, base: Base) -> str | None:
         """The text that forgetting is measured on; a classifier says nothing of a text that could be forgotten.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ctxtune.adapter.export import export_peft
 from ctxtune.adapter.extent import extents
 from ctxtune.adapter.mask import CONTAINER as MASK
+from ctxtune.adapter.overlap import overlaps
 from ctxtune.adapter.read import BASE, AdapterFile, check_base, check_bytes, check_known, open_adapter
 from ctxtune.adapter.verify import Check
 from ctxtune.adapter.verify import verify as check_adapter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ctxtune.adapter.extent import Extent, Numbers
     from ctxtune.adapter.manifest import Manifest
     from ctxtune.adapter.merge import Merged
+    from ctxtune.adapter.overlap import Overlap
     from ctxtune.adapter.sparse import Sparse
     from ctxtune.backend.tensors import TensorInfo
     from ctxtune.commands.bake import Baked
@@ -49,6 +51,8 @@ class ShownAdapter:
     """of a mask adapter: which layers and kinds move, and how far"""
     note: str | None
     """what could not be checked"""
+    overlap: list[Overlap] | None
+    """of a mask adapter: how much of it another chooses as well"""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,12 @@ class ExportedAdapter:
     note: str | None = None
 
 
-def show(place: Path, model: str | None = None) -> ShownAdapter:
-    """The facts of one adapter; of a mask adapter also how far it moves, with `model` in shares of that base's numbers.
+def show(place: Path, model: str | None = None, against: Path | None = None) -> ShownAdapter:
+    """The facts of one adapter; of a mask adapter also how far it moves, with `model` in shares of that base's numbers, and
+    how much of it the mask `against` chooses as well.
 
     Raises:
-        AdapterError: the adapter cannot be read, or was made on another base.
+        AdapterError: an adapter cannot be read, or was made on another base; one that is compared holds no mask.
         RecipeError: there is a model, and no mask adapter.
     """
     adapter = open_adapter(place)
@@ -104,6 +109,7 @@ def show(place: Path, model: str | None = None) -> ShownAdapter:
         start=adapter.manifest.start if adapter.manifest else None,
         moved=extents(adapter, _numbers(base, adapter) if base else None) if adapter.container == MASK else None,
         note=note,
+        overlap=overlaps(adapter, open_adapter(against)) if against is not None else None,
     )
 
 

@@ -39,6 +39,7 @@ SURFACE = {
         "--shape",
         "--density",
         "--budget",
+        "--choose-only",
         "--layers",
         "--epochs",
         "--batch",
@@ -136,7 +137,7 @@ SURFACE = {
     | {"--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed"}
     | {"--chat", "--no-chat", "--system", "--stream", "--no-stream", "--jsonl", "--batch", "--json", "--quiet", "-q"},
     "adapter": set(),
-    "adapter show": {"adapter", "--model", "--json"},
+    "adapter show": {"adapter", "--model", "--against", "--json"},
     "adapter verify": {"adapter", "--model", "--json"},
     "adapter merge": {"adapter", "--out", "--model", "--dtype", "--force", "--json"},
     "adapter export": {"adapter", "--out", "--to", "--model", "--dtype", "--force", "--json"},
