@@ -178,11 +178,12 @@ _ctxtune() {
     "ctxtune adapter export")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
-        --to) _ctxtune_offer words 'peft model'; return ;;
+        --to) _ctxtune_offer words 'peft lora model'; return ;;
+        --rank) :; return ;;
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --dtype) _ctxtune_offer words 'float32 float16 bfloat16'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--out --to --model --dtype --force --json -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--out --to --rank --model --dtype --force --json -h --help' ;;
         *) _ctxtune_offer files '' ;; esac
         ;;
     "ctxtune model")

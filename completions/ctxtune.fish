@@ -220,7 +220,8 @@ complete -c ctxtune -n '__ctxtune_at ctxtune adapter merge' -l json -d 'Print on
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter merge' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -F
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l out -r -F -d 'The folder to write.'
-complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l to -r -f -a 'peft model' -d 'peft, or model: vectors become words of a checkpoint.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l to -r -f -a 'peft lora model' -d 'peft; lora: low ranks; or model: vectors become words of a checkpoint.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l rank -r -f -d 'Of --to lora; if not given, as large as it must be.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l model -r -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' -d 'The base: a folder, or a name from `ctxtune model list`.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l dtype -r -f -a 'float32 float16 bfloat16' -d 'Of --to model: float32 (if not given), float16 or bfloat16.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l force -d 'Insist, although the base is another one.'

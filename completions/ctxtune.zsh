@@ -333,7 +333,8 @@ _ctxtune_adapter_merge() {
 _ctxtune_adapter_export() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
-        '--to=[peft, or model\: vectors become words of a checkpoint.]:to:(peft model)' \
+        '--to=[peft; lora\: low ranks; or model\: vectors become words of a checkpoint.]:to:(peft lora model)' \
+        '--rank=[Of --to lora; if not given, as large as it must be.]:rank: ' \
         '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--dtype=[Of --to model\: float32 (if not given), float16 or bfloat16.]:dtype:(float32 float16 bfloat16)' \
         '--force[Insist, although the base is another one.]' \

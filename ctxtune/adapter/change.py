@@ -168,3 +168,9 @@ def tuned(weights: Weights, found: Mapping[str, Change], name: str) -> torch.Ten
     if name not in found:
         return old.to(exact)
     return found[name].update(old, type(module).__name__, exact)
+
+
+def tuned_module(weights: Weights, found: Mapping[str, Change], module: str) -> dict[str, torch.Tensor]:
+    """All parameters of a module without modules in it, by their own names, each as it is `tuned`."""
+    own = weights.model.get_submodule(module).named_parameters(recurse=False)
+    return {name: tuned(weights, found, f"{module}.{name}") for name, _ in own}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from ctxtune.adapter.container import PREFIX
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from ctxtune.adapter.read import AdapterFile
 
 PAIRS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
@@ -39,6 +42,35 @@ class LowRank:
     b: str
     scale: float
     embedding: bool
+
+
+def lora_config(
+    ranks: Mapping[str, int], modules: Iterable[str], biases: bool, turned: bool, base_name: str, causal: bool
+) -> dict[str, Any]:
+    """adapter_config.json of pairs with scale 1: module -> rank, all named in full; `modules` are whole beside them.
+
+    `biases` says whether some are whole too, `turned` whether some layers store their weight (in, out).
+    """
+    usual, _ = Counter(ranks.values()).most_common(1)[0]
+    others = {re.escape(module): rank for module, rank in ranks.items() if rank != usual}
+    return {
+        "alpha_pattern": others,
+        "auto_mapping": None,
+        "base_model_name_or_path": base_name,
+        "bias": "all" if biases else "none",
+        "fan_in_fan_out": turned,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": usual,
+        "lora_dropout": 0.0,
+        "modules_to_save": sorted(modules) or None,
+        "peft_type": "LORA",
+        "r": usual,
+        "rank_pattern": others,
+        "revision": None,
+        "target_modules": sorted(ranks),
+        "task_type": "CAUSAL_LM" if causal else None,
+    }
 
 
 def parts(adapter: AdapterFile) -> tuple[list[LowRank], dict[str, tuple[str, str]]]:

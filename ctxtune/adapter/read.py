@@ -117,6 +117,31 @@ def _container(path: Path, header: Header, config: dict[str, Any] | None, manife
     )
 
 
+def manifest_of(adapter: AdapterFile) -> Manifest:
+    """The manifest, without which nobody knows which base an export is for.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    if adapter.manifest is None:
+        raise AdapterError(
+            f"{adapter.path} does not say which base it was made on", "export the adapter as it was written"
+        )
+    return adapter.manifest
+
+
+def name_of_base(adapter: AdapterFile) -> str:
+    """The name of the base that it was made on.
+
+    Raises:
+        AdapterError: it does not say so.
+    """
+    name = adapter.manifest.base.name if adapter.manifest else (adapter.config or {}).get(BASE)
+    if not isinstance(name, str) or not name:
+        raise AdapterError(f"{adapter.path} does not name its base", "name it with --model")
+    return name
+
+
 def check_known(adapter: AdapterFile) -> None:
     """Refuse a container that says nothing to ctxtune.
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctxtune.adapter.card import model_card
-from ctxtune.adapter.change import changes, tuned
+from ctxtune.adapter.change import changes, tuned_module
 from ctxtune.adapter.container import PREFIX, layer_config, layer_tensors
 from ctxtune.adapter.folder import require_new
 from ctxtune.adapter.mask import read_changes, read_mask
+from ctxtune.adapter.read import manifest_of
 from ctxtune.adapter.shira import CONTAINER, fitting, padded, shira_config, shira_names
 from ctxtune.adapter.write import write_adapter
 from ctxtune.backend.mask import numel
@@ -28,12 +29,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ctxtune.adapter.manifest import Manifest
     from ctxtune.adapter.read import AdapterFile
     from ctxtune.adapter.weights import Weights
     from ctxtune.backend.mask import Mask, Part
 
-_ELSE = "`ctxtune adapter merge` writes it into its base"
+_ELSE = "`--to lora` holds it, and `ctxtune adapter merge` writes it into its base"
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def export_mask(adapter: AdapterFile, weights: Weights, out: Path) -> Sparse:
     mask = read_mask(adapter.path, adapter.header)
     moves = read_changes(adapter.path, adapter.header, mask)
     manifest = manifest_of(adapter)
+    _check_places(adapter, weights, mask)
     linear = {name: part for name, part in mask.items() if _is_shira(weights.module(name), part)}
-    _check_untied(adapter, weights, mask)
     whole = _whole(adapter, weights, mask, set(mask) - set(linear))
     base, card = manifest.base, model_card(manifest, in_peft=True)
     if not linear:
@@ -80,26 +80,14 @@ def export_mask(adapter: AdapterFile, weights: Weights, out: Path) -> Sparse:
     return Sparse(CONTAINER, write_adapter(out, tensors, manifest, config, card), r, places - numel(linear))
 
 
-def manifest_of(adapter: AdapterFile) -> Manifest:
-    """The manifest, without which nobody knows which base an export is for.
-
-    Raises:
-        AdapterError: there is none.
-    """
-    if adapter.manifest is None:
-        raise AdapterError(
-            f"{adapter.path} does not say which base it was made on", "export the adapter as it was written"
-        )
-    return adapter.manifest
-
-
 def _is_shira(module: nn.Module, part: Part) -> bool:
     return type(module) is torch.nn.Linear and len(part.size) == 2 and part.kind != "whole"
 
 
-def _check_untied(adapter: AdapterFile, weights: Weights, mask: Mask) -> None:
-    """PEFT changes one of the modules that share a parameter, and says nothing."""
-    for name in mask:
+def _check_places(adapter: AdapterFile, weights: Weights, mask: Mask) -> None:
+    """Every parameter is in the base, and in one module: of those that share it PEFT would change one, and say nothing."""
+    for name, part in mask.items():
+        weights.check(name, part.size)
         shared = [other for other in weights.names(name) if other != name]
         if shared:
             raise AdapterError(
@@ -114,7 +102,7 @@ def _whole(adapter: AdapterFile, weights: Weights, mask: Mask, names: set[str]) 
     for name in (name for name in mask if name in names):
         module = weights.module(name)
         place = name.rpartition(".")[0]
-        own = {f"{place}.{last}": last for last, _ in module.named_parameters(recurse=False)}
+        own = [f"{place}.{last}" for last, _ in module.named_parameters(recurse=False)]
         heavy = is_linear(module) or isinstance(module, torch.nn.Embedding)
         if heavy and not all(other in mask and mask[other].kind == "whole" for other in own):
             what = (
@@ -122,5 +110,5 @@ def _whole(adapter: AdapterFile, weights: Weights, mask: Mask, names: set[str]) 
             )
             raise AdapterError(f"{adapter.path}: {name}, {what}, has no place in PEFT's SHIRA and LN_TUNING", _ELSE)
         if place not in found:
-            found[place] = {last: tuned(weights, moved, other) for other, last in own.items()}
+            found[place] = tuned_module(weights, moved, place)
     return found

@@ -89,19 +89,34 @@ class Weights:
         """The module that has a parameter of this name."""
         return self.model.get_submodule(name.rpartition(".")[0])
 
+    def is_made(self, name: str) -> bool:
+        """Whether no file holds a parameter: it is that of a new classifier, drawn as the base is loaded."""
+        return self._place(name).value is not None
+
+    def check(self, name: str, size: Sequence[int]) -> None:
+        """Refuse a parameter that the model does not have, or has in another shape.
+
+        Raises:
+            AdapterError: it says which.
+        """
+        found = self._place(name).info.shape
+        if found != tuple(size):
+            raise AdapterError(
+                f"the base {self.folder} has shape {list(found)} at {name}, the adapter {list(size)}",
+                "the adapter was made for another base",
+            )
+
     def read(self, name: str, size: Sequence[int]) -> torch.Tensor:
         """The numbers of a parameter of that shape, in the type they are stored in.
 
         Raises:
             AdapterError: the model has none of this name, or of another shape.
         """
-        found = self.places[self.source(self.names(name))]
-        if found.info.shape != tuple(size):
-            raise AdapterError(
-                f"the base {self.folder} has shape {list(found.info.shape)} at {name}, the adapter {list(size)}",
-                "the adapter was made for another base",
-            )
-        return found.read()
+        self.check(name, size)
+        return self._place(name).read()
+
+    def _place(self, name: str) -> Place:
+        return self.places[self.source(self.names(name))]
 
 
 def open_weights(folder: Path, classes: Sequence[str] | None = None) -> Weights:

@@ -127,7 +127,12 @@ def merge(
 def export(
     adapter: Place,
     out: Out,
-    to: Annotated[str, typer.Option("--to", help="peft, or model: vectors become words of a checkpoint.")] = "peft",
+    to: Annotated[
+        str, typer.Option("--to", help="peft; lora: low ranks; or model: vectors become words of a checkpoint.")
+    ] = "peft",
+    rank: Annotated[
+        int | None, typer.Option("--rank", min=1, help="Of --to lora; if not given, as large as it must be.")
+    ] = None,
     model: Model = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="Of --to model: float32 (if not given), float16 or bfloat16.")
@@ -137,9 +142,9 @@ def export(
 ) -> None:
     """Write an adapter in the form of another program."""
     from ctxtune.cli import console
-    from ctxtune.commands.adapter import export as export_adapter
+    from ctxtune.commands.export import export as export_adapter
 
-    exported = export_adapter(adapter, to, out, model, dtype, force, console.note)
+    exported = export_adapter(adapter, to, out, model, dtype, force, console.note, rank)
     if exported.note:
         console.note(f"note: {exported.note}")
     facts: dict[str, Any] = {"folder": str(exported.folder), "bytes": exported.num_bytes}
@@ -158,6 +163,15 @@ def export(
         facts |= {"container": sparse.container, "r": sparse.r or None, "padding": sparse.padding}
         padding = f", r = {sparse.r}: {sparse.padding:,} of the places hold a change of 0" if sparse.r else ""
         console.note(f"{sparse.container}{padding}")
+    if (low := exported.low) is not None:
+        facts |= {
+            "container": "LORA", "rank": low.rank, "matrices": low.matrices, "energy_kept": low.kept,
+            "worst": {"parameter": low.worst, "energy_kept": low.worst_kept},
+        }  # fmt: skip
+        console.note(
+            f"LORA of {low.matrices} matrices, rank {low.rank} at most: keeps {low.kept:.4f} of the energy of the changes, "
+            f"least of {low.worst}, {low.worst_kept:.4f}"
+        )
     if as_json:
         console.emit(facts, as_json, lambda: None)
     else:

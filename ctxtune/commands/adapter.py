@@ -1,21 +1,20 @@
-"""Look at an adapter, check it, merge it into its base, write it for PEFT. Looking and checking read headers only."""
+"""Look at an adapter, check it, merge it into its base. Looking and checking load no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ctxtune.adapter.export import export_peft
 from ctxtune.adapter.extent import extents
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.overlap import overlaps
-from ctxtune.adapter.read import BASE, AdapterFile, check_base, check_bytes, check_known, open_adapter
+from ctxtune.adapter.read import BASE, AdapterFile, check_base, check_bytes, check_known, name_of_base, open_adapter
 from ctxtune.adapter.verify import Check
 from ctxtune.adapter.verify import verify as check_adapter
 from ctxtune.backend.fingerprint import fingerprint
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands.heartbeat import heartbeat
-from ctxtune.errors import AdapterError, RecipeError
+from ctxtune.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +24,7 @@ if TYPE_CHECKING:
     from ctxtune.adapter.manifest import Manifest
     from ctxtune.adapter.merge import Merged
     from ctxtune.adapter.overlap import Overlap
-    from ctxtune.adapter.sparse import Sparse
     from ctxtune.backend.tensors import TensorInfo
-    from ctxtune.commands.bake import Baked
-
-
-FORMS = ("peft", "model")
 
 
 @dataclass(frozen=True)
@@ -70,17 +64,6 @@ class MergedAdapter:
 
     merged: Merged
     note: str | None
-
-
-@dataclass(frozen=True)
-class ExportedAdapter:
-    """What `adapter export` wrote; of a model with words of its own, how these do, and what a user should be told."""
-
-    folder: Path
-    num_bytes: int
-    baked: Baked | None = None
-    sparse: Sparse | None = None
-    note: str | None = None
 
 
 def show(place: Path, model: str | None = None, against: Path | None = None) -> ShownAdapter:
@@ -144,7 +127,7 @@ def merge(
     """
     adapter = open_adapter(place)
     check_known(adapter)
-    base = resolve_model(model or _base_name(adapter))
+    base = resolve_model(model or name_of_base(adapter))
     notes = [check_base(adapter, fingerprint(base), force), _quant_note(adapter)]
     check_bytes(adapter)
     from ctxtune.adapter.merge import merge as write_merged
@@ -163,49 +146,3 @@ def _quant_note(adapter: AdapterFile) -> str | None:
     return (
         f"the adapter was trained and scored on the base in {quant}, and is written into the float base: score it again"
     )
-
-
-def export(
-    place: Path, to: str, out: Path, model: str | None = None, dtype: str | None = None, force: bool = False,
-    say: Callable[[str], None] | None = None,
-) -> ExportedAdapter:  # fmt: skip
-    """Write the adapter in the form `to`: for PEFT (peft), or as a model with words of its own (model).
-
-    Raises:
-        AdapterError: the adapter is damaged, or has no such form; the base is another one, and `force` does not insist.
-    """
-    if to not in FORMS:
-        raise RecipeError(f"--to: an adapter cannot be exported to {to!r}", f"forms that work: {', '.join(FORMS)}")
-    adapter = open_adapter(place)
-    needs_base = to == "model" or adapter.container == MASK
-    if (model and not needs_base) or (dtype and to != "model"):
-        raise RecipeError(f"--{'dtype' if dtype else 'model'} is for --to model", "leave it out")
-    for check in check_adapter(adapter):
-        if not check.ok:
-            raise AdapterError(f"{adapter.path} is not exported: {check.name}: {check.detail}")
-    if not needs_base:
-        return ExportedAdapter(out, export_peft(adapter, out))
-    if to == "model":
-        from ctxtune.commands.bake import check_bakeable
-
-        check_bakeable(adapter)
-    base = resolve_model(model or _base_name(adapter))
-    note = check_base(adapter, fingerprint(base), force)
-    if to == "peft":
-        from ctxtune.adapter.sparse import export_mask
-        from ctxtune.adapter.weights import open_weights
-
-        sparse = export_mask(adapter, open_weights(base, adapter.classes), out)
-        return ExportedAdapter(out, sparse.num_bytes, sparse=sparse, note=note)
-    from ctxtune.commands.bake import bake
-
-    baked = bake(adapter, base, out, dtype, say)
-    size = sum(file.stat().st_size for file in out.iterdir())
-    return ExportedAdapter(out, size, baked, note=note)
-
-
-def _base_name(adapter: AdapterFile) -> str:
-    name = adapter.manifest.base.name if adapter.manifest else (adapter.config or {}).get(BASE)
-    if not isinstance(name, str) or not name:
-        raise AdapterError(f"{adapter.path} does not name its base", "name it with --model")
-    return name

@@ -19,7 +19,8 @@ from ctxtune.adapter.verify import verify
 from ctxtune.adapter.write import write_adapter
 from ctxtune.backend.fingerprint import fingerprint
 from ctxtune.cli.adapter import _rows
-from ctxtune.commands.adapter import export, merge
+from ctxtune.commands.adapter import merge
+from ctxtune.commands.export import export
 from ctxtune.errors import AdapterError
 
 from .conftest import build, save

@@ -20,10 +20,10 @@ from ctxtune.adapter.shira import padded
 from ctxtune.adapter.verify import verify
 from ctxtune.backend.mask import Part
 from ctxtune.cli.adapter import app
-from ctxtune.commands.adapter import export
+from ctxtune.commands.export import export
 from ctxtune.errors import AdapterError
 
-from .conftest import MATRICES, build, logits, save
+from .conftest import MATRICES, build, drawn, logits, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def told_by_peft(kind: str, folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("shape", ["columns", "rows", "blocks", "entries"])
+@pytest.mark.parametrize("shape", ["columns", "rows", "entries"])
 @pytest.mark.parametrize("kind", ["llama-tied", "bert-tied"])
 def test_peft_says_what_a_mask_says(
     kind: str, shape: str, stored: torch.dtype, move: Callable[..., Moved], tmp_path: Path
@@ -92,6 +92,18 @@ def test_padding_where_the_places_are_taken(index: list[int]) -> None:
         >= dict(zip(index, values.tolist(), strict=True)).items()
     )
     assert weight.sum() == values.sum()
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns", "blocks", "entries"])
+def test_padding_of_every_shape(kind: Kind) -> None:
+    part = drawn(kind, 0.1)
+    values = np.arange(1.0, 1 + part.numel)
+    dense, found = np.zeros(part.size), np.zeros(part.size)
+    dense.reshape(-1)[part.entries()] = values
+    weight, (rows, columns) = padded(part, values.reshape(part.shape), 10)
+    found[rows, columns] = weight
+    assert len(weight) == 10 * sum(part.size)
+    assert np.array_equal(found, dense)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ SURFACE = {
     "adapter show": {"adapter", "--model", "--against", "--json"},
     "adapter verify": {"adapter", "--model", "--json"},
     "adapter merge": {"adapter", "--out", "--model", "--dtype", "--force", "--json"},
-    "adapter export": {"adapter", "--out", "--to", "--model", "--dtype", "--force", "--json"},
+    "adapter export": {"adapter", "--out", "--to", "--rank", "--model", "--dtype", "--force", "--json"},
     "model": set(),
     "model pull": {"name", "--accept-licence", "--from", "--json"},
     "model list": {"--json"},

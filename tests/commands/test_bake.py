@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctxtune.adapter.read import open_adapter
 from ctxtune.commands.adapt import adapt
-from ctxtune.commands.adapter import export
 from ctxtune.commands.data import show
 from ctxtune.commands.evaluate import evaluate
+from ctxtune.commands.export import export
 from ctxtune.commands.fewshot import fewshot
 from ctxtune.commands.generate import asks_of_prompts, generate
 from ctxtune.data.chat import scripts

@@ -17,8 +17,8 @@ from ctxtune.adapter import write
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.load import load_base
 from ctxtune.commands import fewshot as command
-from ctxtune.commands.adapter import export
 from ctxtune.commands.evaluate import evaluate
+from ctxtune.commands.export import export
 from ctxtune.commands.fewshot_run import fewshot_run
 from ctxtune.commands.generate import asks_of_prompts, generate, stream
 from ctxtune.commands.session import Session
