@@ -17,7 +17,7 @@ _ctxtune() {
         'run:Do what a recipe says, whatever its method.'
         'eval:Score a model on rows: accuracy by choices, or perplexity.'
         'generate:Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.'
-        'adapter:Show, verify, merge and export adapters.'
+        'adapter:Show, verify, merge, export and compose adapters.'
         'model:Fetch, list and show base models.'
         'data:Fetch data sets; look at rows: what is learned of them, and what is odd.'
         'cache:List and clear what frozen layers said, kept on disk.'
@@ -281,6 +281,7 @@ _ctxtune_adapter() {
         'verify:Check an adapter'\''s structure, manifest, configuration, bytes and numbers; with --model also its base.'
         'merge:Write the base with the adapter in it as a new model folder.'
         'export:Write an adapter in the form of another program.'
+        'compose:Add mask adapters of several tasks: the changes of all of them in one adapter.'
     )
     _arguments -s -S -C \
         '(-h --help)-h[Show this message and exit.]' \
@@ -295,6 +296,7 @@ _ctxtune_adapter() {
         verify) _ctxtune_adapter_verify ;;
         merge) _ctxtune_adapter_merge ;;
         export) _ctxtune_adapter_export ;;
+        compose) _ctxtune_adapter_compose ;;
         esac ;;
     esac
 }
@@ -342,6 +344,16 @@ _ctxtune_adapter_export() {
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
         '1:adapter:_files'
+}
+
+_ctxtune_adapter_compose() {
+    _arguments -s -S \
+        '--out=[The folder to write.]:out:_files' \
+        '--weights=[What each counts, such as 0.5,0.5; needed where masks overlap.]:weights: ' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:adapters:_files'
 }
 
 _ctxtune_model() {

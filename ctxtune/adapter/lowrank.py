@@ -143,6 +143,10 @@ def _split(adapter: AdapterFile, weights: Weights) -> _Split:
     for name in named:
         shared = weights.names(name)  # numbers of a mask move in whichever module they are used
         owner |= dict.fromkeys(shared, name) if adapter.container == MASK else {}
+    if twins := sorted(set(named) - set(owner.values())):
+        raise AdapterError(
+            f"{adapter.path}: {twins[0]} and {owner[twins[0]]} are one parameter of the base", "name it once"
+        )
     owner = {name: own for name, own in owner.items() if not any(True for _ in weights.module(name).children())}
     matrices: list[str] = []
     biases: list[str] = []

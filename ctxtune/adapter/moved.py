@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ctxtune.adapter.read import AdapterFile
-    from ctxtune.backend.mask import Part
+    from ctxtune.backend.mask import Mask, Part
 
 
 def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
@@ -32,12 +32,22 @@ def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
     check_moved(adapter.path, adapter.header, mask)
     for name, part in mask.items():
         require_home(model, adapter.path, name + DELTA, name, part)
+    _require_apart(model, adapter, mask)
     delta = Delta(model, mask)
     file: Any = safe_open(str(adapter.path), framework="pt", device="cpu")
     with torch.no_grad():
         for name, values in delta.values().items():
             values.copy_(file.get_tensor(name + DELTA))
     return delta
+
+
+def _require_apart(model: nn.Module, adapter: AdapterFile, mask: Mask) -> None:
+    """Of adapters that were composed one may name a tied head, and another its embeddings."""
+    names: dict[int, str] = {}
+    for name in mask:
+        twin = names.setdefault(id(model.get_parameter(name)), name)
+        if twin != name:
+            raise AdapterError(f"{adapter.path}: {twin} and {name} are one parameter of the model", "name it once")
 
 
 def require_home(model: nn.Module, path: Path | str, tensor: str, name: str, part: Part) -> None:

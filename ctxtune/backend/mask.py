@@ -109,7 +109,8 @@ def union(one: Mask, other: Mask) -> Mask:
     alone = {
         name: part for source in (one, other) for name, part in source.items() if name not in one or name not in other
     }
-    return {**alone, **_both(one, other, np.union1d)}
+    whole = {name: part for source in (one, other) for name, part in source.items() if part.kind == "whole"}
+    return {**alone, **_both(one, other, np.union1d), **whole}
 
 
 def intersection(one: Mask, other: Mask) -> Mask:

@@ -1,4 +1,4 @@
-"""`ctxtune adapter`: look at adapters, check them, merge and export them."""
+"""`ctxtune adapter`: look at adapters, check them, merge, export and compose them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from ctxtune.cli.group import Group
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="Show, verify, merge and export adapters.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Show, verify, merge, export and compose adapters.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Place = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or its safetensors file.")]
@@ -176,6 +176,29 @@ def export(
         console.emit(facts, as_json, lambda: None)
     else:
         console.emit_text(str(exported.folder))
+
+
+@app.command()
+def compose(
+    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Mask adapters of one base.")],
+    out: Out,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="What each counts, such as 0.5,0.5; needed where masks overlap.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add mask adapters of several tasks: the changes of all of them in one adapter."""
+    from ctxtune.cli import console
+    from ctxtune.commands.compose import compose as compose_adapters
+
+    done = compose_adapters(adapters, out, weights)
+    facts = {"folder": str(out), "bytes": done.num_bytes, "numbers": done.numbers, "shared": done.shared}
+    common = f", {done.shared:,} of them in several" if done.shared else ""
+    console.note(f"{done.numbers:,} numbers of {len(adapters)} adapters{common}")
+    if as_json:
+        console.emit(facts, as_json, lambda: None)
+    else:
+        console.emit_text(str(out))
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

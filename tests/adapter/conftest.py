@@ -160,12 +160,12 @@ def drawn(kind: Kind, share: float, size: tuple[int, ...] = (64, 96), seed: int 
 
 @pytest.fixture
 def move(tmp_path: Path, home: Path) -> Callable[..., Moved]:
-    """move(kind, shape="columns", pattern=blocks' matrices, share=0.2, stored=bfloat16, seed=0, name=""): a mask adapter whose
-    changes are noise."""
+    """move(kind, shape="columns", pattern=blocks' matrices, share=0.2, stored=bfloat16, seed=0, name="", apart=None): a mask
+    adapter whose changes are noise; with `apart` it chooses all that this one of the same shape does not."""
 
     def move(
         kind: str, shape: Kind = "columns", pattern: str = MATRICES, share: float = 0.2,
-        stored: torch.dtype = torch.bfloat16, seed: int = 0, name: str = "",
+        stored: torch.dtype = torch.bfloat16, seed: int = 0, name: str = "", apart: Moved | None = None,
     ) -> Moved:  # fmt: skip
         model = build(kind)
         base = tmp_path / kind if (tmp_path / kind).exists() else save(model, tmp_path / kind)
@@ -176,6 +176,9 @@ def move(tmp_path: Path, home: Path) -> Callable[..., Moved]:
         for number, (key, value) in enumerate(parameters.items()):
             size = tuple(value.shape)
             mask[key] = drawn(shape if len(size) == 2 else "whole", share, size, 100 * seed + number)
+            if apart is not None:
+                left = np.setdiff1d(np.arange(units(shape, size)), apart.mask[key].index)
+                mask[key] = Part(shape, size, left)
             change = (torch.randn(mask[key].shape) * 0.05).to(stored)
             tensors |= {f"{key}.{mask[key].kind}": torch.from_numpy(encode(mask[key])), key + DELTA: change}
             dense[key] = torch.zeros(size)

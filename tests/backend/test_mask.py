@@ -76,6 +76,8 @@ def test_what_stays_rows_stays_rows() -> None:
     one, two = {"a": drawn("rows", 1)}, {"a": drawn("rows", 2)}
     assert union(one, two)["a"].kind == "rows"
     assert difference(one, one) == {}
+    whole = {"a": drawn("whole", 1)}
+    assert {union(*pair)["a"].kind for pair in ((one, whole), (whole, one), (whole, whole))} == {"whole"}
     assert jaccard({}, {}) == 0
 
 

@@ -13,9 +13,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "completions"
 # The line so far, the word to complete last -> what must be offered, all of it.
 LINES = {
     "fr": {"freeze"},
-    "adapter ": {"show", "verify", "merge", "export"},
+    "adapter ": {"show", "verify", "merge", "export", "compose"},
     "--debug ada": {"adapter"},
     "adapter me": {"merge"},
+    "adapter compose ro": {"rows.jsonl", "rows two.jsonl"},
     "freeze --ca": {"--cache"},
     "freeze --cache ": {"auto", "memory", "disk", "off"},
     "freeze --device c": {"cpu", "cuda"},
