@@ -25,7 +25,7 @@ _ctxtune() {
     fi
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$at $word" in
-        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune mask"|"ctxtune prompt"|"ctxtune fewshot"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune adapter compose"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data pull"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
+        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune mask"|"ctxtune prompt"|"ctxtune fewshot"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune adapter compose"|"ctxtune adapter diff"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data pull"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
         esac
     done
     case $at in
@@ -149,7 +149,7 @@ _ctxtune() {
         ;;
     "ctxtune adapter")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
-        *) _ctxtune_offer words 'show verify merge export compose' ;; esac
+        *) _ctxtune_offer words 'show verify merge export compose diff' ;; esac
         ;;
     "ctxtune adapter show")
         case $prev in
@@ -192,6 +192,10 @@ _ctxtune() {
         --weights) :; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out --weights --json -h --help' ;;
+        *) _ctxtune_offer files '' ;; esac
+        ;;
+    "ctxtune adapter diff")
+        case $cur in -*) _ctxtune_offer words '--json -h --help' ;;
         *) _ctxtune_offer files '' ;; esac
         ;;
     "ctxtune model")

@@ -3,7 +3,7 @@
 function __ctxtune_at
     set -l at ctxtune
     for word in (commandline -opc)
-        if contains -- "$at $word" 'ctxtune quickstart' 'ctxtune freeze' 'ctxtune mask' 'ctxtune prompt' 'ctxtune fewshot' 'ctxtune run' 'ctxtune eval' 'ctxtune generate' 'ctxtune adapter' 'ctxtune adapter show' 'ctxtune adapter verify' 'ctxtune adapter merge' 'ctxtune adapter export' 'ctxtune adapter compose' 'ctxtune model' 'ctxtune model pull' 'ctxtune model list' 'ctxtune model show' 'ctxtune data' 'ctxtune data pull' 'ctxtune data show' 'ctxtune data stats' 'ctxtune cache' 'ctxtune cache list' 'ctxtune cache clear' 'ctxtune recipe' 'ctxtune recipe list' 'ctxtune recipe show' 'ctxtune recipe new' 'ctxtune recipe check' 'ctxtune recipe schema'
+        if contains -- "$at $word" 'ctxtune quickstart' 'ctxtune freeze' 'ctxtune mask' 'ctxtune prompt' 'ctxtune fewshot' 'ctxtune run' 'ctxtune eval' 'ctxtune generate' 'ctxtune adapter' 'ctxtune adapter show' 'ctxtune adapter verify' 'ctxtune adapter merge' 'ctxtune adapter export' 'ctxtune adapter compose' 'ctxtune adapter diff' 'ctxtune model' 'ctxtune model pull' 'ctxtune model list' 'ctxtune model show' 'ctxtune data' 'ctxtune data pull' 'ctxtune data show' 'ctxtune data stats' 'ctxtune cache' 'ctxtune cache list' 'ctxtune cache clear' 'ctxtune recipe' 'ctxtune recipe list' 'ctxtune recipe show' 'ctxtune recipe new' 'ctxtune recipe check' 'ctxtune recipe schema'
             set at "$at $word"
         end
     end
@@ -19,7 +19,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune' -a fewshot -d 'Ask a model behind 
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a run -d 'Do what a recipe says, whatever its method.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a eval -d 'Score a model on rows: accuracy by choices, or perplexity.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a generate -d 'Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.'
-complete -c ctxtune -n '__ctxtune_at ctxtune' -a adapter -d 'Show, verify, merge, export and compose adapters.'
+complete -c ctxtune -n '__ctxtune_at ctxtune' -a adapter -d 'Show, compare, verify, merge, export and compose adapters.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a model -d 'Fetch, list and show base models.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a data -d 'Fetch data sets; look at rows: what is learned of them, and what is odd.'
 complete -c ctxtune -n '__ctxtune_at ctxtune' -a cache -d 'List and clear what frozen layers said, kept on disk.'
@@ -202,6 +202,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a verify -d 'Check an ada
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a merge -d 'Write the base with the adapter in it as a new model folder.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a export -d 'Write an adapter in the form of another program.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a compose -d 'Add mask adapters of several tasks: the changes of all of them in one adapter.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a diff -d 'Show where two adapters differ: tensors of one alone, overlap of masks, and how far apart their changes are.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -F
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter show' -l model -r -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' -d 'The base of a mask adapter: changes are compared with its numbers.'
@@ -233,6 +234,10 @@ complete -c ctxtune -n '__ctxtune_at ctxtune adapter compose' -l out -r -F -d 'T
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter compose' -l weights -r -f -d 'What each counts, such as 0.5,0.5; needed where masks overlap.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter compose' -l json -d 'Print one JSON object.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter compose' -s h -l help -d 'Show this message and exit.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter diff' -F
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter diff' -F
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter diff' -l json -d 'Print one JSON object.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter diff' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune model' -a pull -d 'Fetch a model once into your cache folder, check its hash, and print where it is.'
 complete -c ctxtune -n '__ctxtune_at ctxtune model' -a list -d 'List the models that can be pulled, and which of them are here.'
 complete -c ctxtune -n '__ctxtune_at ctxtune model' -a show -d 'Show what a model is, from its headers.'

@@ -17,7 +17,7 @@ _ctxtune() {
         'run:Do what a recipe says, whatever its method.'
         'eval:Score a model on rows: accuracy by choices, or perplexity.'
         'generate:Continue a text, or every line of standard input; on a terminal, with neither, talk with the model.'
-        'adapter:Show, verify, merge, export and compose adapters.'
+        'adapter:Show, compare, verify, merge, export and compose adapters.'
         'model:Fetch, list and show base models.'
         'data:Fetch data sets; look at rows: what is learned of them, and what is odd.'
         'cache:List and clear what frozen layers said, kept on disk.'
@@ -282,6 +282,7 @@ _ctxtune_adapter() {
         'merge:Write the base with the adapter in it as a new model folder.'
         'export:Write an adapter in the form of another program.'
         'compose:Add mask adapters of several tasks: the changes of all of them in one adapter.'
+        'diff:Show where two adapters differ: tensors of one alone, overlap of masks, and how far apart their changes are.'
     )
     _arguments -s -S -C \
         '(-h --help)-h[Show this message and exit.]' \
@@ -297,6 +298,7 @@ _ctxtune_adapter() {
         merge) _ctxtune_adapter_merge ;;
         export) _ctxtune_adapter_export ;;
         compose) _ctxtune_adapter_compose ;;
+        diff) _ctxtune_adapter_diff ;;
         esac ;;
     esac
 }
@@ -354,6 +356,15 @@ _ctxtune_adapter_compose() {
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
         '1:adapters:_files'
+}
+
+_ctxtune_adapter_diff() {
+    _arguments -s -S \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:adapter:_files' \
+        '2:other:_files'
 }
 
 _ctxtune_model() {

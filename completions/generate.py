@@ -99,7 +99,7 @@ def known_values() -> dict[str, Takes]:
         "on-error": Takes(("stop", "mark")),
         "as": Takes(("lm-eval",)),
         "prior": Takes(("auto",)),
-        **dict.fromkeys(("adapter", "adapters", "train", "eval", "out", "from", "save", "scores"), files),
+        **dict.fromkeys(("adapter", "adapters", "other", "train", "eval", "out", "from", "save", "scores"), files),
         **dict.fromkeys(
             (
                 "answer",

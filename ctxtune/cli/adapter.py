@@ -1,4 +1,4 @@
-"""`ctxtune adapter`: look at adapters, check them, merge, export and compose them."""
+"""`ctxtune adapter`: look at adapters, compare and check them, merge, export and compose them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from ctxtune.cli.group import Group
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="Show, verify, merge, export and compose adapters.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Show, compare, verify, merge, export and compose adapters.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Place = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or its safetensors file.")]
@@ -199,6 +199,27 @@ def compose(
         console.emit(facts, as_json, lambda: None)
     else:
         console.emit_text(str(out))
+
+
+@app.command()
+def diff(
+    adapter: Place,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="What it is compared with.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show where two adapters differ: tensors of one alone, overlap of masks, and how far apart their changes are."""
+    from ctxtune.cli import console
+    from ctxtune.cli import diff as drawn
+    from ctxtune.commands.diff import diff as compare
+
+    compared = compare(adapter, other)
+
+    def table() -> Any:
+        from rich.console import Group as Stack
+
+        return Stack(*drawn.tables(compared))
+
+    console.emit(drawn.facts(compared), as_json, table)
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

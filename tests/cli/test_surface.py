@@ -141,6 +141,7 @@ SURFACE = {
     "adapter verify": {"adapter", "--model", "--json"},
     "adapter merge": {"adapter", "--out", "--model", "--dtype", "--force", "--json"},
     "adapter export": {"adapter", "--out", "--to", "--rank", "--model", "--dtype", "--force", "--json"},
+    "adapter diff": {"adapter", "other", "--json"},
     "adapter compose": {"adapters", "--out", "--weights", "--json"},
     "model": set(),
     "model pull": {"name", "--accept-licence", "--from", "--json"},
