@@ -35,10 +35,12 @@ from ctxtune.commands.evaluate import load_for
 from ctxtune.data.encode import Encoded, encode_pairs
 from ctxtune.engine.loop import take_step
 from ctxtune.errors import CtxtuneError, RecipeError
-from ctxtune.methods.choosing import low_rank, outside_blocks
+from ctxtune.methods.choosing import outside_blocks
 from ctxtune.methods.mask import Opened, open_method
+from ctxtune.methods.scoring import low_rank
 from ctxtune.objectives.labels import Labels
 from ctxtune.recipe.load import load
+from ctxtune.recipe.mask import BY_LOSS, RANKED
 from ctxtune.recipe.mask import Mask as Settings
 from ctxtune.recipe.schema import Train
 
@@ -92,19 +94,20 @@ MASKS: dict[str, dict[str, Any]] = {
     "largest": {"select": "magnitude", "density": 0.1, "layers": "1-2.mlp"},
     "spoken": {"layers": "head", "shape": "rows", "density": 0.1},
     "principal": {"select": "lift", "rank": 4, "shape": "entries", "density": 0.05},
+    "fisher": {"select": "fisher", "density": 0.1, "score_batches": 2},
+    "snip": {"select": "snip", "shape": "entries", "density": 0.05, "layers": "last:2", "score_rows": 4},
+    "movement": {"select": "movement", "shape": "rows", "density": 0.1, "score_batches": 9},
     "norms": {"select": "norms"},
     "words": {"layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
 }
+CHOSEN = ("spoken", "principal", "fisher", "snip", "movement")
+"""masks that differ in what is chosen, not in how it moves: a few cells tell"""
 COVER = {
-    ("llama-tied", "columns", "none"), ("llama-untied", "rows", "none"), ("llama-untied", "blocks", "none"),
-    ("mistral-untied", "entries", "none"), ("llama-untied", "top entries", "none"), ("llama-tied", "largest", "none"),
-    ("llama-tied", "words", "none"), ("granite-tied", "norms", "none"), ("gpt2-tied", "columns", "none"),
-    ("gpt2-untied", "rows", "none"), ("gpt2-tied", "top entries", "none"), ("bert-tied", "words", "none"),
-    ("roberta-headless", "top entries", "none"), ("gemma3_text-tied", "columns", "none"), ("phi3-untied", "blocks", "none"),
-    ("olmo2-untied", "columns", "none"), ("gpt2-tied", "principal", "none"),
-    ("llama-tied", "spoken", "none"),
-    ("llama-tied", "columns", "nf4"), ("llama-untied", "entries", "int8"), ("gpt2-tied", "rows", "nf4"),
-    ("gpt2-untied", "blocks", "int8"), ("llama-untied", "words", "nf4"),
+    ("llama-tied", "columns", "none"), ("llama-untied", "blocks", "none"), ("mistral-untied", "entries", "none"),
+    ("llama-tied", "largest", "none"), ("bert-tied", "words", "none"), ("granite-tied", "norms", "none"),
+    ("roberta-headless", "top entries", "none"), ("llama-untied", "entries", "int8"), ("gpt2-tied", "rows", "nf4"),
+    ("llama-tied", "spoken", "none"), ("gpt2-tied", "principal", "none"), ("llama-untied", "fisher", "none"),
+    ("gpt2-tied", "snip", "nf4"), ("bert-tied", "movement", "none"),
 }  # fmt: skip
 RATE = 3e-2
 
@@ -114,6 +117,7 @@ def cells() -> pytest.MarkDecorator:
     table = [
         pytest.param(*cell, marks=[pytest.mark.slow] * (cell not in COVER), id="-".join(cell))
         for cell in itertools.product(ALL_KINDS, MASKS, QUANTS)
+        if cell in COVER or cell[1] not in CHOSEN
     ]
     return pytest.mark.parametrize(("kind", "mask", "quant"), table)
 
@@ -150,6 +154,15 @@ class Lab:
         moving = outside_blocks(Settings(name="mask", **MASKS[mask]), *skeleton(self.folders[kind], CHOICES))
         return load_base(self.folders[kind], "cpu", quant, moving if quant != "none" else (), CHOICES)
 
+    def opened(self, base: Base, kind: str, mask: str, quant: str) -> Opened:
+        """A cell's mask on a base; what rows speak for is that of its run."""
+        settings = Settings(name="mask", **MASKS[mask])
+        if settings.select in BY_LOSS:
+            settings = settings.model_copy(
+                update={"masks": [str(self.cell(kind, mask, quant).run / "mask.safetensors")]}
+            )
+        return open_method(settings, base.model, base.anatomy)
+
     def _run(self, kind: str, mask: str, quant: str) -> Cell:
         run = self.root / f"{kind} {mask} {quant}"
         with pytest.MonkeyPatch.context() as patch:
@@ -162,10 +175,6 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(model_folders, tmp_path_factory.mktemp("laws"))
-
-
-def opened(base: Base, mask: str) -> Opened:
-    return open_method(Settings(name="mask", **MASKS[mask]), base.model, base.anatomy)
 
 
 # --- or it is refused with the reason
@@ -207,7 +216,7 @@ def test_a_mask_that_chooses_nothing(more: dict[str, Any], said: str, lab: Lab, 
 def test_law_1_a_mask_changes_nothing_before_the_first_step(kind: str, mask: str, quant: str, lab: Lab) -> None:
     base = lab.base(kind, mask, quant)
     expected = logits(base.model)
-    method = opened(base, mask)
+    method = lab.opened(base, kind, mask, quant)
     assert torch.equal(logits(base.model), expected)
     method.finish()
     assert torch.equal(logits(base.model), expected)
@@ -219,7 +228,7 @@ def test_law_1_a_mask_changes_nothing_before_the_first_step(kind: str, mask: str
 @cells()
 def test_law_2_only_the_numbers_of_the_mask_move(kind: str, mask: str, quant: str, lab: Lab) -> None:
     cell, base = lab.cell(kind, mask, quant), lab.base(kind, mask, quant)
-    chosen = opened(lab.base(kind, mask, quant), mask).mask
+    chosen = lab.opened(lab.base(kind, mask, quant), kind, mask, quant).mask
     before, after = parameters(base.model), parameters(cell.trained.model)
     beside = load_file(cell.adapter / "adapter_model.safetensors")
     same = {
@@ -318,7 +327,7 @@ def test_law_5_the_dry_run_foresees_a_mask(kind: str, mask: str, quant: str, lab
     for key in ("parameters", "weight_bytes", "start_layer", "steps"):
         assert foreseen[key] == cell.facts[key], key
     assert foreseen["adapter_tensors"] == len(stored)
-    if MASKS[mask].get("select") in ("magnitude", "lift"):  # which these are is told by the weights
+    if MASKS[mask].get("select") in RANKED:  # which these are is told by the weights, or by the rows
         assert foreseen["trainable"] == pytest.approx(cell.facts["trainable"], rel=0.3)
         return
     assert foreseen["trainable"] == cell.facts["trainable"]
@@ -332,12 +341,13 @@ def test_law_5_the_dry_run_foresees_a_mask(kind: str, mask: str, quant: str, lab
 
 SOON = {
     *(("llama-tied", "top entries", cache, "none") for cache in CACHES), ("gpt2-tied", "columns", "off", "none"),
-    ("bert-tied", "words", "off", "none"), ("llama-untied", "rows", "off", "nf4"), ("llama-tied", "norms", "off", "none"),
+    ("bert-tied", "words", "off", "none"), ("llama-untied", "rows", "off", "nf4"), ("llama-untied", "fisher", "off", "none"),
+    ("llama-tied", "norms", "off", "none"),
 }  # fmt: skip
 RESUMED = [
     pytest.param(*cell, id="-".join(cell), marks=[pytest.mark.slow] * (cell not in SOON))
     for cell in itertools.product(ALL_KINDS, MASKS, CACHES, QUANTS)
-    if cell in SOON or cell[2] == "disk"
+    if cell in SOON or (cell[2] == "disk" and cell[1] not in CHOSEN)
 ]
 
 
@@ -381,7 +391,7 @@ def objective(lab: Lab) -> Iterator[Callable[..., tuple[Labels, Opened]]]:
                     torch.nn.init.normal_(parameter)  # at zero nothing below has a gradient
             else:
                 examples = encode_pairs(base.tokenizer, pairs, delimiter=" ", kind=base.anatomy.kind)
-            method = opened(base, mask)
+            method = lab.opened(base, kind, mask, quant)
             trunk = stack.enter_context(Trunk(base, method.start))
             return Labels(Feed(trunk, examples)), method
 
@@ -467,7 +477,8 @@ def test_columns_are_inputs_in_every_family(kind: str, shape: str, lab: Lab) -> 
     told = {"columns": "rows", "rows": "columns"}[shape] if turned else shape
     assert {part.kind for part in method.mask.values()} == {told}
     total = sum(parameters(base.model)[name].numel() for name in method.mask)
-    assert numel(method.mask) == pytest.approx(0.1 * total, rel=0.35)
+    if shape != "blocks":  # of these small tensors one block is all
+        assert numel(method.mask) == pytest.approx(0.1 * total, rel=0.35)
 
 
 @pytest.mark.parametrize("shape", ["columns", "rows", "blocks", "entries"])
@@ -501,7 +512,7 @@ def test_the_largest_are_chosen_over_all_tensors(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama-untied", "gpt2-tied"])
-@pytest.mark.parametrize("shape", ["rows", "columns", "blocks", "entries"])
+@pytest.mark.parametrize("shape", ["rows", "columns", "entries"])
 def test_lift_chooses_by_the_nearest_of_low_rank(kind: str, shape: str, lab: Lab) -> None:
     """Each unit's mean |W_3|, by numpy's singular values: none that stays has a lower one than any that is left."""
     base = lab.base(kind, "columns", "none")
@@ -618,12 +629,20 @@ def test_several_masks_are_combined(combine: str, lab: Lab, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("kind", "mask", "quant"),
-    [("llama-tied", "columns", "none"), ("gpt2-tied", "principal", "none"), ("llama-untied", "entries", "nf4")],
+    [
+        ("llama-tied", "columns", "none"),
+        ("gpt2-tied", "principal", "none"),
+        ("llama-untied", "entries", "nf4"),
+        ("llama-untied", "fisher", "none"),
+    ],
 )
 def test_a_mask_that_is_chosen_only(kind: str, mask: str, quant: str, lab: Lab, tmp_path: Path) -> None:
     """It is that of the run, in a file of its own; the run from the file trains the same numbers to the same ends."""
     cell, out = lab.cell(kind, mask, quant), tmp_path / "mask.safetensors"
-    bare = {"data.train": None, "data.prompt": None, "data.answer": None, "quant": quant}
+    bare: dict[str, Any] = {"data.train": None, "data.prompt": None, "data.answer": None}
+    if MASKS[mask].get("select") in BY_LOSS:
+        bare = {}
+    bare["quant"] = quant
     chosen = choose_only(lab.recipe(kind, mask, out, bare), lambda text: None)
     adapter = open_adapter(out)
     assert moved_entries(out) == moved_entries(cell.run)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxtune.backend.quantise import Quantised, is_linear, is_turned
+from ctxtune.backend.tap import replace_forward, tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,23 +129,6 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-class _Tap(torch.autograd.Function):
-    """The output of a layer as it is; on the way back its gradient says what D's is."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, flat: Tensor, piece: _Piece) -> Tensor:
-        ctx.flat, ctx.piece = flat, piece
-        ctx.save_for_backward(piece.kept(x.reshape(-1, x.shape[-1])))
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad,) = grads
-        (x,) = ctx.saved_tensors
-        _add_gradient(ctx.flat, ctx.piece, x, grad.reshape(-1, grad.shape[-1]))
-        return grad, None, None, None
-
-
 class _Beside(torch.autograd.Function):
     """x D^T, with gradients for x and for D."""
 
@@ -209,7 +193,7 @@ class Delta:
         for name, piece in self.pieces.items():
             module, param = self._home(name)[0], self._params[name]
             if isinstance(module, Quantised) and name.endswith(".weight"):
-                self._forward(module, partial(_beside, module.forward, self.flat, piece))
+                self._undo.append(replace_forward(module, partial(_beside, module.forward, self.flat, piece)))
             else:
                 self._own[name] = param.detach().reshape(-1)[piece.part.entries()].clone()
         self.write()
@@ -225,7 +209,7 @@ class Delta:
             if not name.startswith(f"{anatomy.backbone}."):
                 outside.add(place)
             if name.startswith(f"{anatomy.blocks}.") and is_linear(module) and piece.chooses_of_matrix:
-                self._forward(module, partial(_tapped, module.forward, self.flat, piece))
+                self._undo.append(replace_forward(module, partial(_tapped, module.forward, self.flat, piece)))
             else:
                 self._hook(self._params[name], piece)
         if self._own:
@@ -259,12 +243,6 @@ class Delta:
         place, _, last = name.rpartition(".")
         module = self.model.get_submodule(place)
         return module, module.get_parameter(last)
-
-    def _forward(self, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        """Another forward for a module, in the place of what it has."""
-        own = module.__dict__.get("forward")
-        module.forward = forward
-        self._undo.append(partial(_restore_forward, module, own))
 
     def _hook(self, param: nn.Parameter, piece: _Piece) -> None:
         """Gather D's gradient from that of the whole tensor, as soon as this is complete."""
@@ -306,17 +284,10 @@ def _tapped(forward: Callable[[Tensor], Tensor], flat: Tensor, piece: _Piece, x:
     y = forward(x)
     if not (torch.is_grad_enabled() and flat.requires_grad):
         return y
-    tapped: Tensor = _Tap.apply(y, x, flat, piece)  # type: ignore[no-untyped-call]
-    return tapped
+    kept = piece.kept(x.detach().reshape(-1, x.shape[-1]))
+    return tap(y, kept, flat, partial(_add_gradient, flat, piece))
 
 
 def _beside(forward: Callable[[Tensor], Tensor], flat: Tensor, piece: _Piece, x: Tensor) -> Tensor:
     more: Tensor = _Beside.apply(x, flat, piece)  # type: ignore[no-untyped-call]
     return forward(x) + more
-
-
-def _restore_forward(module: nn.Module, own: Any) -> None:
-    if own is None:
-        del module.forward
-    else:
-        module.forward = own

@@ -22,7 +22,7 @@ def mask(
         str | None,
         typer.Option(
             "--select",
-            help="Which numbers move: random, magnitude, lift, bias, norms, or file: and masks, joined by ' + ', ' & ', ' - '.",
+            help="random, magnitude, lift, fisher, snip, movement, bias, norms; file: and masks, with ' + ', ' & ' or ' - '.",
         ),
     ] = None,
     shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,

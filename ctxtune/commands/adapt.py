@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.batches import Batches
+from ctxtune.commands.chosen_mask import backward_over, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.earlier_masks import check_masks
 from ctxtune.commands.heartbeat import heartbeat
@@ -24,6 +25,9 @@ from ctxtune.recipe.dump import dump
 from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctxtune.adapter.manifest import Manifest
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.judge import Judge
@@ -119,10 +123,14 @@ class _Run:
         course = span(self.recipe, mixture.per_epoch)
         with self.clock.part("choice"):
             choice = self._choose(base, examples, mixture, course)
-        method = open_method(self.recipe.method, base.model, base.anatomy, course)
-        self._write_recipe(mark)
         batches = Batches.of([len(one.ids) for one in examples.examples], mixture, course.steps, self.recipe.train)
-        learned = learned.only(batches.used).taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
+        learned = learned.only(batches.used)
+        course = replace(course, backward=backward_over(base, learned, batches, course.steps))
+        with self.clock.part("choice"):
+            settings = settled(self.run, self.recipe, base, course, self._mask_manifest(base, mark), self.tell.note)
+        method = open_method(settings, base.model, base.anatomy, course)
+        self._write_recipe(mark)
+        learned = learned.taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(
                 trunk, dev, bare, self._probe(base), self.tell.note, len(start.spec.before) if start else 0
@@ -238,6 +246,9 @@ class _Run:
 
         if not self.run.recipe.exists():
             write_text(self.run.recipe, self.recipe_text(mark, self.run.path))
+
+    def _mask_manifest(self, base: Base, mark: str) -> Callable[[], Manifest]:
+        return lambda: mask_manifest(self.recipe, self.recipe_text(mark, Path.cwd()), base, mark, self.sources.inputs)
 
     def recipe_text(self, mark: str, relative_to: Path | None) -> str:
         """The resolved recipe, with the hashes of what was read."""

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxtune.adapter.manifest import BaseModel, Manifest
 from ctxtune.adapter.mask import write_mask
 from ctxtune.backend.atomic import check_writable, storing
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
+from ctxtune.commands.batches import Batches
+from ctxtune.commands.chosen_mask import backward_over, mask_manifest
 from ctxtune.commands.earlier_masks import check_masks, mask_inputs
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.learner import load_to_train
+from ctxtune.commands.lesson import lesson
+from ctxtune.commands.sources import read_sources, span
 from ctxtune.errors import PlaceError, RecipeError
+from ctxtune.methods.motion import Span
 from ctxtune.recipe.dump import dump
-from ctxtune.recipe.mask import Mask
+from ctxtune.recipe.mask import BY_LOSS, Mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ctxtune.backend.load import Base
+    from ctxtune.commands.sources import Sources
     from ctxtune.recipe.load import Resolved
+    from ctxtune.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -48,24 +56,30 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
     recipe = resolved.recipe
     assert isinstance(recipe.method, Mask)
     out = _free_file(recipe.out)
-    inputs = mask_inputs(recipe)
+    sources = read_sources(recipe, say) if recipe.method.select in BY_LOSS else None
+    inputs = sources.inputs if sources is not None else mask_inputs(recipe)
     folder = resolve_model(recipe.model, say)
     base, mark = load_to_train(recipe, folder, say), fingerprint(folder)
     prepare.check_model(recipe, mark)
     check_masks(recipe, mark)
-    mask = select(recipe.method, base.model, base.anatomy, recipe.train.seed)
-    inputs = {**inputs, "model": mark}
-    manifest = Manifest(
-        method=recipe.method.name,
-        settings=recipe.method.model_dump(exclude={"name"}),
-        recipe=dump(resolved, relative_to=Path.cwd(), inputs=inputs),
-        base=BaseModel(recipe.model, mark, base.anatomy.kind == "causal"),
-        quant=recipe.quant,
-        inputs=inputs,
-        seed=recipe.train.seed,
-        trainable=0,
-    )
+    course = _course(recipe, sources, base) if sources is not None else Span(0, 0, recipe.train.seed)
+    with heartbeat(say, f"choosing the numbers of the mask by {recipe.method.select}"):
+        mask = select(recipe.method, base.model, base.anatomy, course)
+    text = dump(resolved, relative_to=Path.cwd(), inputs={**inputs, "model": mark})
+    manifest = mask_manifest(recipe, text, base, mark, inputs)
     return ChosenMask(out, write_mask(out, mask, manifest), numel(mask), len(mask))
+
+
+def _course(recipe: Recipe, sources: Sources, base: Base) -> Span:
+    """The run that would train the mask, with the rows that speak for it."""
+    spec = prepare.encoder(recipe.data, sources.templates, base.tokenizer, base.anatomy, base.max_length)
+    sources.inputs.update(prepare.chat_inputs(recipe.data, base.tokenizer, recipe.inputs or {}))
+    learned = lesson(sources.train, spec, None)
+    mixture = prepare.mixture(sources.train, learned.examples)
+    course = span(recipe, mixture.per_epoch)
+    lengths = [len(one.ids) for one in learned.examples.examples]
+    batches = Batches.of(lengths, mixture, course.steps, recipe.train)
+    return replace(course, backward=backward_over(base, learned.only(batches.used), batches, course.steps))
 
 
 def _free_file(out: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 recipe.yaml             the resolved recipe, with the origin of each value
 choice.json             what `layers: auto` chose from
+mask.safetensors        which numbers move, of a mask that weights or rows speak for
 teacher.json            what the long prompt that a short one is distilled from said
 metrics.jsonl           one line a step
 checkpoint.safetensors  the last state; best.safetensors the best numbers so far
@@ -41,6 +42,10 @@ class RunFolder:
     @property
     def choice(self) -> Path:
         return self.path / "choice.json"
+
+    @property
+    def mask(self) -> Path:
+        return self.path / "mask.safetensors"
 
     @property
     def teacher(self) -> Path:
@@ -170,7 +175,7 @@ def _check_folder(path: Path) -> None:
 
 def _leave_nothing(path: Path, made: list[Path]) -> None:
     """Take away what was made for a run that never began; rows put aside from a pipe stay, and so does the folder then."""
-    for name in (".lock", "choice.json"):
+    for name in (".lock", "choice.json", "mask.safetensors"):
         (path / name).unlink(missing_ok=True)
     for folder in made:
         try:
@@ -187,8 +192,8 @@ def _sweep(path: Path) -> None:
 
 def _check_use(run: RunFolder, resume: bool | None) -> None:
     # What a killed process left, perhaps half-written, of its first files.
-    names = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name, run.choice.name}
-    begun = (".recipe.yaml.", f".{run.stdin.name}.", f".{run.choice.name}.")
+    names = {entry.name for entry in run.path.iterdir()} - {".lock", run.stdin.name, run.choice.name, run.mask.name}
+    begun = (".recipe.yaml.", *(f".{file.name}." for file in (run.stdin, run.choice, run.mask)))
     others = {name for name in names if not name.startswith(begun)}
     if others and not run.recipe.exists():
         raise RecipeError(

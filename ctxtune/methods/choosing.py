@@ -1,9 +1,6 @@
 """Which numbers a mask chooses: the tensors they lie in, what speaks for each unit, and how many units that makes of each.
 
-A unit is what `shape` says: a row, a column, a block, a single entry. What speaks for it is the mean over its entries of
-
-    magnitude   |W|
-    lift        |W_r|, W_r the approximation of rank r nearest to W     (Liu et al. 2025, "LIFT": principal weights)
+A unit is what `shape` says: a row, a column, a block, a single entry; what speaks for it stands in scoring.py.
 
 Units are ranked over all tensors together, each tensor keeping a tenth of its share at least; `random` draws the same share
 of each by lot, `bias` and `norms` take all of these, `file` what earlier masks say (reused.py).
@@ -11,32 +8,30 @@ of each by lot, `bias` and `norms` take all of these, `file` what earlier masks 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ctxtune.backend.mask import Part, numel, units
 from ctxtune.backend.quantise import Quantised, is_linear, is_turned, stored_shape
 from ctxtune.errors import RecipeError
 from ctxtune.methods.layers import choose, inside, unique
 from ctxtune.methods.reused import earlier_mask, reused
+from ctxtune.methods.scoring import of_gradients, of_weights
 from ctxtune.recipe.layers import read_layers
+from ctxtune.recipe.mask import BY_LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.mask import Kind, Mask
+    from ctxtune.methods.motion import Span
     from ctxtune.recipe.mask import Mask as Settings
 
 _LEAST = 0.1  # of its share that a tensor keeps where all are ranked together
-_EXACT = 128  # the smaller side of a matrix, up to which all singular values cost no more than the largest few
-_MORE = 8  # directions beside those asked for, and passes, with which the largest are found (Halko et al. 2011)
-_PASSES = 4
 
 
 def candidates(settings: Settings, model: nn.Module, anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
@@ -81,14 +76,14 @@ def _takes(select: str, name: str, module: nn.Module, anatomy: Anatomy, named: s
     return (words or ("head" in named and anatomy.in_head(name))) and name.endswith(".weight")
 
 
-def select(settings: Settings, model: nn.Module, anatomy: Anatomy, seed: int) -> Mask:
+def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -> Mask:
     """The mask that a recipe asks for.
 
     Raises:
         RecipeError: it chooses nothing of this model, or the budget is larger than all there is to choose from.
         AdapterError: an earlier mask is for another model.
     """
-    if settings.select == "file":
+    if settings.masks:
         return reused(settings, model)
     tensors = candidates(settings, model, anatomy)
     if settings.select in ("bias", "norms"):
@@ -103,14 +98,18 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, seed: int) ->
     count = {name: units(kinds[name], size) for name, size in tensors.items()}
     told = not next(model.parameters()).is_meta  # a skeleton has no weights to rank: as many are drawn in their place
     if settings.select == "random" or not told:
-        chance = np.random.default_rng([seed, 77])
+        chance = np.random.default_rng([span.seed, 77])
         return {
             name: Part(
                 kinds[name], size, np.sort(chance.choice(count[name], _share(density, count[name]), replace=False))
             )
             for name, size in tensors.items()
         }
-    scores = {name: _score(settings, _float_weight(model, name), kinds[name], seed) for name in tensors}
+    if settings.select in BY_LOSS:
+        assert span.backward is not None  # rows were read: a choice by them is made for a run
+        scores = of_gradients(settings, model, kinds, span.backward)
+    else:
+        scores = of_weights(settings, model, kinds, span.seed)
     return ranked({name: Part(kinds[name], tensors[name], np.arange(count[name])) for name in tensors}, scores, density)
 
 
@@ -126,7 +125,9 @@ def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: flo
     def taken(score: float) -> dict[str, int]:
         return {name: max(least[name], int((scores[name] > score).sum())) for name in whole}
 
-    low, high = -1.0, max(float(some.max()) for some in scores.values())
+    high = max(float(some.max()) for some in scores.values())
+    least_of_all = min(float(some.min()) for some in scores.values())
+    low = least_of_all - ((high - least_of_all) or 1.0)  # near enough for scores as small as squares of gradients
     for _ in range(60):
         middle = (low + high) / 2
         fits = sum(count * width[name] for name, count in taken(middle).items()) <= density * numel(whole)
@@ -145,46 +146,3 @@ def _kind(shape: Kind, model: nn.Module, name: str, size: tuple[int, ...]) -> Ki
         return "entries"
     turned = is_turned(model.get_submodule(name.rpartition(".")[0]))
     return {"rows": "columns", "columns": "rows"}.get(shape, shape) if turned else shape  # type: ignore[return-value]
-
-
-def _float_weight(model: nn.Module, name: str) -> Tensor:
-    module: Any = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(module, Quantised):
-        weight = module.float_weight()
-        return weight.t() if module.turned else weight
-    return model.get_parameter(name).detach().float()
-
-
-def _score(settings: Settings, weight: Tensor, kind: Kind, seed: int) -> Tensor:
-    """What speaks for each unit of a tensor."""
-    near = weight if settings.select == "magnitude" else low_rank(weight, settings.rank, seed)
-    return _means(near.abs(), kind)
-
-
-def low_rank(weight: Tensor, rank: int, seed: int) -> Tensor:
-    """The matrix of that rank nearest to W (N, K): its largest singular values, by random projections of a large one.
-
-    A vector stays as it is.
-    """
-    if weight.dim() != 2 or rank >= min(weight.shape):
-        return weight
-    if min(weight.shape) <= _EXACT:
-        left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
-    else:
-        with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
-            torch.manual_seed(seed)
-            left, sizes, right = torch.svd_lowrank(weight, min(rank + _MORE, *weight.shape), _PASSES)
-        right = right.t()
-    near: Tensor = (left[:, :rank] * sizes[:rank]) @ right[:rank]
-    return near
-
-
-def _means(entries: Tensor, kind: Kind) -> Tensor:
-    """The mean of each unit over what stands for its entries, given in the shape of the tensor."""
-    if kind == "entries":
-        return entries.reshape(-1)
-    if kind == "blocks":
-        part = Part(kind, tuple(entries.shape), np.arange(units(kind, tuple(entries.shape))))
-        places = torch.from_numpy(part.entries()).to(entries.device)
-        return entries.reshape(-1)[places].view(len(part.index), -1).mean(1)
-    return entries.mean(1 if kind == "rows" else 0)

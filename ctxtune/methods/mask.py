@@ -87,7 +87,7 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
         RecipeError: `settings` choose nothing of this model, or layers that it does not have.
         AdapterError: an earlier mask is for another model.
     """
-    mask = {**select(settings, model, anatomy, span.seed), **_classifier(model, anatomy)}
+    mask = {**select(settings, model, anatomy, span), **_classifier(model, anatomy)}
     delta = Delta(model, mask)
     delta.learn(anatomy)
     everything = dict(model.named_parameters(remove_duplicate=False))

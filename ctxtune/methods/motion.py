@@ -10,6 +10,7 @@ drawn: chosen, they move all the time. Everything follows from the step alone, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,13 +24,21 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Freeze
 
 
+Backward = Callable[[int, int | None], None]
+"""(number, rows): the backward pass of the loss on so many batches, those of the run's first steps, or of its first rows"""
+
+
 @dataclass(frozen=True)
 class Span:
-    """How long a run is, in optimiser steps, how many of them are an epoch, and where its chance starts."""
+    """How long a run is, in optimiser steps, how many of them are an epoch, and where its chance starts.
+
+    `backward` is how a method looks at what the run's rows say of a loaded model before it opens it.
+    """
 
     steps: int
     per_epoch: int
     seed: int = 0
+    backward: Backward | None = None
 
 
 # As long as it takes for everything that may move to have moved.

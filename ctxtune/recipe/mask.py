@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.layers import read_layers
-from ctxtune.recipe.section import Section, Text
+from ctxtune.recipe.section import Rows, Section, Text
 
 
 def _layers(layers: str) -> str:
@@ -24,6 +24,10 @@ def _share(density: object) -> object:
     return density
 
 
+BY_LOSS = ("fisher", "snip", "movement")
+"""choices for which training rows are read"""
+RANKED = ("magnitude", "lift", *BY_LOSS)
+"""choices by what speaks for each unit"""
 FILE = "file:"
 _JOINED = {" + ": "union", " & ": "intersection", " - ": "difference"}
 """how masks are written one behind the other on a command line -> what is taken of them"""
@@ -55,9 +59,9 @@ class Mask(Section):
     layers: Annotated[Text, AfterValidator(_layers)] = Field(
         "all", description="where numbers are chosen: all (linear layers of all blocks), last:4, 10-19, last:4.mlp, ..."
     )
-    select: Literal["random", "magnitude", "lift", "bias", "norms", "file"] = Field(
+    select: Literal["random", "magnitude", "lift", "fisher", "snip", "movement", "bias", "norms", "file"] = Field(
         "random",
-        description="which numbers move: random, magnitude, lift (the largest), bias, norms (all), file (of masks)",
+        description="random; by weight: magnitude, lift; by gradient: fisher, snip, movement; all bias, norms; file",
     )
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"
@@ -70,6 +74,12 @@ class Mask(Section):
     )
     rank: Annotated[int, Field(ge=1, le=65_536)] = Field(
         32, description="lift: the rank of the approximation of each weight whose largest numbers move"
+    )
+    score_batches: Rows = Field(
+        16, description="fisher, snip, movement: batches, the run's first, whose gradients are read"
+    )
+    score_rows: Rows | None = Field(
+        None, description="fisher, snip, movement: rows in each of these; null: those of a step, 1: each by itself"
     )
     masks: list[Text] = Field([], description="file: masks, or adapters that hold one, whose numbers move")
     combine: Literal["union", "intersection", "difference"] = Field(

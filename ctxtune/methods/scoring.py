@@ -1,0 +1,136 @@
+"""What speaks for each unit of a tensor: the mean, over its entries, of what its weights are or what the loss says of them.
+
+    magnitude   |W|
+    lift        |W_r|, W_r the approximation of rank r nearest to W     (Liu et al. 2025, "LIFT": principal weights)
+    fisher      sum_t g_t^2                                             (Sung et al. 2021, "FISH": empirical Fisher)
+    snip        |W sum_t g_t|                                           (Lee et al. 2019)
+    movement    -W sum_t g_t                                            (Sanh et al. 2020)
+
+g_t is the gradient of the mean loss of a pass over training rows, with the labels they have; W is as the files have it. A pass
+is a batch, or as much of it as fits one; FISH squares the gradient of every row by itself, which is batches of one. Movement is
+a sum over the steps of a training in which W moves: here it stays, as in the first of them, and the rows are those of many.
+
+Gradients are read one tensor at a time. Kept from pass to pass is one number a unit, where a unit's mean is a sum over passes
+(fisher, movement), and of snip sum_t g_t.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctxtune.backend.gradients import reading_gradients
+from ctxtune.backend.mask import Part, units
+from ctxtune.backend.quantise import Quantised
+from ctxtune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from ctxtune.backend.mask import Kind
+    from ctxtune.methods.motion import Backward
+    from ctxtune.recipe.mask import Mask as Settings
+
+_EXACT = 128  # the smaller side of a matrix, up to which all singular values cost no more than the largest few
+_MORE = 8  # directions beside those asked for, and passes, with which the largest are found (Halko et al. 2011)
+_PASSES = 4
+
+
+def of_weights(settings: Settings, model: nn.Module, kinds: Mapping[str, Kind], seed: int) -> dict[str, Tensor]:
+    """Name of a tensor -> what its weights say for each of its units (n,)."""
+    found = {}
+    for name, kind in kinds.items():
+        weight = float_weight(model, name)
+        near = weight if settings.select == "magnitude" else low_rank(weight, settings.rank, seed)
+        found[name] = means(near.abs(), kind)
+    return found
+
+
+def of_gradients(
+    settings: Settings, model: nn.Module, kinds: Mapping[str, Kind], backward: Backward
+) -> dict[str, Tensor]:
+    """Name of a tensor -> what the loss says for each of its units (n,).
+
+    Raises:
+        RecipeError: the loss says nothing of any of them, or is no number.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def see(name: str, gradient: Tensor) -> None:
+        with torch.no_grad():
+            seen = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+            if settings.select == "fisher":
+                seen = means(seen.square(), kinds[name])
+            elif settings.select == "movement":
+                seen = means(-float_weight(model, name) * seen, kinds[name])
+            if name in sums:
+                sums[name] += seen
+            else:
+                sums[name] = seen.clone()
+
+    with reading_gradients(model, kinds, see):
+        backward(settings.score_batches, settings.score_rows)
+    found = {}
+    for name, kind in kinds.items():
+        weight = float_weight(model, name)
+        if name not in sums:  # the rows never come by it
+            found[name] = weight.new_zeros(units(kind, tuple(weight.shape)))
+        else:
+            found[name] = means((weight * sums[name]).abs(), kind) if settings.select == "snip" else sums[name]
+    _check_told(settings, found)
+    return found
+
+
+def _check_told(settings: Settings, sums: Mapping[str, Tensor]) -> None:
+    said = f"method.select {settings.select}"
+    if not all(bool(one.isfinite().all()) for one in sums.values()):
+        raise RecipeError(f"{said}: the gradients are no numbers", "--select random, or look at the rows")
+    if not any(bool(one.any()) for one in sums.values()):
+        raise RecipeError(
+            f"{said}: the training rows say nothing of these weights, all gradients are 0",
+            "below a classifier that begins at zero nothing has one: --select random",
+        )
+
+
+def float_weight(model: nn.Module, name: str) -> Tensor:
+    """A tensor as the files have it, in float32 at least; of a quantised layer as it is computed with."""
+    module: Any = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(module, Quantised):
+        weight = module.float_weight()
+        return weight.t() if module.turned else weight
+    param = model.get_parameter(name).detach()
+    return param.to(torch.promote_types(param.dtype, torch.float32))
+
+
+def low_rank(weight: Tensor, rank: int, seed: int) -> Tensor:
+    """The matrix of that rank nearest to W (N, K): its largest singular values, by random projections of a large one.
+
+    A vector stays as it is.
+    """
+    if weight.dim() != 2 or rank >= min(weight.shape):
+        return weight
+    if min(weight.shape) <= _EXACT:
+        left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
+    else:
+        with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
+            torch.manual_seed(seed)
+            left, sizes, right = torch.svd_lowrank(weight, min(rank + _MORE, *weight.shape), _PASSES)
+        right = right.t()
+    near: Tensor = (left[:, :rank] * sizes[:rank]) @ right[:rank]
+    return near
+
+
+def means(entries: Tensor, kind: Kind) -> Tensor:
+    """The mean of each unit over what stands for its entries, given in the shape of the tensor."""
+    if kind == "entries":
+        return entries.reshape(-1)
+    if kind == "blocks":
+        part = Part(kind, tuple(entries.shape), np.arange(units(kind, tuple(entries.shape))))
+        places = torch.from_numpy(part.entries()).to(entries.device)
+        return entries.reshape(-1)[places].view(len(part.index), -1).mean(1)
+    return entries.mean(1 if kind == "rows" else 0)
