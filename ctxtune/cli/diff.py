@@ -47,7 +47,9 @@ def tables(compared: ComparedAdapters) -> Iterator[Any]:
     found = compared.difference
     rows = [[escape(key), *(escape(_word(value)) for value in pair)] for key, pair in compared.told.items()]
     rows += [[title, *counts] for title, *counts in _counts(found)]
-    yield console.grid(f"{escape(str(compared.one))} and {escape(str(compared.other))}", ["", "one", "other"], rows)
+    yield f"one: {escape(str(compared.one))}\nother: {escape(str(compared.other))}"
+    if rows:
+        yield console.grid("", ["", "one", "other"], rows)
     differing = [part for part in found.parts if part.apart or (part.overlap and part.overlap.jaccard < 1)]
     same = len(found.parts) - len(differing)
     shown = [found.all, *differing] if found.compared and differing else differing

@@ -44,6 +44,7 @@ def commands(task: list[str], adapted: Path, tmp_path: Path) -> dict[str, list[s
         "generate": ["generate", REVIEW, "--adapter", adapted, "--max-tokens", "2"],
         "adapter show": ["adapter", "show", adapted],
         "adapter verify": ["adapter", "verify", adapted, "--model", model],
+        "adapter diff": ["adapter", "diff", adapted, adapted],
         "adapter merge": ["adapter", "merge", adapted, "--out", tmp_path / "merged"],
         "adapter export": ["adapter", "export", adapted, "--out", tmp_path / "exported"],
         "model list": ["model", "list"],
@@ -56,7 +57,7 @@ def commands(task: list[str], adapted: Path, tmp_path: Path) -> dict[str, list[s
 
 
 NAMES = (
-    "freeze", "freeze --dry-run", "run", "eval", "generate", "adapter show", "adapter verify", "adapter merge",
+    "freeze", "freeze --dry-run", "run", "eval", "generate", "adapter show", "adapter verify", "adapter diff", "adapter merge",
     "adapter export", "model list", "model show", "cache list", "cache clear", "recipe list", "recipe check",
 )  # fmt: skip
 QUIET = ("freeze", "freeze --dry-run", "run", "eval", "generate")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ctxtune.adapter.attach import attach
+from ctxtune.adapter.attach import attach, attached
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.load import load_base
 from ctxtune.commands.adapt import adapt
 from ctxtune.commands.adapter import merge, verify
 from ctxtune.commands.data import show, stats
 from ctxtune.commands.evaluate import evaluate
+from ctxtune.commands.export import export
 from ctxtune.commands.generate import asks_of_prompts, generate
 from ctxtune.errors import AdapterError, ModelError, RecipeError
 
@@ -101,6 +102,30 @@ def test_merged_it_is_a_plain_model_of_transformers(
     assert scored(model=str(merged.folder), data__eval=str(dev), **task) == pytest.approx(
         scored(adapter=tuned), abs=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own
+@pytest.mark.parametrize("form", ["peft", "lora"])
+def test_a_mask_beside_a_new_classifier_is_exported(
+    form: str, kind: str, model_folders: dict[str, Path], reviews: Path, tmp_path: Path
+) -> None:
+    """The classifier is whole in PEFT, where the base draws one of its own."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    more = {"method.name": "mask", "method.density": 0.1, "train.lr": 1e-2, "train.steps": 3, "forget.probe": "none"}
+    adapt(resolve_recipe(model_folders[kind], reviews, tmp_path / "run", more), False, Listener())
+    export(tmp_path / "run", form, tmp_path / form)
+    ours = load_base(model_folders[kind], "cpu", classes=CHOICES).model
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad(), attached(ours, open_adapter(tmp_path / "run")):
+        said = ours(input_ids=ids).logits
+        assert said.abs().max() > 1e-3
+        plain = AutoModelForSequenceClassification.from_pretrained(model_folders[kind], num_labels=len(CHOICES))
+        theirs = PeftModel.from_pretrained(plain, tmp_path / form).eval()
+        assert (theirs(input_ids=ids).logits - said).abs().max() <= 1e-5
+    with torch.no_grad(), attached(ours, open_adapter(tmp_path / form)):
+        assert (ours(input_ids=ids).logits - said).abs().max() <= 1e-5
 
 
 def test_a_merged_model_learns_on_from_what_it_knows(tuned: Path, reviews: Path, dev: Path, tmp_path: Path) -> None:
