@@ -171,6 +171,7 @@ class Delta:
         self._params: dict[str, nn.Parameter] = {}
         self._undo: list[Callable[[], object]] = []
         self._own: dict[str, Tensor] = {}
+        self._gathered: dict[str, Tensor] = {}
         end = 0
         for name, part in mask.items():
             begin, end = end, end + part.numel
@@ -185,6 +186,26 @@ class Delta:
         """Each tensor's part of D, in the shape of its part of the mask."""
         return {name: piece.of(self.flat.detach()) for name, piece in self.pieces.items()}
 
+    def places(self, name: str) -> Tensor:
+        """Where in a flattened tensor the numbers of its part lie."""
+        return torch.from_numpy(self.pieces[name].part.entries()).to(self._params[name].device)
+
+    def choose(self, name: str, part: Part) -> None:
+        """Let other numbers of a tensor move, as many as until now; those that did have their own values again.
+
+        What they move by is for the caller to put into `flat`.
+        """
+        piece, param = self.pieces[name], self._params[name]
+        if name in self._own:
+            self._put(name, self._own[name])
+        new = _piece(part, piece.begin, piece.end, param.device, piece.turned)
+        piece.part, piece.index, piece.crow, piece.column = part, new.index, new.crow, new.column
+        if name in self._own:
+            self._own[name] = param.detach().reshape(-1)[self.places(name)].clone()
+        if name in self._gathered:
+            self._gathered[name] = self.places(name)
+        self._written.fill_(torch.nan)  # unlike whatever D is: it is to be written anew
+
     def on(self) -> None:
         """Let the model compute with D as it is now; a second call does nothing."""
         if self._undo:
@@ -195,7 +216,7 @@ class Delta:
             if isinstance(module, Quantised) and name.endswith(".weight"):
                 self._undo.append(replace_forward(module, partial(_beside, module.forward, self.flat, piece)))
             else:
-                self._own[name] = param.detach().reshape(-1)[piece.part.entries()].clone()
+                self._own[name] = param.detach().reshape(-1)[self.places(name)].clone()
         self.write()
 
     def learn(self, anatomy: Anatomy) -> None:
@@ -211,7 +232,7 @@ class Delta:
             if name.startswith(f"{anatomy.blocks}.") and is_linear(module) and piece.chooses_of_matrix:
                 self._undo.append(replace_forward(module, partial(_tapped, module.forward, self.flat, piece)))
             else:
-                self._hook(self._params[name], piece)
+                self._hook(name, piece)
         if self._own:
             for place in (anatomy.backbone, *sorted(outside)):
                 module = self.model.get_submodule(place)
@@ -244,15 +265,17 @@ class Delta:
         module = self.model.get_submodule(place)
         return module, module.get_parameter(last)
 
-    def _hook(self, param: nn.Parameter, piece: _Piece) -> None:
+    def _hook(self, name: str, piece: _Piece) -> None:
         """Gather D's gradient from that of the whole tensor, as soon as this is complete."""
-        index = torch.from_numpy(piece.part.entries()).to(param.device)
+        self._gathered[name] = self.places(name)
 
         def gather(whole: Tensor) -> None:
             assert whole.grad is not None
-            piece.of(_gradient_of(self.flat)).add_(whole.grad.reshape(-1)[index].view(piece.part.shape))
+            gradient = whole.grad.reshape(-1)[self._gathered[name]]
+            piece.of(_gradient_of(self.flat)).add_(gradient.view(piece.part.shape))
             whole.grad = None
 
+        param = self._params[name]
         param.requires_grad_(True)
         self._undo.append(partial(param.requires_grad_, False))
         self._undo.append(param.register_post_accumulate_grad_hook(gather).remove)  # type: ignore[no-untyped-call]
@@ -266,7 +289,7 @@ class Delta:
         elif piece.part.kind == "columns":
             data[:, piece.index] = values.t()
         else:
-            data.view(-1)[torch.from_numpy(piece.part.entries()).to(data.device)] = values.reshape(-1)
+            data.view(-1)[self.places(name)] = values.reshape(-1)
 
 
 def _piece(part: Part, begin: int, end: int, device: torch.device, turned: bool) -> _Piece:

@@ -22,7 +22,7 @@ def mask(
         str | None,
         typer.Option(
             "--select",
-            help="random, magnitude, lift, fisher, snip, movement, bias, norms; file: and masks, with ' + ', ' & ' or ' - '.",
+            help="random, magnitude, lift, fisher, snip, movement, grad, bias, norms; file: and masks (' + ', ' & ', ' - ').",
         ),
     ] = None,
     shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,

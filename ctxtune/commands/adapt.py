@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_over, mask_manifest, settled
+from ctxtune.commands.chosen_mask import backward_of, backward_over, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.earlier_masks import check_masks
 from ctxtune.commands.heartbeat import heartbeat
@@ -339,12 +339,13 @@ class _Run:
 
         options = self.recipe.train
         kept = read_state(self.run.last)
+        regrow = (method.regrow, backward_of(objective, batches, steps)) if method.regrow is not None else None
         log = RunLog(self.run.metrics, resume_at=kept["loop"]["step"] if kept else None)
 
         return fit(
             method.params,
             objective,
-            Course(steps, notes["rate"]["value"], batches.epoch, method.shares),
+            Course(steps, notes["rate"]["value"], batches.epoch, method.shares, regrow),
             options,
             Desk(self.run.last, self.run.best, log),
             self.stop,

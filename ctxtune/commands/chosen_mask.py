@@ -18,32 +18,42 @@ if TYPE_CHECKING:
     from ctxtune.commands.batches import Batches
     from ctxtune.commands.lesson import Lesson
     from ctxtune.commands.run_folder import RunFolder
+    from ctxtune.engine.loop import Objective
     from ctxtune.methods.motion import Backward, Span
     from ctxtune.recipe.schema import Method, Recipe
 
 
 def backward_over(base: Base, learned: Lesson, batches: Batches, steps: int) -> Backward:
-    """How a method looks at what the first rows of a run of so many steps say: of these alone, the base as it stands.
+    """How a method looks at what rows of a run of so many steps say of the base before it is opened.
 
     `learned` are the examples that the batches come by.
     """
 
-    def backward(number: int, rows: int | None) -> None:
+    def backward(step: int, number: int, rows: int | None) -> None:
         from ctxtune.backend.feed import Feed
         from ctxtune.backend.trunk import Trunk
 
         with Trunk(base) as trunk:
             objective = learned.objective(Feed(trunk, learned.examples.examples))
-            for batch in islice(_cut(batches, steps, rows), number):
-                for part in objective.parts(batch, None):
-                    (objective.loss(part) / objective.tokens(part)).backward()  # type: ignore[no-untyped-call]
+            backward_of(objective, batches, steps)(step, number, rows)
 
     return backward
 
 
-def _cut(batches: Batches, steps: int, rows: int | None) -> Iterator[list[int]]:
-    """The batches of a run, or its examples in their order, so many at a time."""
-    every = islice((batch for epoch in count() for batch in batches.epoch(epoch)), steps)
+def backward_of(objective: Objective, batches: Batches, steps: int) -> Backward:
+    """The same while the run learns."""
+
+    def backward(step: int, number: int, rows: int | None) -> None:
+        for batch in islice(_cut(batches, step, steps, rows), number):
+            for part in objective.parts(batch, None):
+                (objective.loss(part) / objective.tokens(part)).backward()  # type: ignore[no-untyped-call]
+
+    return backward
+
+
+def _cut(batches: Batches, step: int, steps: int, rows: int | None) -> Iterator[list[int]]:
+    """The batches of a run from a step on, or their examples, so many at a time."""
+    every = islice((batch for epoch in count() for batch in batches.epoch(epoch)), step, steps)
     if rows is None:
         yield from every
         return

@@ -9,29 +9,34 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ctxtune.backend.atomic import storing, temporary_name
 from ctxtune.errors import CtxtuneError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_BESIDE = "beside."
+_Restore = Callable[[Mapping[str, Tensor]], None]
 
 
 def write_checkpoint(
-    path: Path, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
-) -> None:
-    """Write everything that a resumed run needs."""
-    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+    path: Path, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
+    beside: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Write everything that a resumed run needs; `beside` the numbers says where in the model they belong."""
+    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state(), **_named(beside)}
     for name, param in params.items():
         tensors[f"param.{name}"] = param.detach()
         for moment in _MOMENTS:
@@ -40,8 +45,10 @@ def write_checkpoint(
     _write(path, tensors, state)
 
 
-def read_checkpoint(path: Path, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put the state back into parameters and optimiser; returns what the loop counted.
+def read_checkpoint(
+    path: Path, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, restore: _Restore | None = None
+) -> dict[str, Any]:
+    """Put the state back into parameters and optimiser; returns what the loop counted. `restore` gets what stood beside.
 
     Raises:
         CtxtuneError: the file is broken or belongs to another choice of parameters.
@@ -49,6 +56,8 @@ def read_checkpoint(path: Path, params: Mapping[str, nn.Parameter], optimizer: t
     tensors, state = _read(path)
     if {name[6:] for name in tensors if name.startswith("param.")} != set(params):
         raise CtxtuneError(f"{path}: the checkpoint belongs to another choice of layers", _way_out(path))
+    if restore is not None:
+        restore(_beside(tensors))
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(tensors[f"param.{name}"])
@@ -58,18 +67,33 @@ def read_checkpoint(path: Path, params: Mapping[str, nn.Parameter], optimizer: t
     return state
 
 
-def write_params(path: Path, params: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write the trained numbers alone: the best ones so far."""
-    _write(path, {f"param.{name}": param.detach() for name, param in params.items()}, state)
+def write_params(
+    path: Path, params: Mapping[str, Tensor], state: Mapping[str, Any],
+    beside: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Write the trained numbers alone, and where they belong: the best ones so far."""
+    _write(path, {**{f"param.{name}": param.detach() for name, param in params.items()}, **_named(beside)}, state)
 
 
-def read_params(path: Path, params: Mapping[str, nn.Parameter], last: Path | None = None) -> dict[str, Any]:
+def read_params(
+    path: Path, params: Mapping[str, nn.Parameter], last: Path | None = None, restore: _Restore | None = None
+) -> dict[str, Any]:
     """Put numbers that `write_params` wrote back into the parameters; `last` is the state that counts on them."""
     tensors, state = _read(path, last)
+    if restore is not None:
+        restore(_beside(tensors))
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(tensors[f"param.{name}"])
     return state
+
+
+def _named(beside: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {_BESIDE + name: tensor for name, tensor in beside.items()}
+
+
+def _beside(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(_BESIDE): tensor for name, tensor in tensors.items() if name.startswith(_BESIDE)}
 
 
 def read_state(path: Path) -> dict[str, Any] | None:

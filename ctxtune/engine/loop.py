@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ctxtune.engine.stop import Stop
     from ctxtune.recipe.schema import Train
 
+    Backward = Callable[[int, int, int | None], None]
+    """(step, number, rows): the backward pass of the loss on some batches of the run from a step on"""
+
 # Seconds between checkpoints where the recipe names no steps: what a killed run loses at most.
 _SAVE_SECONDS = 60.0
 
@@ -46,17 +49,43 @@ class Objective(Protocol):
     def losses(self, batch: Sequence[int]) -> list[float]: ...
 
 
+class Regrow(Protocol):
+    """What changes where the numbers belong that move, after some steps; it reads gradients of its own by `backward`."""
+
+    def after(self, step: int, optimizer: torch.optim.Optimizer, backward: Backward, clip: float | None) -> None: ...
+    def state(self) -> Mapping[str, Tensor]: ...
+    def restore(self, state: Mapping[str, Tensor]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Course:
     """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices.
 
-    shares(step, epoch) are the numbers that move in a step, each with its share of the rate.
+    shares(step, epoch) are the numbers that move in a step, each with its share of the rate. Where these numbers belong may
+    change: `regrow` says so.
     """
 
     steps: int
     lr: float
     batches: Callable[[int], list[list[int]]]
     shares: Shares
+    regrow: tuple[Regrow, Backward] | None = None
+
+    def after(self, step: int, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
+        """What is changed after a step, counted from 1."""
+        if self.regrow is not None:
+            regrow, backward = self.regrow
+            regrow.after(step, optimizer, backward, clip)
+
+    @property
+    def beside(self) -> Mapping[str, Tensor]:
+        """Where the numbers belong now: what a checkpoint holds beside them."""
+        return self.regrow[0].state() if self.regrow is not None else {}
+
+    @property
+    def restore(self) -> Callable[[Mapping[str, Tensor]], None] | None:
+        """Takes that up again."""
+        return self.regrow[0].restore if self.regrow is not None else None
 
 
 @dataclass
@@ -143,10 +172,10 @@ def fit(
     optimizer = make_optimizer(params, options)
     state = State()
     if desk.last.exists():
-        state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer)["loop"])
+        state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer, course.restore)["loop"])
     elif evaluate and begun:
         state.best_loss = begun["loss"]
-        checkpoint.write_params(desk.best, params, {"step": 0, **begun})
+        checkpoint.write_params(desk.best, params, {"step": 0, **begun}, course.beside)
     per_epoch = len(course.batches(0))
     saved_at = time.monotonic()
     with stop.deferred():
@@ -157,19 +186,22 @@ def fit(
             facts = _advance(moving, optimizer, objective, course, options, state, batch, token_count(batch))
             desk.log.add(asdict(facts))
             on_step(facts)
+            course.after(state.step, optimizer, options.clip)
             ends = state.step == course.steps
             if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
-                _judge(evaluate(), state, params, desk, options)
+                _judge(evaluate(), state, params, desk, options, course.beside)
             stopping = stop.requested  # read once: a signal after the save below waits for the next step
             if ends or state.stopped_early or stopping or _save_due(state.step, options, saved_at):
-                checkpoint.write_checkpoint(desk.last, params, optimizer, {"loop": asdict(state), **notes})
+                checkpoint.write_checkpoint(
+                    desk.last, params, optimizer, {"loop": asdict(state), **notes}, course.beside
+                )
                 saved_at = time.monotonic()
             if stopping and not ends:
                 raise Interrupted(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )
     if evaluate and state.best_step != state.step and (begun or state.best_step):
-        checkpoint.read_params(desk.best, params, desk.last)
+        checkpoint.read_params(desk.best, params, desk.last, course.restore)
     return state
 
 
@@ -208,13 +240,14 @@ def _save_due(step: int, options: Train, saved_at: float) -> bool:
 
 
 def _judge(
-    numbers: Mapping[str, float], state: State, params: Mapping[str, nn.Parameter], desk: Desk, options: Train
-) -> None:
+    numbers: Mapping[str, float], state: State, params: Mapping[str, nn.Parameter], desk: Desk, options: Train,
+    beside: Mapping[str, Tensor],
+) -> None:  # fmt: skip
     """Log an evaluation; keep the numbers if they are the best so far, else count towards the patience."""
     desk.log.add({"step": state.step, **{f"eval_{key}": value for key, value in numbers.items()}})
     if numbers["loss"] < state.best_loss:
         state.best_step, state.best_loss, state.since_best = state.step, numbers["loss"], 0
-        checkpoint.write_params(desk.best, params, {"step": state.step, **numbers})
+        checkpoint.write_params(desk.best, params, {"step": state.step, **numbers}, beside)
         return
     state.since_best += 1
     state.stopped_early = options.patience is not None and state.since_best >= options.patience

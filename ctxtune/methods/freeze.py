@@ -42,6 +42,7 @@ class Opened:
     causal: bool
     motion: Motion
     virtual: None = None
+    regrow: None = None
     ladder: Sequence[float] = LADDER
 
     def shares(self, step: int, epoch: int) -> dict[str, float]:

@@ -26,6 +26,7 @@ from ctxtune.backend.mask import Part
 from ctxtune.methods.choosing import select
 from ctxtune.methods.layers import depths
 from ctxtune.methods.motion import ENDLESS, Span
+from ctxtune.methods.regrow import Regrowth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,12 +42,17 @@ LADDER = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 class Opened:
     """A mask on a loaded base, and the changes to what it chooses."""
 
-    mask: Mask
     delta: Delta
     start: int
     stored: torch.dtype
+    regrow: Regrowth | None = None
     virtual: None = None
     ladder: Sequence[float] = LADDER
+
+    @property
+    def mask(self) -> Mask:
+        """What is chosen now."""
+        return {name: piece.part for name, piece in self.delta.pieces.items()}
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]:
@@ -67,7 +73,7 @@ class Opened:
         """Which numbers, and by how much they change."""
         found: dict[str, Tensor] = {}
         for name, values in self.delta.values().items():
-            part = self.mask[name]
+            part = self.delta.pieces[name].part
             found[f"{name}.{part.kind}"] = torch.from_numpy(encode(part))
             found[name + DELTA] = values.to(self.stored)
         return found
@@ -87,13 +93,15 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
         RecipeError: `settings` choose nothing of this model, or layers that it does not have.
         AdapterError: an earlier mask is for another model.
     """
-    mask = {**select(settings, model, anatomy, span), **_classifier(model, anatomy)}
-    delta = Delta(model, mask)
+    chosen, head = select(settings, model, anatomy, span), _classifier(model, anatomy)
+    delta = Delta(model, mask := {**chosen, **head})
     delta.learn(anatomy)
     everything = dict(model.named_parameters(remove_duplicate=False))
     depth = depths(everything, anatomy, len(anatomy.block_list(model)))
     start = min(depth[id(everything[name])] for name in mask)
-    return Opened(mask, delta, start, getattr(torch, settings.stored))
+    wandering = tuple(name for name in chosen if name not in head)
+    regrow = Regrowth(settings, model, delta, wandering, span.steps) if settings.select == "grad" else None
+    return Opened(delta, start, getattr(torch, settings.stored), regrow)
 
 
 def _classifier(model: nn.Module, anatomy: Anatomy) -> Mask:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Freeze
 
 
-Backward = Callable[[int, int | None], None]
-"""(number, rows): the backward pass of the loss on so many batches, those of the run's first steps, or of its first rows"""
+Backward = Callable[[int, int, int | None], None]
+"""(step, number, rows): the backward pass of the loss on so many batches, those of the run from a step on, or as many of `rows`
+of their rows; at most as many as the run has"""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Opened:
     kind: str
     start: int = 0
     ladder: Sequence[float] = LADDER
+    regrow: None = None
     start_vectors: Tensor | None = None
     below: Layers = field(default_factory=list)
     _known: tuple[list[Tensor], Prefix] | None = field(default=None, repr=False)

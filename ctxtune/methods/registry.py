@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.prefix import Prefix
     from ctxtune.backend.trunk import Trunk
+    from ctxtune.methods.motion import Backward
     from ctxtune.recipe.schema import Method as Settings
 
 _MODULES = {"freeze": "ctxtune.methods.freeze", "mask": "ctxtune.methods.mask", "prompt": "ctxtune.methods.prompt"}
@@ -38,6 +40,19 @@ class Virtual(Protocol):
 
     def prefix(self, trunk: Trunk) -> Prefix:
         """Their keys and values as they are now, where they stand before every text."""
+
+
+class Regrow(Protocol):
+    """Which of a model's numbers move, where that changes as a run goes on: their number stays, and so do the parameters."""
+
+    def after(self, step: int, optimizer: Optimizer, backward: Backward, clip: float | None) -> None:
+        """What follows a step, counted from 1; the loop cuts gradients to the norm `clip`."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Which they are now: part of a checkpoint."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Those of a checkpoint."""
 
 
 class Method(Protocol):
@@ -64,6 +79,10 @@ class Method(Protocol):
     @property
     def virtual(self) -> Virtual | None:
         """Tokens that stand before every text, or behind it; None where the model itself changes."""
+
+    @property
+    def regrow(self) -> Regrow | None:
+        """What changes of which numbers these are; None where they stay."""
 
     def finish(self) -> bool:
         """What is done to the numbers when training is over, before they are written; whether that changes them."""

@@ -5,17 +5,19 @@
     fisher      sum_t g_t^2                                             (Sung et al. 2021, "FISH": empirical Fisher)
     snip        |W sum_t g_t|                                           (Lee et al. 2019)
     movement    -W sum_t g_t                                            (Sanh et al. 2020)
+    grad        |sum_t g_t|                                             (Evci et al. 2020, "RigL"; goes on in regrow.py)
 
 g_t is the gradient of the mean loss of a pass over training rows, with the labels they have; W is as the files have it. A pass
 is a batch, or as much of it as fits one; FISH squares the gradient of every row by itself, which is batches of one. Movement is
 a sum over the steps of a training in which W moves: here it stays, as in the first of them, and the rows are those of many.
 
 Gradients are read one tensor at a time. Kept from pass to pass is one number a unit, where a unit's mean is a sum over passes
-(fisher, movement), and of snip sum_t g_t.
+(fisher, movement), and else sum_t g_t.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from ctxtune.backend.quantise import Quantised
 from ctxtune.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from torch import nn
 
@@ -59,31 +61,48 @@ def of_gradients(
     Raises:
         RecipeError: the loss says nothing of any of them, or is no number.
     """
-    sums: dict[str, Tensor] = {}
 
-    def see(name: str, gradient: Tensor) -> None:
-        with torch.no_grad():
-            seen = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-            if settings.select == "fisher":
-                seen = means(seen.square(), kinds[name])
-            elif settings.select == "movement":
-                seen = means(-float_weight(model, name) * seen, kinds[name])
-            if name in sums:
-                sums[name] += seen
-            else:
-                sums[name] = seen.clone()
+    def of(name: str, gradient: Tensor) -> Tensor:
+        if settings.select == "fisher":
+            return means(gradient.square(), kinds[name])
+        if settings.select == "movement":
+            return means(-float_weight(model, name) * gradient, kinds[name])
+        return gradient
 
-    with reading_gradients(model, kinds, see):
-        backward(settings.score_batches, settings.score_rows)
+    sums, _ = summed(model, kinds, lambda: backward(0, settings.score_batches, settings.score_rows), of)
     found = {}
     for name, kind in kinds.items():
         weight = float_weight(model, name)
         if name not in sums:  # the rows never come by it
             found[name] = weight.new_zeros(units(kind, tuple(weight.shape)))
+        elif settings.select in ("snip", "grad"):
+            found[name] = means((weight * sums[name] if settings.select == "snip" else sums[name]).abs(), kind)
         else:
-            found[name] = means((weight * sums[name]).abs(), kind) if settings.select == "snip" else sums[name]
+            found[name] = sums[name]
     _check_told(settings, found)
     return found
+
+
+def summed(
+    model: nn.Module, names: Collection[str], backward: Callable[[], None],
+    of: Callable[[str, Tensor], Tensor] = lambda name, gradient: gradient,
+) -> tuple[dict[str, Tensor], int]:  # fmt: skip
+    """The sum over the passes of `backward` of what each tensor's gradient comes to, and how many passes these were.
+
+    A tensor that no pass comes by is not among them.
+    """
+    sums: dict[str, Tensor] = {}
+    passes: Counter[str] = Counter()
+
+    def see(name: str, gradient: Tensor) -> None:
+        with torch.no_grad():
+            seen = of(name, gradient.to(torch.promote_types(gradient.dtype, torch.float32)))
+            sums[name] = sums[name].add_(seen) if name in sums else seen.clone()
+            passes[name] += 1
+
+    with reading_gradients(model, names, see):
+        backward()
+    return sums, max(passes.values(), default=0)
 
 
 def _check_told(settings: Settings, sums: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.layers import read_layers
-from ctxtune.recipe.section import Rows, Section, Text
+from ctxtune.recipe.section import Rows, Section, Steps, Text
 
 
 def _layers(layers: str) -> str:
@@ -24,7 +24,7 @@ def _share(density: object) -> object:
     return density
 
 
-BY_LOSS = ("fisher", "snip", "movement")
+BY_LOSS = ("fisher", "snip", "movement", "grad")
 """choices for which training rows are read"""
 RANKED = ("magnitude", "lift", *BY_LOSS)
 """choices by what speaks for each unit"""
@@ -59,9 +59,11 @@ class Mask(Section):
     layers: Annotated[Text, AfterValidator(_layers)] = Field(
         "all", description="where numbers are chosen: all (linear layers of all blocks), last:4, 10-19, last:4.mlp, ..."
     )
-    select: Literal["random", "magnitude", "lift", "fisher", "snip", "movement", "bias", "norms", "file"] = Field(
-        "random",
-        description="random; by weight: magnitude, lift; by gradient: fisher, snip, movement; all bias, norms; file",
+    select: Literal["random", "magnitude", "lift", "fisher", "snip", "movement", "grad", "bias", "norms", "file"] = (
+        Field(
+            "random",
+            description="random; by weight magnitude, lift; by gradient fisher, snip, movement, grad; bias, norms; file",
+        )
     )
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"
@@ -75,12 +77,18 @@ class Mask(Section):
     rank: Annotated[int, Field(ge=1, le=65_536)] = Field(
         32, description="lift: the rank of the approximation of each weight whose largest numbers move"
     )
-    score_batches: Rows = Field(
-        16, description="fisher, snip, movement: batches, the run's first, whose gradients are read"
-    )
+    score_batches: Rows = Field(16, description="by gradient: batches, the run's first, that are read to choose")
     score_rows: Rows | None = Field(
-        None, description="fisher, snip, movement: rows in each of these; null: those of a step, 1: each by itself"
+        None, description="by gradient: rows in each of these; null is those of a step, 1 is each row by itself"
     )
+    regrow: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="grad: the share of each tensor's units that give way to others, less and less of it",
+    )
+    regrow_every: Steps = Field(20, description="grad: steps after which they do")
+    regrow_batches: Rows = Field(4, description="grad: batches, the next ones, whose gradients choose the others")
     masks: list[Text] = Field([], description="file: masks, or adapters that hold one, whose numbers move")
     combine: Literal["union", "intersection", "difference"] = Field(
         "union",

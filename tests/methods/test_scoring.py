@@ -89,6 +89,7 @@ def by_hand(name: str, weights: Tensor, gradients: list[Tensor]) -> Tensor:
         "fisher": sum(one.square() for one in gradients),
         "snip": (weights * sum(gradients)).abs(),
         "movement": -weights * sum(gradients),
+        "grad": sum(gradients).abs(),
     }[name].detach()
 
 
@@ -108,7 +109,7 @@ def test_scores_are_those_of_all_dense_gradients(
     flat = list(chain.from_iterable(batches))
     batches = batches[:number] if rows is None else [flat[i * rows : (i + 1) * rows] for i in range(number)]
     expected = run.gradients(other, list(kinds), batches)
-    for name in ("fisher", "snip", "movement"):
+    for name in ("fisher", "snip", "movement", "grad"):
         settings = Mask(name="mask", select=name, score_batches=number, score_rows=rows)
         scores = of_gradients(settings, base.model, kinds, run.backward)
         for tensor, shape in kinds.items():
@@ -151,7 +152,7 @@ def test_rows_that_say_nothing(model_folders: dict[str, Path]) -> None:
     settings, kinds = Mask(name="mask", select="fisher"), {"bert.encoder.layer.3.output.dense.weight": "columns"}
     base = load_base(model_folders["bert-headless"], "cpu", classes=CHOICES)
 
-    def backward(number: int, rows: int | None) -> None:
+    def backward(step: int, number: int, rows: int | None) -> None:
         base.model(input_ids=torch.arange(5, 13)[None]).logits.sum().backward()
 
     with pytest.raises(RecipeError, match="all gradients are 0") as caught:
