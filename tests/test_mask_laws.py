@@ -455,7 +455,7 @@ def test_law_7_what_is_kept_changes_no_loss_of_a_mask(
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
-@pytest.mark.parametrize("mask", ["columns", "rows", "blocks", "entries", "words", "norms"])
+@pytest.mark.parametrize("mask", ["columns", "rows", "blocks", "entries", "words", "norms", "grad"])
 def test_masks_in_sixteen_bits(mask: str, quant: str, lab: Lab, tmp_path: Path) -> None:
     """Changes stay float32 while they learn; attached to a base in bfloat16 they say what was trained."""
     kind = "llama-untied"
