@@ -110,6 +110,8 @@ def known_values() -> dict[str, Takes]:
                 "density",
                 "epochs",
                 "lr-decay",
+                "l1",
+                "l2",
                 "max-tokens",
                 "older-than",
                 "rank",

@@ -101,17 +101,19 @@ MASKS: dict[str, dict[str, Any]] = {
         "select": "grad", "shape": "entries", "density": 0.05, "layers": "last:2", "score_batches": 2, "regrow": 0.9,
         "regrow_every": 2, "regrow_batches": 2,
     },
+    "small": {"shape": "entries", "density": 0.05, "l2": 0.2, "l1": 1e-3},
     "norms": {"select": "norms"},
     "words": {"layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
 }  # fmt: skip
-CHOSEN = ("spoken", "principal", "fisher", "snip", "movement", "grad")
-"""masks that differ in what is chosen, not in how it moves: a few cells tell"""
+CHOSEN = ("spoken", "principal", "fisher", "snip", "movement", "grad", "small")
+"""masks that differ in what is chosen, or in what a change costs, not in how it moves: a few cells tell"""
 COVER = {
     ("llama-tied", "columns", "none"), ("llama-untied", "blocks", "none"), ("mistral-untied", "entries", "none"),
     ("llama-tied", "largest", "none"), ("bert-tied", "words", "none"), ("granite-tied", "norms", "none"),
     ("roberta-headless", "top entries", "none"), ("llama-untied", "entries", "int8"), ("gpt2-tied", "rows", "nf4"),
     ("llama-tied", "spoken", "none"), ("gpt2-tied", "principal", "none"), ("llama-untied", "fisher", "none"),
     ("gpt2-tied", "snip", "nf4"), ("bert-tied", "movement", "none"), ("llama-untied", "grad", "nf4"),
+    ("gpt2-tied", "small", "none"),
 }  # fmt: skip
 RATE = 3e-2
 
@@ -351,7 +353,7 @@ def test_law_5_the_dry_run_foresees_a_mask(kind: str, mask: str, quant: str, lab
 SOON = {
     *(("llama-tied", "top entries", cache, "none") for cache in CACHES), ("gpt2-tied", "columns", "off", "none"),
     ("bert-tied", "words", "off", "none"), ("llama-untied", "rows", "off", "nf4"), ("llama-untied", "fisher", "off", "none"),
-    ("llama-tied", "norms", "off", "none"), ("llama-tied", "grad", "memory", "none"),
+    ("llama-tied", "norms", "off", "none"), ("llama-tied", "grad", "memory", "none"), ("gpt2-tied", "small", "off", "none"),
 }  # fmt: skip
 RESUMED = [
     pytest.param(*cell, id="-".join(cell), marks=[pytest.mark.slow] * (cell not in SOON))
@@ -583,6 +585,27 @@ def test_a_mask_of_another_base(kind: str, lab: Lab) -> None:
 def test_a_classifier_of_zeros_learns_beside_a_mask(kind: str, lab: Lab) -> None:
     cell = lab.cell(kind, "columns", "none")
     assert any("classifier" in name for name in open_adapter(cell.adapter).header.tensors)
+
+
+# --- what changes cost
+
+
+def test_a_run_tells_what_its_changes_cost(lab: Lab, tmp_path: Path) -> None:
+    """Of what the file holds; a classifier that begins at zero costs nothing. Dear changes are 0, and the file says so."""
+    more = {"method.l2": 0.5, "method.shape": "entries", "train.steps": 6, "train.lr": 1e-3}
+    for kind, dear in (("llama-tied", 0.02), ("bert-headless", 0.0)):
+        facts = adapt(lab.recipe(kind, "columns", tmp_path / kind, more | {"method.l1": dear}), False, Listener())
+        stored = load_file(tmp_path / kind / "adapter" / "adapter_model.safetensors")
+        numbers = torch.cat([
+            tensor.double().reshape(-1)
+            for name, tensor in stored.items()
+            if name.endswith(".delta") and name.replace(".delta", ".whole") not in stored
+        ])  # fmt: skip
+        cost = 0.25 * float(numbers.square().sum()) + dear * float(numbers.abs().sum())
+        assert facts["penalty"]["value"] == pytest.approx(cost, rel=1e-9)
+        assert facts["penalty"]["zeros"] == float((numbers == 0).double().mean())
+        assert 0.1 * bool(dear) <= facts["penalty"]["zeros"] < 1
+    assert lab.cell("llama-tied", "columns", "none").facts["penalty"] is None
 
 
 # --- a mask that is chosen again

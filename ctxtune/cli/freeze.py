@@ -190,6 +190,8 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         ["steps", "", f"{facts['steps']} at rates up to {facts.get('highest_rate', facts['lr']['value']):.1e}"],
         ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
     ]
+    if (cost := facts.get("penalty")) is not None:
+        rest.append(["cost of the changes", "0", f"{cost['value']:.3g}, {cost['zeros']:.1%} of them are 0"])
     if facts["best_step"] != facts["steps"]:
         best = "the lowest eval loss" if teacher is None else "the nearest to the teacher"
         rest.append(["kept", "", f"step {facts['best_step']}, {best}"])

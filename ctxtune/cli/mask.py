@@ -8,6 +8,17 @@ import typer
 from ctxtune.cli import console, freeze, options
 from ctxtune.recipe.mask import masks_of
 
+Select = Annotated[
+    str | None,
+    typer.Option(
+        "--select",
+        help="random, magnitude, lift, fisher, snip, movement, grad, bias, norms; file: and masks (' + ', ' & ', ' - ').",
+    ),
+]
+Density = Annotated[str | None, typer.Option("--density", help="The share of the weights that moves, such as 1%.")]
+L2 = Annotated[float | None, typer.Option("--l2", help="What half the square of a change costs (L2-SP).")]
+L1 = Annotated[float | None, typer.Option("--l1", help="What a change costs; what is not worth it is 0.")]
+
 
 def mask(
     recipe: options.Recipe = None,
@@ -18,21 +29,15 @@ def mask(
     answer: options.Answer = None,
     choices: options.Choices = None,
     messages: options.Messages = None,
-    select: Annotated[
-        str | None,
-        typer.Option(
-            "--select",
-            help="random, magnitude, lift, fisher, snip, movement, grad, bias, norms; file: and masks (' + ', ' & ', ' - ').",
-        ),
-    ] = None,
+    select: Select = None,
     shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,
-    density: Annotated[
-        str | None, typer.Option("--density", help="The share of the weights that moves, such as 1%.")
-    ] = None,
+    density: Density = None,
     budget: Annotated[int | None, typer.Option("--budget", help="How many numbers move, in place of a share.")] = None,
     layers: Annotated[
         str | None, typer.Option("--layers", help="Where they are chosen: all, last:4, 10-19, last:4.mlp, embeddings.")
     ] = None,
+    l2: L2 = None,
+    l1: L1 = None,
     choose_only: Annotated[
         bool, typer.Option("--choose-only", help="Train nothing: write which numbers are chosen to the file --out.")
     ] = False,
@@ -62,7 +67,8 @@ def mask(
         data__messages=messages,
         method__name="mask", method__select=name, method__masks=masks, method__combine=combine, method__shape=shape,
         method__density=density, method__budget=budget,
-        method__layers=layers, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
+        method__layers=layers, method__l2=l2, method__l1=l1,
+        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     if choose_only:

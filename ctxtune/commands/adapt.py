@@ -197,6 +197,7 @@ class _Run:
             "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
             "scores": {"before": before["scores"], "after": after["scores"]},
             "start": before.get("start"),
+            "penalty": method.penalty.facts() if method.penalty is not None else None,
             **learned.facts(),
             "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
             | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
@@ -309,6 +310,7 @@ class _Run:
             self.recipe.train,
             on_trial=lambda lr, loss: self.tell.note(f"rate {lr:.0e}: held-out loss {loss:.4f}"),
             ladder=method.ladder,
+            penalty=method.penalty,
         )
         self.tell.note(
             f"rate {test.lr:.0e} chosen, the lowest within one standard error of the least loss: "
@@ -345,7 +347,7 @@ class _Run:
         return fit(
             method.params,
             objective,
-            Course(steps, notes["rate"]["value"], batches.epoch, method.shares, regrow),
+            Course(steps, notes["rate"]["value"], batches.epoch, method.shares, method.penalty, regrow),
             options,
             Desk(self.run.last, self.run.best, log),
             self.stop,

@@ -4,7 +4,8 @@ Each step takes one batch of examples, in parts that fit the memory:
 
     g = (sum over parts of grad of the parts' summed loss) / supervised tokens of the batch
 
-so that 8 parts of 1 and 1 part of 8 give the same gradient. Then the gradient is clipped, the rate set, AdamW steps.
+so that 8 parts of 1 and 1 part of 8 give the same gradient. What the numbers themselves cost is added to it once. Then the
+gradient is clipped, the rate set, AdamW steps.
 What moves may change from step to step (optimizer.py): the course says so.
 """
 
@@ -57,6 +58,16 @@ class Regrow(Protocol):
     def restore(self, state: Mapping[str, Tensor]) -> None: ...
 
 
+class Penalty(Protocol):
+    """What numbers cost beside the loss of the rows: `pull` adds its gradient once a step, `after` follows the step.
+
+    `cut` is the share of its gradient that clipping left of the step.
+    """
+
+    def pull(self) -> None: ...
+    def after(self, optimizer: torch.optim.Optimizer, cut: float) -> None: ...
+
+
 @dataclass(frozen=True)
 class Course:
     """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices.
@@ -69,6 +80,7 @@ class Course:
     lr: float
     batches: Callable[[int], list[list[int]]]
     shares: Shares
+    penalty: Penalty | None = None
     regrow: tuple[Regrow, Backward] | None = None
 
     def after(self, step: int, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
@@ -131,17 +143,23 @@ def take_step(
     batch: Sequence[int],
     lr: float,
     options: Train,
+    penalty: Penalty | None = None,
 ) -> tuple[float, float]:
-    """One optimiser step at rate `lr`; returns the loss in nats a token and the norm of the gradient before clipping."""
+    """One optimiser step at rate `lr`; returns the rows' loss in nats a token and the gradient's norm before clipping."""
     tokens = objective.tokens(batch)
     total = 0.0
     for part in objective.parts(batch, options.micro_batch):
         loss = objective.loss(part) / tokens
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    norm = float(torch.nn.utils.clip_grad_norm_(params, options.clip if options.clip is not None else math.inf))
+    if penalty is not None:
+        penalty.pull()
+    limit = options.clip if options.clip is not None else math.inf
+    norm = float(torch.nn.utils.clip_grad_norm_(params, limit))
     set_rate(optimizer, lr)
     optimizer.step()
+    if penalty is not None:
+        penalty.after(optimizer, min(1.0, limit / norm) if norm else 1.0)
     optimizer.zero_grad(set_to_none=True)
     return total, norm
 
@@ -222,7 +240,7 @@ def _advance(
     """
     begun = time.perf_counter()
     lr = course.lr * factor(state.step, course.steps, options.schedule, options.warmup)
-    loss, norm = take_step(moving, optimizer, objective, batch, lr, options)
+    loss, norm = take_step(moving, optimizer, objective, batch, lr, options, course.penalty)
     if not math.isfinite(loss) or not math.isfinite(norm):
         problem = f"step {state.step + 1}: the loss is {loss} and the gradient's norm {norm} at rate {lr:.2g}"
         raise CtxtuneError(problem, "try a smaller --lr")

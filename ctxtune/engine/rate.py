@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ctxtune.engine.loop import Objective
+    from ctxtune.engine.loop import Objective, Penalty
     from ctxtune.engine.optimizer import Shares
     from ctxtune.recipe.schema import Train
 
@@ -79,6 +79,7 @@ def find_rate(
     on_trial: Callable[[float, float], None] = lambda lr, loss: None,
     trials: Trials | None = None,
     ladder: Sequence[float] = LADDER,
+    penalty: Penalty | None = None,
 ) -> RateTest:
     """Try every rate of the ladder from where the parameters stand now; afterwards they stand there again.
 
@@ -99,7 +100,7 @@ def find_rate(
     results: list[tuple[float, list[float]]] = []
 
     def trial(lr: float) -> tuple[float, list[float]]:
-        _try(params, objective, batches, moves, lr, options)
+        _try(params, objective, batches, moves, lr, options, penalty)
         losses = _losses(objective, held)
         _restore(params, start)
         on_trial(lr, _mean(losses))
@@ -165,11 +166,12 @@ def _try(
     moves: Sequence[Mapping[str, float]],
     lr: float,
     options: Train,
+    penalty: Penalty | None,
 ) -> None:
     optimizer = make_optimizer(params, options)
     for step, (batch, shares) in enumerate(zip(batches, moves, strict=True)):
         now = lr * factor(step, len(batches), "linear", 0.1)
-        take_step(move(params, optimizer, shares), optimizer, objective, batch, now, options)
+        take_step(move(params, optimizer, shares), optimizer, objective, batch, now, options, penalty)
 
 
 def _losses(objective: Objective, held: Sequence[int]) -> list[float]:

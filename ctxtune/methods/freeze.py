@@ -43,6 +43,7 @@ class Opened:
     motion: Motion
     virtual: None = None
     regrow: None = None
+    penalty: None = None
     ladder: Sequence[float] = LADDER
 
     def shares(self, step: int, epoch: int) -> dict[str, float]:

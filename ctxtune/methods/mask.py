@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from ctxtune.adapter.mask import DELTA, encode, sizes_text
 from ctxtune.backend.delta import Delta
-from ctxtune.backend.mask import Part
+from ctxtune.backend.mask import Part, numel
 from ctxtune.methods.choosing import select
 from ctxtune.methods.layers import depths
 from ctxtune.methods.motion import ENDLESS, Span
+from ctxtune.methods.penalty import Penalty, penalty_of
 from ctxtune.methods.regrow import Regrowth
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Opened:
     start: int
     stored: torch.dtype
     regrow: Regrowth | None = None
+    penalty: Penalty | None = None
     virtual: None = None
     ladder: Sequence[float] = LADDER
 
@@ -93,15 +95,16 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
         RecipeError: `settings` choose nothing of this model, or layers that it does not have.
         AdapterError: an earlier mask is for another model.
     """
-    chosen, head = select(settings, model, anatomy, span), _classifier(model, anatomy)
+    head = _classifier(model, anatomy)
+    chosen = {name: part for name, part in select(settings, model, anatomy, span).items() if name not in head}
     delta = Delta(model, mask := {**chosen, **head})
     delta.learn(anatomy)
     everything = dict(model.named_parameters(remove_duplicate=False))
     depth = depths(everything, anatomy, len(anatomy.block_list(model)))
     start = min(depth[id(everything[name])] for name in mask)
-    wandering = tuple(name for name in chosen if name not in head)
-    regrow = Regrowth(settings, model, delta, wandering, span.steps) if settings.select == "grad" else None
-    return Opened(delta, start, getattr(torch, settings.stored), regrow)
+    regrow = Regrowth(settings, model, delta, tuple(chosen), span.steps) if settings.select == "grad" else None
+    penalty = penalty_of(settings, delta.flat, numel(chosen))
+    return Opened(delta, start, getattr(torch, settings.stored), regrow, penalty)
 
 
 def _classifier(model: nn.Module, anatomy: Anatomy) -> Mask:

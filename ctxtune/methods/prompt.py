@@ -76,6 +76,7 @@ class Opened:
     start: int = 0
     ladder: Sequence[float] = LADDER
     regrow: None = None
+    penalty: None = None
     start_vectors: Tensor | None = None
     below: Layers = field(default_factory=list)
     _known: tuple[list[Tensor], Prefix] | None = field(default=None, repr=False)

@@ -55,6 +55,19 @@ class Regrow(Protocol):
         """Those of a checkpoint."""
 
 
+class Penalty(Protocol):
+    """What the loop asks of a cost beside the loss of the rows, and what a result tells of it."""
+
+    def pull(self) -> None:
+        """Add its gradient to that of the rows, once a step."""
+
+    def after(self, optimizer: Optimizer, cut: float) -> None:
+        """What follows a step, whose gradient was clipped to so much of itself."""
+
+    def facts(self) -> dict[str, float]:
+        """What the numbers cost as they stand."""
+
+
 class Method(Protocol):
     """A method opened on a base: the base then runs as adapted, and before the first step as it always did.
 
@@ -83,6 +96,10 @@ class Method(Protocol):
     @property
     def regrow(self) -> Regrow | None:
         """What changes of which numbers these are; None where they stay."""
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """What the numbers cost beside the loss of the rows; None where that is nothing."""
 
     def finish(self) -> bool:
         """What is done to the numbers when training is over, before they are written; whether that changes them."""

@@ -24,6 +24,8 @@ def _share(density: object) -> object:
     return density
 
 
+Cost = Annotated[float, Field(ge=0, le=1e9)]
+
 BY_LOSS = ("fisher", "snip", "movement", "grad")
 """choices for which training rows are read"""
 RANKED = ("magnitude", "lift", *BY_LOSS)
@@ -94,6 +96,8 @@ class Mask(Section):
         "union",
         description="file: of several masks their union, intersection or difference (of the first from the others)",
     )
+    l2: Cost = Field(0.0, description="what half the square of each change costs beside the loss (L2-SP); 0 is nothing")
+    l1: Cost = Field(0.0, description="what the size of each change costs beside the loss; those not worth it become 0")
     stored: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="how changes are written; at the end they are rounded to it, and then scored"
     )
