@@ -110,6 +110,7 @@ def known_values() -> dict[str, Takes]:
                 "density",
                 "epochs",
                 "lr-decay",
+                "ewc",
                 "l1",
                 "l2",
                 "max-tokens",

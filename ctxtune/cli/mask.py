@@ -18,6 +18,7 @@ Select = Annotated[
 Density = Annotated[str | None, typer.Option("--density", help="The share of the weights that moves, such as 1%.")]
 L2 = Annotated[float | None, typer.Option("--l2", help="What half the square of a change costs (L2-SP).")]
 L1 = Annotated[float | None, typer.Option("--l1", help="What a change costs; what is not worth it is 0.")]
+EWC = Annotated[float | None, typer.Option("--ewc", help="What a change costs by how much the base minds it.")]
 
 
 def mask(
@@ -38,6 +39,7 @@ def mask(
     ] = None,
     l2: L2 = None,
     l1: L1 = None,
+    ewc: EWC = None,
     choose_only: Annotated[
         bool, typer.Option("--choose-only", help="Train nothing: write which numbers are chosen to the file --out.")
     ] = False,
@@ -67,7 +69,7 @@ def mask(
         data__messages=messages,
         method__name="mask", method__select=name, method__masks=masks, method__combine=combine, method__shape=shape,
         method__density=density, method__budget=budget,
-        method__layers=layers, method__l2=l2, method__l1=l1,
+        method__layers=layers, method__l2=l2, method__l1=l1, method__ewc=ewc,
         train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip

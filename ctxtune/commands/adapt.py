@@ -162,6 +162,7 @@ class _Run:
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
+        self._weigh(method, judge)
         objective, went_on = learned.objective(feed), self.run.last.exists()
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)
@@ -324,6 +325,14 @@ class _Run:
                 "seconds": round(test.seconds, 2),
             },
         }
+
+    def _weigh(self, method: Method, judge: Judge) -> None:
+        """Let changes cost what the base minds, where the recipe says so."""
+        from ctxtune.evals.curvature import fisher
+
+        if (penalty := method.penalty) is not None and penalty.ewc:
+            with self.clock.part("fisher"):
+                penalty.fisher = fisher(penalty.flat, judge.probe, self.recipe.train.seed)
 
     def _fit(
         self,

@@ -2,11 +2,12 @@
 
     l2    a/2 sum D_i^2    its gradient a D joins that of the rows, once a step          (Li et al. 2018, "L2-SP")
     l1    a sum |D_i|      after a step D_i comes nearer to 0 by a r / h_i, and rests there (Yun et al. 2021, "ProxGen")
+    ewc   a/2 sum F_i D_i^2    as l2, F_i what the base minds (evals/curvature.py)    (Kirkpatrick et al. 2017, "EWC")
 
 where AdamW's step is r m_i / h_i. By a gradient a sign(D) D_i would be thrown to and fro about 0; what comes nearer by the
 step's own measure rests at 0 as long as the rows' gradient is smaller than a, which is where the sum of both is least.
 
-Both are part of the loss: where its gradient is clipped, so are they. A classifier that begins at zero costs nothing: what it
+All are part of the loss: where its gradient is clipped, so are they. A classifier that begins at zero costs nothing: what it
 was is nothing to stay near.
 """
 
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
     from ctxtune.recipe.mask import Mask as Settings
 
 
-@dataclass(frozen=True)
+@dataclass
 class Penalty:
-    """Of the first `count` numbers of `flat`; `l2` and `l1` are what they are multiplied by."""
+    """Of the first `count` numbers of `flat`; `l2`, `l1` and `ewc` are the factors a. `fisher` is to be set for ewc."""
 
     flat: nn.Parameter
     count: int
     l2: float
     l1: float
+    ewc: float = 0.0
+    fisher: Tensor | None = None
 
     @property
     def changes(self) -> Tensor:
@@ -42,7 +45,12 @@ class Penalty:
         """Add what can be differentiated to the gradient of the rows."""
         if self.flat.grad is None:
             self.flat.grad = torch.zeros_like(self.flat)
-        self.flat.grad[: self.count].add_(self.changes, alpha=self.l2)
+        self.flat.grad[: self.count].addcmul_(self.changes, self._square())
+
+    def _square(self) -> Tensor:
+        """What half the square of each change costs."""
+        flat = self.changes.new_tensor(self.l2)
+        return flat if self.fisher is None else flat + self.ewc * self.fisher[: self.count]
 
     def after(self, optimizer: Optimizer, cut: float) -> None:
         """What follows AdamW's step, whose gradient was clipped to so much of itself."""
@@ -59,10 +67,14 @@ class Penalty:
     def facts(self) -> dict[str, float]:
         """What D costs as it stands, and which share of it is 0."""
         wide = self.changes.double()
-        cost = self.l2 / 2 * wide.square().sum() + self.l1 * wide.abs().sum()
+        cost = (self._square() / 2 * wide.square()).sum() + self.l1 * wide.abs().sum()
         return {"value": float(cost), "zeros": float((wide == 0).sum()) / max(1, self.count)}
 
 
 def penalty_of(settings: Settings, flat: nn.Parameter, count: int) -> Penalty | None:
     """What a recipe asks for; None where D costs nothing."""
-    return Penalty(flat, count, settings.l2, settings.l1) if settings.l2 or settings.l1 else None
+    return (
+        Penalty(flat, count, settings.l2, settings.l1, settings.ewc)
+        if settings.l2 or settings.l1 or settings.ewc
+        else None
+    )

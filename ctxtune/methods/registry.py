@@ -56,7 +56,14 @@ class Regrow(Protocol):
 
 
 class Penalty(Protocol):
-    """What the loop asks of a cost beside the loss of the rows, and what a result tells of it."""
+    """What the loop asks of a cost beside the loss of the rows, and what a result tells of it.
+
+    Where `ewc` is not 0, `fisher` is what the base minds of each number of `flat`: it is set before the first step.
+    """
+
+    flat: nn.Parameter
+    ewc: float
+    fisher: Tensor | None
 
     def pull(self) -> None:
         """Add its gradient to that of the rows, once a step."""

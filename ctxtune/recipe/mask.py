@@ -98,6 +98,9 @@ class Mask(Section):
     )
     l2: Cost = Field(0.0, description="what half the square of each change costs beside the loss (L2-SP); 0 is nothing")
     l1: Cost = Field(0.0, description="what the size of each change costs beside the loss; those not worth it become 0")
+    ewc: Cost = Field(
+        0.0, description="what each change costs by how much the base minds it on the probe (EWC); 1 is a KL, about"
+    )
     stored: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="how changes are written; at the end they are rounded to it, and then scored"
     )
@@ -106,6 +109,10 @@ class Mask(Section):
     def _whole_kinds(self) -> "Mask":
         if (self.select == "file") != bool(self.masks):
             raise ValueError("select file takes the numbers of masks: name both, on a command line --select file:PATH")
+        if self.select == "grad" and self.ewc:
+            raise ValueError(
+                "select grad moves others as it goes on, ewc knows those of the start alone: --l2 in its place"
+            )
         if self.select in ("bias", "norms", "file"):
             told = "takes what its masks say" if self.select == "file" else "takes all of them"
             if self.shape != "columns":

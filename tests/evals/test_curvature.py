@@ -1,0 +1,96 @@
+"""What a base minds of each change, against dense gradients by autograd through the whole model; and runs that pay for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ctxtune.backend.feed import Feed
+from ctxtune.backend.load import load_base
+from ctxtune.backend.trunk import Trunk
+from ctxtune.commands.adapt import adapt
+from ctxtune.errors import RecipeError
+from ctxtune.evals.curvature import fisher
+from ctxtune.evals.forgetting import probe_examples
+from ctxtune.methods.mask import open_method
+from ctxtune.methods.penalty import Penalty
+from ctxtune.recipe.load import load
+from ctxtune.recipe.mask import Mask
+
+from ..conftest import CHOICES, PROMPT, Killed, Listener, kill_at, review_rows, write_jsonl
+from ..test_laws import assert_same_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ctxtune.recipe.load import Resolved
+
+
+def run(folder: Path, out: Path, more: dict[str, Any]) -> Resolved:
+    rows = out.parent / "rows.jsonl"
+    if not rows.exists():
+        write_jsonl(rows, review_rows(12, 0))
+    return load(None, {
+        "model": str(folder), "data.train": str(rows), "data.prompt": PROMPT, "data.answer": "{{ label }}",
+        "data.choices": CHOICES, "method.name": "mask", "method.density": 0.1, "train.batch": 4, "train.steps": 4,
+        "train.save_every": 2, "train.lr": 1e-2, "device": "cpu", "out": str(out), **more,
+    })  # fmt: skip
+
+
+def test_fisher_is_that_of_dense_gradients(model_folders: dict[str, Path]) -> None:
+    base, other = (load_base(model_folders["llama-tied"], "cpu") for _ in range(2))
+    method = open_method(Mask(name="mask", shape="entries", density=0.05, layers="1-3"), base.model, base.anatomy)
+    examples = probe_examples([5 + (7 * i) % 50 for i in range(70)], "causal", None, 24)
+    assert len(examples) == 3
+    with Trunk(base, method.start) as trunk:
+        found = fisher(method.delta.flat, Feed(trunk, examples), 3)
+    assert method.delta.flat.grad is None
+    chance = torch.Generator().manual_seed(3)
+    weights = {name: other.model.get_parameter(name).requires_grad_(True) for name in method.mask}
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for one in examples:
+        said = other.model(input_ids=torch.tensor([one.ids])).logits[0].log_softmax(-1)
+        drawn = torch.multinomial(said.detach().exp(), 1, generator=chance)
+        gradients = torch.autograd.grad(-said.gather(1, drawn).sum(), list(weights.values()))
+        for name, gradient in zip(weights, gradients, strict=True):
+            sums[name] += gradient.square() / len(one.ids) / 3
+    for name, piece in method.delta.pieces.items():
+        expected = sums[name].detach().reshape(-1)[torch.from_numpy(piece.part.entries())]
+        assert torch.allclose(piece.of(found).reshape(-1), expected, rtol=1e-3, atol=1e-9)
+        assert expected.any()
+
+
+def test_the_cost_is_a_term_of_the_loss() -> None:
+    flat, minds = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0])), torch.tensor([0.5, 0.0, 2.0])
+    penalty = Penalty(flat, 2, 0.1, 0.0, 4.0, minds)
+    cost = (0.05 * flat[:2].square() + 2.0 * minds[:2] * flat[:2].square()).sum()
+    (expected,) = torch.autograd.grad(cost, flat)
+    penalty.pull()
+    assert torch.allclose(flat.grad, expected)
+    assert penalty.facts()["value"] == pytest.approx(cost.item())
+
+
+def test_a_run_that_pays_by_what_the_base_minds(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """Dear enough it moves hardly; a killed one goes on to the same end."""
+    folder = model_folders["llama-tied"]
+    (tmp_path / "probe.txt").write_text("A plain text that nobody asked for, about birds and the sea. " * 4)
+    text = {"forget.probe": str(tmp_path / "probe.txt")}
+    free = adapt(run(folder, tmp_path / "free", text), False, Listener())
+    paid = adapt(run(folder, tmp_path / "paid", text | {"method.ewc": 1e4}), False, Listener())
+    assert paid["penalty"]["value"] > 0
+    assert paid["forgetting"]["after"]["kl"] < free["forgetting"]["after"]["kl"]
+    with pytest.raises(Killed):
+        adapt(run(folder, tmp_path / "broken", text | {"method.ewc": 1e4}), False, Listener(kill_at(3)))
+    adapt(run(folder, tmp_path / "broken", text | {"method.ewc": 1e4}), True, Listener())
+    assert_same_run(tmp_path / "broken", tmp_path / "paid")
+
+
+def test_where_nothing_tells_what_the_base_minds(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    more = {"method.ewc": 1.0, "forget.probe": "none"}
+    with pytest.raises(RecipeError, match="reads the probe") as caught:
+        adapt(run(model_folders["llama-tied"], tmp_path / "out", more), False, Listener())
+    assert caught.value.hint
+    with pytest.raises(RecipeError, match="select grad"):
+        run(model_folders["llama-tied"], tmp_path / "out", {"method.ewc": 1.0, "method.select": "grad"})
