@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from ctxtune.cli import console, freeze, options
-from ctxtune.recipe.mask import masks_of
 
 Select = Annotated[
     str | None,
@@ -63,6 +62,8 @@ def mask(
     One weight in a hundred, spread over the model, learns much and forgets little; a step computes the gradient of these
     numbers alone.
     """
+    from ctxtune.recipe.mask import masks_of
+
     name, masks, combine = masks_of(select)
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,

@@ -184,7 +184,7 @@ def suggestion(unknown: str) -> str:
     if near:
         return f"did you mean '{section}.{near[0]}'?" if section else f"did you mean '{near[0]}'?"
     names = {key.rpartition(".")[2]: key for key in (*sections(), *owners()) if key}
-    for elsewhere in difflib.get_close_matches(name, names, n=1):
+    for elsewhere in difflib.get_close_matches(name, names, n=1) if len(name) > 1 else ():  # one sign is like any two
         return f"did you mean '{names[elsewhere]}'?"
     if section not in sections():
         section = ""
