@@ -3,7 +3,7 @@
 A unit is what `shape` says: a row, a column, a block, a single entry; what speaks for it stands in scoring.py.
 
 Units are ranked over all tensors together, each tensor keeping a tenth of its share at least; `random` draws the same share
-of each by lot, `bias` and `norms` take all of these, `file` what earlier masks say (reused.py).
+of each by lot, `bias` and `norms` take all of these, `masks` what earlier ones say (reused.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctxtune.adapter.moved import require_home
 from ctxtune.backend.mask import Part, numel, units
 from ctxtune.backend.quantise import Quantised, is_linear, is_turned, stored_shape
 from ctxtune.errors import RecipeError
 from ctxtune.methods.layers import choose, inside, unique
-from ctxtune.methods.reused import earlier_mask, reused
+from ctxtune.methods.reused import earlier_mask
 from ctxtune.methods.scoring import of_gradients, of_weights
 from ctxtune.recipe.layers import read_layers
 from ctxtune.recipe.mask import BY_LOSS
@@ -84,7 +85,7 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
         AdapterError: an earlier mask is for another model.
     """
     if settings.masks:
-        return reused(settings, model)
+        return _reused(settings, model)
     tensors = candidates(settings, model, anatomy)
     if settings.select in ("bias", "norms"):
         return {name: Part("whole", size, np.arange(0)) for name, size in tensors.items()}
@@ -111,6 +112,14 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
     else:
         scores = of_weights(settings, model, kinds, span.seed)
     return ranked({name: Part(kinds[name], tensors[name], np.arange(count[name])) for name in tensors}, scores, density)
+
+
+def _reused(settings: Settings, model: nn.Module) -> Mask:
+    """The mask of earlier runs, where this model has all that it is for."""
+    mask = earlier_mask(settings)
+    for name, part in mask.items():
+        require_home(model, " and ".join(settings.masks), f"{name}.{part.kind}", name, part)
+    return mask
 
 
 def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: float) -> Mask:

@@ -1,4 +1,7 @@
-"""Masks of earlier runs, chosen again: one as it is, or what several come to together."""
+"""Masks of earlier runs, chosen again: one as it is, or what several come to together.
+
+No torch: a run checks them before anything heavy is imported.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxtune.adapter.mask import CONTAINER, read_mask
-from ctxtune.adapter.moved import require_home
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.mask import difference, intersection, union
 from ctxtune.errors import AdapterError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ctxtune.adapter.read import AdapterFile
     from ctxtune.backend.mask import Mask
     from ctxtune.recipe.mask import Mask as Settings
@@ -51,15 +51,3 @@ def earlier_mask(settings: Settings) -> Mask:
     if not found:
         raise AdapterError(f"{said}: their {settings.combine} chooses nothing", "another combine, or other masks")
     return found
-
-
-def reused(settings: Settings, model: nn.Module) -> Mask:
-    """The same, for this model.
-
-    Raises:
-        AdapterError: it is for parameters that the model does not have, or has in another size.
-    """
-    mask = earlier_mask(settings)
-    for name, part in mask.items():
-        require_home(model, " and ".join(settings.masks), f"{name}.{part.kind}", name, part)
-    return mask
