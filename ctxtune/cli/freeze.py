@@ -180,9 +180,14 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         rows.append([_LOSS, *(f"{scores['loss']:.4f}" for scores in told)])
     if "kl_teacher" in told[-1]:
         rows.append([_APART, *(f"{scores['kl_teacher']:.4f}" for scores in told)])
-    if drift["after"]:
+    if "kl" in drift["after"]:
         rows.append(["probe loss, nats a token", *(f"{one['loss']:.4f}" for one in moved)])
         rows.append(["KL(base || tuned), nats a token", "0", *(f"{one['kl']:.4f}" for one in moved[1:])])
+    if "task_kl" in drift["after"]:
+        a_row = "row" if "acc" in told[-1] else "token"
+        rows.append(
+            [f"the same on rows to score, nats a {a_row}", "0", *(f"{one['task_kl']:.4f}" for one in moved[1:])]
+        )
     rest = [["forgetting", "", "not measured"]] if "not_measured" in drift else []
     rest += [
         ["trained numbers", "0", f"{facts['trainable']:,}" + ("" if added else f" of {facts['parameters']:,}")],

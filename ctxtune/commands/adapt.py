@@ -12,7 +12,7 @@ from ctxtune.commands.batches import Batches
 from ctxtune.commands.chosen_mask import backward_of, backward_over, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.earlier_masks import check_masks
-from ctxtune.commands.heartbeat import heartbeat
+from ctxtune.commands.kept import facts_of, keep_checked
 from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import Lesson, choosing, lesson
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
@@ -22,12 +22,12 @@ from ctxtune.commands.transfer import set_off
 from ctxtune.data.finite import finite, plain
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
-from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ctxtune.adapter.manifest import Manifest
+    from ctxtune.backend.feed import Feed
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.judge import Judge
@@ -157,20 +157,20 @@ class _Run:
     ) -> dict[str, Any]:
         from ctxtune.engine.schedule import highest
 
-        feed = begin.learning_feed(trunk, method, learned.examples.examples, self.recipe.train.pack)
+        feed = begin.learning_feed(trunk, method.virtual, learned.examples.examples, self.recipe.train.pack)
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
         self._weigh(method, judge)
-        objective, went_on = learned.objective(feed), self.run.last.exists()
+        objective = learned.objective(feed)
         with self.clock.part("rate"):
             rate = self._rate(method, objective, feed.lengths, steps)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
             state = self._fit(method, objective, feed, batches, judge, steps, notes)
         # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
-        known = None if went_on else min(judge.told, key=lambda scores: choosing(scores)["loss"], default=None)
+        known = next((scores for scores in judge.told if choosing(scores)["loss"] == state.best_loss), None)
         if method.finish():
             known = None
         with self.clock.part("after"):
@@ -257,33 +257,19 @@ class _Run:
         inputs = {**self.sources.inputs, "model": mark}
         return dump(self.resolved, relative_to=relative_to, inputs=inputs)
 
-    def _keep(self, feed: Any, mark: str) -> dict[str, Any]:
+    def _keep(self, feed: Feed, mark: str) -> dict[str, Any]:
         """Run the frozen layers once, and check that training from what they said is the same as training through them."""
-        from ctxtune.backend.feed import check_kept, is_exact, unpackable
+        from ctxtune.backend.feed import unpackable
         from ctxtune.engine.checkpoint import read_state
 
         if self.recipe.train.pack and (reason := unpackable(feed)):
             self.tell.note(f"train.pack: {reason}, so that each example gets a row of its own")
             feed.pack = False
-        layers = len(feed.trunk.blocks) if feed.suffix else feed.trunk.start
-        once = layers > 0 and self.recipe.cache != "off"
-        what = f"running the {layers} frozen layers once over {counted(len(feed.examples), 'example')}"
-        with heartbeat(self.tell.note if once else None, what):
-            states = feed.keep(self.recipe.cache, mark)
-        difference = check_kept(feed)
-        dtype = feed.trunk.base.device.dtype
-        if not is_exact(difference, dtype):
-            self.tell.note(
-                f"kept states differ from the model by {difference:.1e}: every layer runs every time instead"
-            )
-            feed.keep_nothing()
-            states = None
-        if states is None:
-            return {"place": "off", "bytes": 0, "digest": None, "difference": difference}
+        states, difference = keep_checked(feed, self.recipe.cache, mark, self.tell.note)
         kept = read_state(self.run.last)
-        if kept is not None and kept["digest"] not in (None, states.digest):
+        if states is not None and kept is not None and kept["digest"] not in (None, states.digest):
             self.tell.note("the kept states are not those of the interrupted run: it goes on, but not bit for bit")
-        return {"place": states.place, "bytes": states.data.nbytes, "digest": states.digest, "difference": difference}
+        return facts_of(states, difference)
 
     def _rate(self, method: Method, objective: Any, lengths: list[int], steps: int) -> dict[str, Any]:
         """The learning rate: given, found by an earlier part of this run, or found now."""

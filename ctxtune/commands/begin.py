@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ctxtune.commands.teacher import LongPrompt
     from ctxtune.data.encode import Encoded
     from ctxtune.data.read import Row
-    from ctxtune.methods.registry import Method
+    from ctxtune.methods.registry import Virtual
     from ctxtune.recipe.load import Resolved
     from ctxtune.recipe.schema import Recipe
 
@@ -298,18 +298,28 @@ def out_of_sight(base: Base, examples: Sequence[Encoded], tokens: int) -> str | 
     )
 
 
-def learning_feed(trunk: Trunk, method: Method, examples: Sequence[Encoded], pack: bool) -> Feed:
-    """The examples to learn from, behind virtual tokens if there are any."""
+def learning_feed(trunk: Trunk, virtual: Virtual | None, examples: Sequence[Encoded], pack: bool = False) -> Feed:
+    """Examples with virtual tokens in them, before or behind what is asked, if there are any."""
     import torch
 
     from ctxtune.backend.feed import Feed
     from ctxtune.evals.choice import behind
 
-    virtual = method.virtual
     if virtual is None:
         return Feed(trunk, examples, pack)
     if virtual.suffix:
         return Feed(trunk, examples, suffix=virtual.suffix)
     with torch.no_grad():
         prefix = virtual.prefix(trunk)
-    return Feed(trunk, [behind(prefix, one) for one in examples], prefix=prefix, learned=partial(virtual.prefix, trunk))
+    return learned_feed(trunk, virtual, [behind(prefix, one) for one in examples])
+
+
+def learned_feed(trunk: Trunk, virtual: Virtual, examples: Sequence[Encoded]) -> Feed:
+    """Examples that go on from virtual tokens as they are in each pass."""
+    import torch
+
+    from ctxtune.backend.feed import Feed
+
+    with torch.no_grad():
+        prefix = virtual.prefix(trunk)
+    return Feed(trunk, examples, prefix=prefix, learned=partial(virtual.prefix, trunk))

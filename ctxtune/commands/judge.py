@@ -1,21 +1,31 @@
-"""The two numbers by which every run is judged: how well it does the task, and how far it moved from the base."""
+"""The two numbers by which every run is judged: how well it does the task, and how far it moved from the base.
+
+How far is measured on general text, and on the rows to score, whose KL says most of what is forgotten (Shenfeld et al. 2025):
+
+    task_kl = mean over rows of KL(base || tuned) over a row's choices, nats a row, of what the base has said of them anyway;
+              of free answers mean over the tokens of the first, over the vocabulary, nats a token
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ctxtune.backend.feed import Feed
 from ctxtune.commands import prepare
+from ctxtune.commands.begin import learned_feed, learning_feed
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.hash import sha256_fields
 from ctxtune.engine.checkpoint import read_state
 from ctxtune.errors import DataError
+from ctxtune.evals.calibrate import log_shares
 from ctxtune.evals.choice import Requests, choice_scores, divergence
-from ctxtune.evals.forgetting import BaseProbe, drift, probe_examples, read_base, unmoved
+from ctxtune.evals.forgetting import LENGTH, ROWS, BaseProbe, drift, probe_examples, read_base, unmoved
 from ctxtune.evals.items import Item, summarise
 from ctxtune.evals.perplexity import answer_perplexities
 from ctxtune.recipe.plural import counted
@@ -28,8 +38,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctxtune.backend.trunk import Trunk
-    from ctxtune.data.encode import ChoiceSet
+    from ctxtune.data.encode import ChoiceSet, Encoded
     from ctxtune.methods.registry import Virtual
+
+
+_TASK = "kl_base"
+_ANSWERS = 64  # free answers that are compared with the base's, at most, about
 
 
 @dataclass
@@ -48,6 +62,9 @@ class Judge:
     taught: Sequence[Sequence[float]] = ()  # what a teacher said of the choices of each row
     still: dict[str, float] | None = None  # the drift of what cannot move
     told: list[dict[str, float]] = field(default_factory=list)  # the scores of a run so far
+    lls: dict[int, list[float]] = field(default_factory=dict)  # id of a row -> what the base said of its choices
+    free: Feed | None = None  # the first free answers
+    free_base: BaseProbe | None = None
 
     @classmethod
     def make(
@@ -59,7 +76,8 @@ class Judge:
         requests = Requests(trunk, choices.requests) if choices is not None else None
         end = int(isinstance(spec, EncodeSpec) and spec.choices is None and spec.kind == "causal")
         feed = probe_feed(trunk, probe, before) if probe is not None else None
-        return cls(choices, requests, feed, end, say=say)
+        free = Feed(trunk, some) if (some := _first_answers(choices)) else None
+        return cls(choices, requests, feed, end, say=say, free=free)
 
     def behind(self, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, virtual: Virtual) -> Judge:
         """The same rows and the same text behind virtual tokens, against what the base has said.
@@ -70,15 +88,18 @@ class Judge:
         import torch
 
         choices = to_score(source, spec)
+        free = learning_feed(trunk, virtual, some) if (some := _first_answers(choices)) else None
         if virtual.suffix:
             asked = Requests(trunk, choices.requests, suffix=virtual.suffix) if choices is not None else None
-            return Judge(choices, asked, None, self.end, None, self.say, self.taught, self._unmoved())
+            return replace(
+                self, choices=choices, requests=asked, probe=None, base=None, still=self._unmoved(), free=free
+            )
         learned = partial(virtual.prefix, trunk)
         with torch.no_grad():
             prefix = learned()
         requests = Requests(trunk, choices.requests, prefix, learned) if choices is not None else None
-        probe = Feed(trunk, self.probe.examples, prefix=prefix, learned=learned) if self.probe is not None else None
-        return Judge(choices, requests, probe, self.end, self.base, self.say, self.taught)
+        probe = learned_feed(trunk, virtual, self.probe.examples) if self.probe is not None else None
+        return replace(self, choices=choices, requests=requests, probe=probe, free=free)
 
     def keep(self, where: str, mark: str) -> None:
         """Run the frozen layers once over everything that will be scored again and again."""
@@ -95,14 +116,17 @@ class Judge:
         if self.probe is not None:
             with heartbeat(self.say, "reading the probe that forgetting is measured on"):
                 self.base = read_base(self.probe)
-        kept = read_state(checkpoint)
+        if self.free is not None:
+            self.free_base = read_base(self.free)
+        kept, items = read_state(checkpoint), []
+        if self.requests is not None and self.choices is not None and (kept is None or self.choices.choices):
+            with self._scoring("before training"):
+                items = self.items(self.requests.kept_scores(where, mark))
+            if self.choices.choices:
+                self.lls = {id(row): item.said["ll"] for row, item in zip(self.choices.row_of, items, strict=True)}
         if kept is not None:
             return dict(kept["before"])
-        if self.requests is None:
-            return {"scores": {}, "forgetting": self._unmoved()}
-        with self._scoring("before training"):
-            scores = self.total(self.items(self.requests.kept_scores(where, mark)))
-        return {"scores": scores, "forgetting": self._unmoved()}
+        return {"scores": self.total(items) if items else {}, "forgetting": self._unmoved()}
 
     def _unmoved(self) -> dict[str, float]:
         """The drift of a model that is still its base."""
@@ -116,7 +140,12 @@ class Judge:
                 moved = asdict(drift(self.probe, self.base))
         if known is None:
             known = self.choose(when) if self.requests is not None else {}
-        return {"scores": known, "forgetting": moved}
+        if self.free is not None and self.free_base is not None:
+            moved = {**moved, "task_kl": drift(self.free, self.free_base).kl}
+        if _TASK in known:
+            moved = {**moved, "task_kl": known[_TASK]}
+        scores = {name: value for name, value in known.items() if not name.startswith(_TASK)}
+        return {"scores": scores, "forgetting": moved}
 
     def choose(self, when: str = "") -> dict[str, float]:
         """The scores alone, which are put down in `told`; `loss` chooses the best checkpoint."""
@@ -142,6 +171,8 @@ class Judge:
                 scores = choice_scores(lls, gold, self.choices.choices[i], read)
                 if self.taught:
                     scores["kl_teacher"] = divergence(self.taught[i], lls)
+                if read and id(row) in self.lls:
+                    scores[_TASK] = divergence(log_shares(np.array(self.lls[id(row)])).tolist(), lls)
             else:
                 # A conversation is in several parts where its chat template rewrites earlier turns.
                 said = [[told[: len(told) - self.end] for told in part] for part in tokens]
@@ -156,6 +187,16 @@ class Judge:
             return summarise(items)
         tokens = sum(len(one.labels) - self.end for row in self.choices.requests for one in row)
         return {**summarise(items), **answer_perplexities([item.said["ll"][0] for item in items], tokens)}
+
+
+def _first_answers(choices: ChoiceSet | None) -> list[Encoded]:
+    """The first rows with free answers, as far as these are about as long as a probe together."""
+    found: list[Encoded] = []
+    for row in choices.requests if choices is not None and not choices.choices else ():
+        if sum(len(one.labels) for one in found) >= ROWS * LENGTH or len(found) >= _ANSWERS:
+            break
+        found += row
+    return found
 
 
 def to_score(source: prepare.Source | None, spec: prepare.Spec) -> ChoiceSet | None:

@@ -74,7 +74,7 @@ def set_off(
     if len(known) == 1:
         virtual.begin_as(trunk, known[0])
         return {}
-    losses = [_loss(trunk, method, virtual, rows, learned) for rows in known]
+    losses = [_loss(trunk, virtual, rows, learned) for rows in known]
     order = sorted(range(len(known)), key=losses.__getitem__)
     for place in order:
         say(f"{start.adapters[place].path}: loss {losses[place]:.4f} on training rows, where it starts")
@@ -83,9 +83,9 @@ def set_off(
     return {"near": [{"adapter": str(start.adapters[place].path), "loss": losses[place]} for place in order]}
 
 
-def _loss(trunk: Trunk, method: Method, virtual: Virtual, rows: Any, learned: Lesson) -> float:
+def _loss(trunk: Trunk, virtual: Virtual, rows: Any, learned: Lesson) -> float:
     """The mean loss of a few training rows behind an earlier prompt."""
     virtual.begin_as(trunk, rows)
-    feed = learning_feed(trunk, method, learned.examples.examples[:_ROWS], pack=False)
+    feed = learning_feed(trunk, virtual, learned.examples.examples[:_ROWS])
     losses = learned.objective(feed).losses(range(len(feed.examples)))
     return float(sum(losses) / len(losses))

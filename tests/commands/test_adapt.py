@@ -573,7 +573,7 @@ def test_what_is_known_is_not_done_again(
 
     monkeypatch.setattr(Judge, "choose", spy)
     facts = adapt(more=more, resume=True)
-    assert len(scored) == 2  # the evaluation of step 4, and the result
+    assert len(scored) == 1  # the evaluation of step 4, which is the result
     assert facts["scores"]["before"] != facts["scores"]["after"]
 
 
