@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ctxtune.adapter.change import by_parameter, changes
+from ctxtune.adapter.change import by_parameter, changes, toward
 from ctxtune.adapter.keys import held_suffix
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.moved import held_delta
@@ -67,8 +67,8 @@ class Attached:
         self.on = not self.on
 
 
-def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
-    """Let `model` compute with the adapter's values until the result is detached.
+def attach(model: nn.Module, adapter: AdapterFile, alpha: float = 1.0) -> Attached:
+    """Let `model` compute with the adapter's values, or with W + alpha (W' - W), until the result is detached.
 
     A parameter that modules share stays shared as long as the adapter gives them the same value; otherwise they part,
     as they do in PEFT. Nothing is exchanged before everything is known to fit.
@@ -77,7 +77,7 @@ def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
         AdapterError: the adapter names a module that is not in the model, or one of another shape.
     """
     if adapter.container == MASK:
-        attached = Attached([], delta=held_delta(model, adapter))
+        attached = Attached([], delta=held_delta(model, adapter, alpha))
         attached.attach()
         return attached
     new: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -87,6 +87,7 @@ def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
         value: torch.Tensor = old.detach()
         for change in group:
             value = change.update(value, type(module).__name__, old.dtype).to(old.device)
+        value = toward(old.detach(), value, alpha)
         twin = next((twin for twin in shared.get(id(old), []) if torch.equal(twin, value)), None)
         if twin is None:
             twin = nn.Parameter(value, requires_grad=False)
@@ -98,9 +99,9 @@ def attach(model: nn.Module, adapter: AdapterFile) -> Attached:
 
 
 @contextmanager
-def attached(model: nn.Module, adapter: AdapterFile) -> Iterator[None]:
-    """The model computes with the adapter inside the block."""
-    taken = attach(model, adapter)
+def attached(model: nn.Module, adapter: AdapterFile, alpha: float = 1.0) -> Iterator[None]:
+    """The model computes with the adapter, or with a share of it, inside the block."""
+    taken = attach(model, adapter, alpha)
     try:
         yield
     finally:

@@ -80,6 +80,14 @@ def changes(adapter: AdapterFile) -> list[Change]:
     ]
 
 
+def toward(old: torch.Tensor, new: torch.Tensor, alpha: float) -> torch.Tensor:
+    """W + alpha (W' - W) in W's type, exactly W at 0 and W' at 1: between the base and the tuned (Wortsman et al. 2022)."""
+    if alpha in (0.0, 1.0):
+        return new if alpha else old
+    exact = torch.promote_types(old.dtype, torch.float32)
+    return old.to(exact).lerp(new.to(old.device, exact), alpha).to(old.dtype)
+
+
 def parameters_of(adapter: AdapterFile) -> list[str]:
     """The parameters that an adapter gives new values."""
     return [change.name for change in changes(adapter)]

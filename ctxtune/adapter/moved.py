@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ctxtune.backend.mask import Mask, Part
 
 
-def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
-    """The changes, not laid on yet.
+def held_delta(model: nn.Module, adapter: AdapterFile, alpha: float = 1.0) -> Delta:
+    """The changes, `alpha` of each, not laid on yet.
 
     Raises:
         AdapterError: they are for parameters that the model does not have, or has in another size or in 16 bits.
@@ -37,7 +37,7 @@ def held_delta(model: nn.Module, adapter: AdapterFile) -> Delta:
     file: Any = safe_open(str(adapter.path), framework="pt", device="cpu")
     with torch.no_grad():
         for name, values in delta.values().items():
-            values.copy_(file.get_tensor(name + DELTA))
+            values.copy_(file.get_tensor(name + DELTA)).mul_(alpha)
     return delta
 
 

@@ -24,6 +24,12 @@ def evaluate(
         str | None,
         typer.Option("--against", help="Compare with: a file that --save wrote, an adapter, or base."),
     ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            "--alpha", help="Score shares of the adapter, and how far each is from the base: 0,0.5,1, or grid."
+        ),
+    ] = None,
     set_: options.Set = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -38,7 +44,7 @@ def evaluate(
     the answers are, or, with --metric, what the model writes compared with them. A .txt file with neither --prompt nor
     --answer: perplexity by word and byte, bits per byte. With an adapter of ctxtune the recipe may be left out: the adapter
     remembers it. With --against: the difference in each score on the same rows, its 95 % interval (paired bootstrap) and
-    the p of a sign test (McNemar's, for hits and misses).
+    the p of a sign test (McNemar's, for hits and misses). With --alpha: a table of W + alpha (W' - W), base to adapter.
     """
     console.Quiet.on = quiet
     from ctxtune.commands import evaluate as command
@@ -47,9 +53,40 @@ def evaluate(
         model=model, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         data__messages=messages, score__metric=metric, device=device, dtype=dtype, quant=quant,
     )  # fmt: skip
+    if alpha is not None:
+        _interpolate(recipe, given, set_ or [], adapter, alpha, (save is not None, against is not None), force, json)
+        return
     facts = command.evaluate(recipe, given, set_ or [], adapter, force, console.note, save, against)
     console.emit(facts, json, lambda: _table(facts))
     console.check_kept(facts)
+
+
+def _interpolate(
+    recipe: str | None, given: Mapping[str, object], sets: list[str], adapter: Path | None, alpha: str,
+    beside: tuple[bool, bool], force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Score and measure shares of an adapter, print the table."""
+    from ctxtune.commands.interpolate import alphas_of, interpolate
+    from ctxtune.errors import RecipeError
+
+    for given_too, name in zip(beside, ("--save", "--against"), strict=True):
+        if given_too:
+            raise RecipeError(f"{name} is for one result, --alpha gives several", f"leave {name} out")
+    facts = interpolate(recipe, given, sets, adapter, alphas_of(alpha), force, console.note)
+    console.emit(facts, as_json, lambda: _alphas(facts))
+
+
+def _alphas(facts: Mapping[str, Any]) -> Any:
+    first = facts["alphas"][0]
+    named = [key for key, value in first["scores"].items() if not (key.endswith("_stderr") or isinstance(value, int))]
+    moved = [(key, title) for key, title in (("kl", "KL(base || it)"), ("probe_loss", "probe loss")) if key in first]
+    rows = [
+        [f"{one['alpha']:g}", *(console.with_error(one["scores"], key) for key in named)]
+        + [f"{one[key]:.4f}" for key, _ in moved]
+        for one in facts["alphas"]
+    ]
+    title = f"{facts['model']} with shares of {facts['adapter']} on {facts['eval']}, nats a token on the probe"
+    return console.grid(title, ["alpha", *named, *(title for _, title in moved)], rows)
 
 
 def _table(facts: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.commands import prepare
 from ctxtune.commands.heartbeat import heartbeat
@@ -41,6 +41,23 @@ class Scored:
     signature: str | None = None
 
 
+@dataclass(frozen=True)
+class Below:
+    """Layers below `start`, which what is scored does not change: what they say of the rows is kept, and not run again."""
+
+    start: int
+    where: str
+    mark: str
+
+
+class Score(Protocol):
+    """How rows are scored by an opened base, with an adapter, or a share of it, or without."""
+
+    def __call__(
+        self, base: Base, adapter: AdapterFile | None, alpha: float = 1.0, below: Below | None = None
+    ) -> Scored: ...
+
+
 def evaluate(
     source: str | None,
     flags: Mapping[str, object],
@@ -65,7 +82,7 @@ def evaluate(
     rival = open_rival(against, adapter)
     if save is not None:
         check_rows_file("--save", save, recipe, against)
-    score = _scorer(recipe, rival, say)
+    score = scorer(recipe, rival, say)
     say(f"loading {recipe.model}")
     base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
     ours = score(base, opened)
@@ -86,10 +103,8 @@ def evaluate(
     return {**facts, "against": plain(rival.compared(ours.items, theirs))}
 
 
-def _scorer(
-    recipe: Recipe, rival: Rival | None, say: Callable[[str], None]
-) -> Callable[[Base, AdapterFile | None], Scored]:
-    """Read what is to be scored, and return how it is: by an opened base, with an adapter or without.
+def scorer(recipe: Recipe, rival: Rival | None, say: Callable[[str], None]) -> Score:
+    """Read what is to be scored, and return how it is.
 
     Raises:
         DataError: the rows are wrong, or others than those of the rival.
@@ -101,7 +116,7 @@ def _scorer(
     if rows is not None and rival is not None and rival.items is not None:
         _check_same(recipe, rows, rival.items, rival.name)
 
-    def score(base: Base, adapter: AdapterFile | None) -> Scored:
+    def score(base: Base, adapter: AdapterFile | None, alpha: float = 1.0, below: Below | None = None) -> Scored:
         from ctxtune.adapter.attach import attached
         from ctxtune.commands.behind import open_context, scored_behind
 
@@ -109,10 +124,11 @@ def _scorer(
         if adapter is None and (said := prepare.untrained(base)):
             say(said)
         what = counted(len(rows.rows), "row") if rows is not None else str(recipe.data.eval)
-        with heartbeat(say, f"scoring {what}{f' with {adapter.path}' if adapter else ''}"), ExitStack() as stack:
+        whose = "" if adapter is None else f" with {f'{alpha:g} of ' * (alpha != 1)}{adapter.path}"
+        with heartbeat(say, f"scoring {what}{whose}"), ExitStack() as stack:
             context = open_context(base, adapter)
             if adapter is not None:
-                stack.enter_context(attached(base.model, adapter))
+                stack.enter_context(attached(base.model, adapter, alpha))
             if context is not None:
                 return Scored(*scored_behind(context, rows, spec, recipe, accepted, say))
             if rows is not None and accepted is not None:
@@ -120,7 +136,7 @@ def _scorer(
 
                 write = partial(generate_batch, base, settings=recipe.generate)
                 return Scored(*written_scores(base, rows.rows, spec, recipe, accepted, write))
-            return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec)
+            return _perplexity(base, text, spec.max_length) if text is not None else _score(base, rows, spec, below)
 
     return score
 
@@ -282,12 +298,14 @@ def _classes(recipe: Recipe, adapters: Sequence[AdapterFile]) -> list[str] | Non
     return classes
 
 
-def _score(base: Base, rows: prepare.Source | None, spec: prepare.Spec) -> Scored:
+def _score(base: Base, rows: prepare.Source | None, spec: prepare.Spec, below: Below | None) -> Scored:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.judge import Judge
 
-    with Trunk(base) as trunk:
+    with Trunk(base, below.start if below is not None else 0) as trunk:
         judge = Judge.make(trunk, rows, spec, None)
+        if below is not None:
+            judge.keep(below.where, below.mark)
         items = judge.items()
         assert judge.choices is not None
         cut = {"dropped": judge.choices.dropped, "truncated": judge.choices.truncated}
