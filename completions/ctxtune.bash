@@ -25,7 +25,7 @@ _ctxtune() {
     fi
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$at $word" in
-        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune mask"|"ctxtune prompt"|"ctxtune fewshot"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune adapter compose"|"ctxtune adapter diff"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data pull"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
+        "ctxtune quickstart"|"ctxtune freeze"|"ctxtune mask"|"ctxtune prompt"|"ctxtune fewshot"|"ctxtune run"|"ctxtune eval"|"ctxtune generate"|"ctxtune adapter"|"ctxtune adapter show"|"ctxtune adapter verify"|"ctxtune adapter merge"|"ctxtune adapter export"|"ctxtune adapter scale"|"ctxtune adapter compose"|"ctxtune adapter diff"|"ctxtune model"|"ctxtune model pull"|"ctxtune model list"|"ctxtune model show"|"ctxtune data"|"ctxtune data pull"|"ctxtune data show"|"ctxtune data stats"|"ctxtune cache"|"ctxtune cache list"|"ctxtune cache clear"|"ctxtune recipe"|"ctxtune recipe list"|"ctxtune recipe show"|"ctxtune recipe new"|"ctxtune recipe check"|"ctxtune recipe schema") at="$at $word" ;;
         esac
     done
     case $at in
@@ -127,12 +127,13 @@ _ctxtune() {
         --prompt|--answer|--choices|--messages) :; return ;;
         --metric) _ctxtune_offer words 'likelihood exact f1 number bleu chrf rouge'; return ;;
         --against) _ctxtune_offer files 'base'; return ;;
+        --alpha) _ctxtune_offer words 'grid'; return ;;
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.masks= method.combine= method.l2= method.l1= method.ewc= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --set --device --dtype --quant --force --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --alpha --set --device --dtype --quant --force --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune generate")
@@ -149,7 +150,7 @@ _ctxtune() {
         ;;
     "ctxtune adapter")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
-        *) _ctxtune_offer words 'show verify merge export compose diff' ;; esac
+        *) _ctxtune_offer words 'show verify merge export scale compose diff' ;; esac
         ;;
     "ctxtune adapter show")
         case $prev in
@@ -184,6 +185,15 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'float32 float16 bfloat16'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out --to --rank --model --dtype --force --json -h --help' ;;
+        *) _ctxtune_offer files '' ;; esac
+        ;;
+    "ctxtune adapter scale")
+        case $prev in
+        --out) _ctxtune_offer files ''; return ;;
+        --alpha) :; return ;;
+        --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
+        esac
+        case $cur in -*) _ctxtune_offer words '--out --alpha --model --force --json -h --help' ;;
         *) _ctxtune_offer files '' ;; esac
         ;;
     "ctxtune adapter compose")

@@ -3,7 +3,7 @@
 function __ctxtune_at
     set -l at ctxtune
     for word in (commandline -opc)
-        if contains -- "$at $word" 'ctxtune quickstart' 'ctxtune freeze' 'ctxtune mask' 'ctxtune prompt' 'ctxtune fewshot' 'ctxtune run' 'ctxtune eval' 'ctxtune generate' 'ctxtune adapter' 'ctxtune adapter show' 'ctxtune adapter verify' 'ctxtune adapter merge' 'ctxtune adapter export' 'ctxtune adapter compose' 'ctxtune adapter diff' 'ctxtune model' 'ctxtune model pull' 'ctxtune model list' 'ctxtune model show' 'ctxtune data' 'ctxtune data pull' 'ctxtune data show' 'ctxtune data stats' 'ctxtune cache' 'ctxtune cache list' 'ctxtune cache clear' 'ctxtune recipe' 'ctxtune recipe list' 'ctxtune recipe show' 'ctxtune recipe new' 'ctxtune recipe check' 'ctxtune recipe schema'
+        if contains -- "$at $word" 'ctxtune quickstart' 'ctxtune freeze' 'ctxtune mask' 'ctxtune prompt' 'ctxtune fewshot' 'ctxtune run' 'ctxtune eval' 'ctxtune generate' 'ctxtune adapter' 'ctxtune adapter show' 'ctxtune adapter verify' 'ctxtune adapter merge' 'ctxtune adapter export' 'ctxtune adapter scale' 'ctxtune adapter compose' 'ctxtune adapter diff' 'ctxtune model' 'ctxtune model pull' 'ctxtune model list' 'ctxtune model show' 'ctxtune data' 'ctxtune data pull' 'ctxtune data show' 'ctxtune data stats' 'ctxtune cache' 'ctxtune cache list' 'ctxtune cache clear' 'ctxtune recipe' 'ctxtune recipe list' 'ctxtune recipe show' 'ctxtune recipe new' 'ctxtune recipe check' 'ctxtune recipe schema'
             set at "$at $word"
         end
     end
@@ -170,6 +170,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l messages -r -f -d 'Chat ro
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l metric -r -f -a 'likelihood exact f1 number bleu chrf rouge' -d 'Free answers are scored by: likelihood, exact, f1, number, bleu, chrf or rouge.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l save -r -F -d 'Write what every row gave: a .jsonl file.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l against -r -F -a 'base' -d 'Compare with: a file that --save wrote, an adapter, or base.'
+complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l alpha -r -f -a 'grid' -d 'Score shares of the adapter, and how far each is from the base: 0,0.5,1, or grid.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l set -r -f -a 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.masks= method.combine= method.l2= method.l1= method.ewc= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=' -d 'Set any key of the recipe.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l device -r -f -a 'auto cpu cuda' -d 'auto, cpu or cuda.'
 complete -c ctxtune -n '__ctxtune_at ctxtune eval' -l dtype -r -f -a 'auto float32 bfloat16 float16' -d 'What it computes in: auto, float32, bfloat16 or float16.'
@@ -204,6 +205,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a show -d 'Show what an a
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a verify -d 'Check an adapter\'s structure, manifest, configuration, bytes and numbers; with --model also its base.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a merge -d 'Write the base with the adapter in it as a new model folder.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a export -d 'Write an adapter in the form of another program.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a scale -d 'Write a share of a freeze or mask adapter, which learned less and forgets less.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a compose -d 'Add mask adapters of several tasks: the changes of all of them in one adapter.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -a diff -d 'Show where two adapters differ: tensors of one alone, overlap of masks, and how far apart their changes are.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter' -s h -l help -d 'Show this message and exit.'
@@ -232,6 +234,13 @@ complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l dtype -r -f -a '
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l force -d 'Insist, although the base is another one.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -l json -d 'Print one JSON object.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter export' -s h -l help -d 'Show this message and exit.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter scale' -F
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter scale' -l out -r -F -d 'The folder to write.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter scale' -l alpha -r -f -d 'The share of the changes that is kept, such as 0.5.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter scale' -l model -r -F -a 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6' -d 'The base: a folder, or a name from `ctxtune model list`.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter scale' -l force -d 'Insist, although the base is another one.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter scale' -l json -d 'Print one JSON object.'
+complete -c ctxtune -n '__ctxtune_at ctxtune adapter scale' -s h -l help -d 'Show this message and exit.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter compose' -F
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter compose' -l out -r -F -d 'The folder to write.'
 complete -c ctxtune -n '__ctxtune_at ctxtune adapter compose' -l weights -r -f -d 'What each counts, such as 0.5,0.5; needed where masks overlap.'

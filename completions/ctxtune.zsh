@@ -232,6 +232,7 @@ _ctxtune_eval() {
         '--metric=[Free answers are scored by\: likelihood, exact, f1, number, bleu, chrf or rouge.]:metric:(likelihood exact f1 number bleu chrf rouge)' \
         '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
         '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
+        '--alpha=[Score shares of the adapter, and how far each is from the base\: 0,0.5,1, or grid.]:alpha:(grid)' \
         '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.masks= method.combine= method.l2= method.l1= method.ewc= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.candidates= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
@@ -284,6 +285,7 @@ _ctxtune_adapter() {
         'verify:Check an adapter'\''s structure, manifest, configuration, bytes and numbers; with --model also its base.'
         'merge:Write the base with the adapter in it as a new model folder.'
         'export:Write an adapter in the form of another program.'
+        'scale:Write a share of a freeze or mask adapter, which learned less and forgets less.'
         'compose:Add mask adapters of several tasks: the changes of all of them in one adapter.'
         'diff:Show where two adapters differ: tensors of one alone, overlap of masks, and how far apart their changes are.'
     )
@@ -300,6 +302,7 @@ _ctxtune_adapter() {
         verify) _ctxtune_adapter_verify ;;
         merge) _ctxtune_adapter_merge ;;
         export) _ctxtune_adapter_export ;;
+        scale) _ctxtune_adapter_scale ;;
         compose) _ctxtune_adapter_compose ;;
         diff) _ctxtune_adapter_diff ;;
         esac ;;
@@ -344,6 +347,18 @@ _ctxtune_adapter_export() {
         '--rank=[Of --to lora; if not given, as large as it must be.]:rank: ' \
         '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--dtype=[Of --to model\: float32 (if not given), float16 or bfloat16.]:dtype:(float32 float16 bfloat16)' \
+        '--force[Insist, although the base is another one.]' \
+        '--json[Print one JSON object.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:adapter:_files'
+}
+
+_ctxtune_adapter_scale() {
+    _arguments -s -S \
+        '--out=[The folder to write.]:out:_files' \
+        '--alpha=[The share of the changes that is kept, such as 0.5.]:alpha: ' \
+        '--model=[The base\: a folder, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
         '--force[Insist, although the base is another one.]' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \

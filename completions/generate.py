@@ -83,6 +83,8 @@ def known_values() -> dict[str, Takes]:
         "export dtype": Takes(("float32", "float16", "bfloat16")),
         "lr": Takes(("auto",)),
         "layers": Takes(("auto",)),
+        "alpha": Takes(("grid",)),
+        "scale alpha": free,
         "against": Takes(("base",), files=True),
         "show against": files,
         "unfreeze": literals("method.unfreeze"),

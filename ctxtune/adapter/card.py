@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ctxtune.adapter.manifest import Change, Manifest, Shown
 
 
+SCALED = "scaled"
+"""the setting of an adapter that is a share of another: alpha in W + alpha (W' - W)"""
 _BEFORE = (
     "the tokenizer writes them before every text, in the place of its special tokens, and the chat template before a "
     "conversation."
@@ -51,6 +53,7 @@ def model_card(manifest: Manifest, in_peft: bool = False) -> str:
         f"# {manifest.method} adapter for {base.name}",
         f"Made by ctxtune {manifest.version} on {manifest.created}; {manifest.trainable:,} trained numbers, "
         f"seed {manifest.seed}, base quantised: {manifest.quant}.",
+        *_about_scaled(manifest.settings.get(SCALED)),
         "## Numbers",
         _table(manifest.scores, manifest.forgetting),
         *_about_leaked(manifest.leaked),
@@ -95,6 +98,12 @@ def words_card(manifest: Manifest, words: int, behind: bool, share: float, diffe
         f"{_fence(manifest.recipe)}yaml\n{manifest.recipe.strip()}\n{_fence(manifest.recipe)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _about_scaled(alpha: float | None) -> list[str]:
+    if alpha is None:
+        return []
+    return [f"It holds a share of what was trained, W + {alpha:g} (W' - W): what that scores was not measured."]
 
 
 def _about_leaked(leaked: int) -> list[str]:

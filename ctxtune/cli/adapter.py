@@ -179,6 +179,26 @@ def export(
 
 
 @app.command()
+def scale(
+    adapter: Place,
+    out: Out,
+    alpha: Annotated[str, typer.Option("--alpha", help="The share of the changes that is kept, such as 0.5.")],
+    model: Model = None,
+    force: Annotated[bool, typer.Option("--force", help="Insist, although the base is another one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a share of a freeze or mask adapter, which learned less and forgets less."""
+    from ctxtune.cli import console
+    from ctxtune.commands.scale import scale as scale_adapter
+
+    share, num_bytes = scale_adapter(adapter, alpha, out, model, force, console.note)
+    if as_json:
+        console.emit({"folder": str(out), "bytes": num_bytes, "alpha": share}, as_json, lambda: None)
+    else:
+        console.emit_text(str(out))
+
+
+@app.command()
 def compose(
     adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Mask adapters of one base.")],
     out: Out,
