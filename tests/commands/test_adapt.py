@@ -593,7 +593,10 @@ def test_the_best_step_is_not_scored_again(
     monkeypatch.setattr(Judge, "choose", spy)
     facts = adapt(more={"data.eval": str(dev), "train.steps": 6, "train.eval_every": 1, **more})
     assert len(scored) == facts["steps"]
-    assert facts["scores"]["after"] == scored[facts["best_step"] - 1] == min(scored, key=lambda one: one["loss"])
+    best = min(scored, key=lambda one: one["loss"])
+    assert scored[facts["best_step"] - 1] == best
+    assert facts["scores"]["after"] == {name: value for name, value in best.items() if not name.startswith("kl_base")}
+    assert facts["forgetting"]["after"]["task_kl"] == best["kl_base"]
     assert not more or facts["best_step"] == facts["steps"] - 2
 
 
