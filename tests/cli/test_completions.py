@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "completions"
 # The line so far, the word to complete last -> what must be offered, all of it.
 LINES = {
     "fr": {"freeze"},
-    "adapter ": {"show", "verify", "merge", "export", "compose", "diff"},
+    "adapter ": {"show", "verify", "merge", "export", "compose", "diff", "scale"},
     "--debug ada": {"adapter"},
     "adapter me": {"merge"},
     "adapter compose ro": {"rows.jsonl", "rows two.jsonl"},
