@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ctxtune.cli import console
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -202,6 +204,12 @@ def ctxtune_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("CTXTUNE_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def _not_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line is quiet for the rest of its process; here the next one speaks."""
+    monkeypatch.setattr(console.Quiet, "on", False)
 
 
 class Folders(dict[str, "Path"]):

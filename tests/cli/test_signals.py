@@ -107,7 +107,7 @@ def test_a_signal_between_step_and_checkpoint_loses_nothing(
 @pytest.mark.parametrize(
     ("place", "hint", "again"),
     [
-        ("_load", "nothing was begun yet: give the same command again", []),
+        ("load_to_train", "nothing was begun yet: give the same command again", []),
         ("_rate", "no step is on the disk yet: the same command with --resume trains from the beginning", ["--resume"]),
         ("_save", "the same command with --resume goes on from the last checkpoint", ["--resume"]),
     ],
@@ -119,7 +119,8 @@ def test_a_stopped_run_promises_what_is_on_the_disk(
     from ctxtune.commands import adapt
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapt._Run, place, lambda *_: signal.raise_signal(signal.SIGINT))
+        owner = adapt._Run if place.startswith("_") else adapt
+        patch.setattr(owner, place, lambda *_: signal.raise_signal(signal.SIGINT))
         answer = said("freeze", *task, "--out", tmp_path / "run")
     assert (answer.code, answer.complaint()) == (130, ["error: stopped by SIGINT", f"hint: {hint}"])
     assert said("freeze", *task, "--out", tmp_path / "run", *again).code == 0

