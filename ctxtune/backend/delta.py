@@ -219,24 +219,29 @@ class Delta:
                 self._own[name] = param.detach().reshape(-1)[self.places(name)].clone()
         self.write()
 
-    def learn(self, anatomy: Anatomy) -> None:
-        """Let it compute with D as D will be in each pass, and let gradients reach D."""
+    def learn(self, anatomy: Anatomy, lay: Callable[[], None] = lambda: None) -> None:
+        """Let it compute with D as D will be in each pass, and let gradients reach D.
+
+        `lay` is called before a pass: it may put another D into `flat`.
+        """
         self.on()
         self.flat.requires_grad_(True)
-        outside = set()
+
+        def write(*_: object) -> None:
+            lay()
+            self.write()
+
+        outside = {name.rpartition(".")[0] for name in self.pieces if not name.startswith(f"{anatomy.backbone}.")}
         for name in self._own:
             piece, place = self.pieces[name], name.rpartition(".")[0]
             module = self.model.get_submodule(place)
-            if not name.startswith(f"{anatomy.backbone}."):
-                outside.add(place)
             if name.startswith(f"{anatomy.blocks}.") and is_linear(module) and piece.chooses_of_matrix:
                 self._undo.append(replace_forward(module, partial(_tapped, module.forward, self.flat, piece)))
             else:
                 self._hook(name, piece)
-        if self._own:
-            for place in (anatomy.backbone, *sorted(outside)):
-                module = self.model.get_submodule(place)
-                self._undo.append(module.register_forward_pre_hook(lambda *_: self.write()).remove)
+        for place in (anatomy.backbone, *sorted(outside)):
+            module = self.model.get_submodule(place)
+            self._undo.append(module.register_forward_pre_hook(write).remove)
 
     def off(self) -> None:
         """The model as it was, bit for bit; a second call does nothing."""

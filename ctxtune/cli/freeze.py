@@ -196,7 +196,7 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
     ]
     if (cost := facts.get("penalty")) is not None:
-        rest.append(["cost of the changes", "0", f"{cost['value']:.3g}, {cost['zeros']:.1%} of them are 0"])
+        rest.append(_cost(cost))
     if facts["best_step"] != facts["steps"]:
         best = "the lowest eval loss" if teacher is None else "the nearest to the teacher"
         rest.append(["kept", "", f"step {facts['best_step']}, {best}"])
@@ -207,6 +207,13 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         rows.insert(0, [_BEFORE, "0", *[f"{facts['method']['tokens']:,}"] * (len(titles) - 2)])
         titles, rows = [*titles, "teacher"], [[*row, beside.get(row[0], "")] for row in rows]
     return console.grid(f"{facts['model']}, {named(facts['method'])}", titles, rows)
+
+
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+    """What changes cost, or which of them gates let stay."""
+    if "gates" in cost:
+        return ["chosen", "", f"{cost['kept']:,} of {cost['candidates']:,} numbers, by {cost['gates']:,} gates"]
+    return ["cost of the changes", "0", f"{cost['value']:.3g}, {cost['zeros']:.1%} of them are 0"]
 
 
 def _beside(teacher: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ Select = Annotated[
     str | None,
     typer.Option(
         "--select",
-        help="random, magnitude, lift, fisher, snip, movement, grad, bias, norms; file: and masks (' + ', ' & ', ' - ').",
+        help="random, magnitude, lift, fisher, snip, movement, grad, l0, bias, norms; file: and masks (' + ', ' & ', ' - ').",
     ),
 ]
 Density = Annotated[str | None, typer.Option("--density", help="The share of the weights that moves, such as 1%.")]

@@ -55,6 +55,11 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
 
     recipe = resolved.recipe
     assert isinstance(recipe.method, Mask)
+    if recipe.method.select == "l0":
+        raise RecipeError(
+            "--choose-only trains nothing, and select l0 learns what it chooses",
+            "leave it out; --select file:RUN then takes what the run chose",
+        )
     out = _free_file(recipe.out)
     sources = read_sources(recipe, say) if recipe.method.select in BY_LOSS else None
     inputs = sources.inputs if sources is not None else mask_inputs(recipe)

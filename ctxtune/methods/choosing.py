@@ -3,7 +3,8 @@
 A unit is what `shape` says: a row, a column, a block, a single entry; what speaks for it stands in scoring.py.
 
 Units are ranked over all tensors together, each tensor keeping a tenth of its share at least; `random` draws the same share
-of each by lot, `bias` and `norms` take all of these, `masks` what earlier ones say (reused.py).
+of each by lot, and so does `l0` for the units that get gates (gates.py); `bias` and `norms` take all of these, `masks` what
+earlier ones say (reused.py).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ctxtune.recipe.mask import Mask as Settings
 
 _LEAST = 0.1  # of its share that a tensor keeps where all are ranked together
+_MORE = 10  # times as many as are to stay have gates, where nothing else is said
 
 
 def candidates(settings: Settings, model: nn.Module, anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
@@ -89,16 +91,13 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
     tensors = candidates(settings, model, anatomy)
     if settings.select in ("bias", "norms"):
         return {name: Part("whole", size, np.arange(0)) for name, size in tensors.items()}
-    total = sum(int(np.prod(size)) for size in tensors.values())
-    if (settings.budget or 0) > total:
-        raise RecipeError(
-            f"method.budget {settings.budget:,}: the layers chosen have {total:,} weights", "a smaller one"
-        )
-    density = settings.density if settings.budget is None else settings.budget / total
+    density = share_of(settings, tensors)
+    if settings.select == "l0":
+        density = _candidates(settings, density)
     kinds = {name: _kind(settings.shape, model, name, size) for name, size in tensors.items()}
     count = {name: units(kinds[name], size) for name, size in tensors.items()}
     told = not next(model.parameters()).is_meta  # a skeleton has no weights to rank: as many are drawn in their place
-    if settings.select == "random" or not told:
+    if settings.select in ("random", "l0") or not told:
         chance = np.random.default_rng([span.seed, 77])
         return {
             name: Part(
@@ -112,6 +111,35 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
     else:
         scores = of_weights(settings, model, kinds, span.seed)
     return ranked({name: Part(kinds[name], tensors[name], np.arange(count[name])) for name in tensors}, scores, density)
+
+
+def share_of(settings: Settings, tensors: Mapping[str, tuple[int, ...]]) -> float:
+    """The share of these tensors' numbers that is to move.
+
+    Raises:
+        RecipeError: the budget is larger than all of them.
+    """
+    total = sum(int(np.prod(size)) for size in tensors.values())
+    if (settings.budget or 0) > total:
+        raise RecipeError(
+            f"method.budget {settings.budget:,}: the layers chosen have {total:,} weights", "a smaller one"
+        )
+    return settings.density if settings.budget is None else settings.budget / total
+
+
+def _candidates(settings: Settings, density: float) -> float:
+    """The share that has gates, of which the share `density` is to stay.
+
+    Raises:
+        RecipeError: all of it would stay.
+    """
+    share = min(1.0, _MORE * density) if settings.candidates is None else settings.candidates
+    if share <= density:
+        raise RecipeError(
+            f"method.select l0: candidates {share:g} leave nothing to choose from where {density:g} is to stay",
+            "a lower --density, or more candidates",
+        )
+    return share
 
 
 def _reused(settings: Settings, model: nn.Module) -> Mask:
@@ -142,7 +170,7 @@ def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: flo
         fits = sum(count * width[name] for name, count in taken(middle).items()) <= density * numel(whole)
         low, high = (low, middle) if fits else (middle, high)
     best = {name: scores[name].topk(count).indices.sort().values for name, count in taken(high).items()}
-    return {name: Part(part.kind, part.size, best[name].cpu().numpy()) for name, part in whole.items()}
+    return {name: Part(part.kind, part.size, part.index[best[name].cpu().numpy()]) for name, part in whole.items()}
 
 
 def _share(density: float, count: int) -> int:

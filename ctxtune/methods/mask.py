@@ -13,6 +13,7 @@ and is what weight decay and adapters know; it is rounded to the type of the fil
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from ctxtune.adapter.mask import DELTA, encode, sizes_text
 from ctxtune.backend.delta import Delta
 from ctxtune.backend.mask import Part, numel
-from ctxtune.methods.choosing import select
+from ctxtune.methods.choosing import candidates, select, share_of
+from ctxtune.methods.gates import Gates
 from ctxtune.methods.layers import depths
 from ctxtune.methods.motion import ENDLESS, Span
 from ctxtune.methods.penalty import Penalty, penalty_of
@@ -39,15 +41,16 @@ if TYPE_CHECKING:
 LADDER = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Opened:
-    """A mask on a loaded base, and the changes to what it chooses."""
+    """A mask on a loaded base, and the changes to what it chooses; with `gates` until these have decided."""
 
     delta: Delta
     start: int
     stored: torch.dtype
     regrow: Regrowth | None = None
-    penalty: Penalty | None = None
+    penalty: Penalty | Gates | None = None
+    gates: Gates | None = None
     virtual: None = None
     ladder: Sequence[float] = LADDER
 
@@ -58,24 +61,32 @@ class Opened:
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]:
-        """All changes in one vector."""
-        return {"delta": self.delta.flat}
+        """All changes in one vector, and what decides which of them stay."""
+        return self.gates.params if self.gates is not None else {"delta": self.delta.flat}
 
     def shares(self, step: int, epoch: int) -> dict[str, float]:
         """All of them move all the time."""
-        return {"delta": 1.0}
+        return self.gates.shares(step) if self.gates is not None else {"delta": 1.0}
 
     def finish(self) -> bool:
-        """Round the changes to what the file can hold."""
+        """Keep what gates let stay, and round the changes to what the file can hold."""
+        wide, gates, self.gates = self.delta, self.gates, None
+        if gates is not None:
+            gates.decide()
+            self.delta = gates.kept()
         with torch.no_grad():
             self.delta.flat.copy_(self.delta.flat.to(self.stored))
-        return self.stored is not torch.float32
+        if gates is not None:
+            wide.off()
+            self.delta.on()
+        return self.stored is not torch.float32 or gates is not None
 
     def tensors(self) -> dict[str, Tensor]:
         """Which numbers, and by how much they change."""
         found: dict[str, Tensor] = {}
-        for name, values in self.delta.values().items():
-            part = self.delta.pieces[name].part
+        kept = self.delta if self.gates is None else self.gates.kept()
+        for name, values in kept.values().items():
+            part = kept.pieces[name].part
             found[f"{name}.{part.kind}"] = torch.from_numpy(encode(part))
             found[name + DELTA] = values.to(self.stored)
         return found
@@ -98,13 +109,23 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
     head = _classifier(model, anatomy)
     chosen = {name: part for name, part in select(settings, model, anatomy, span).items() if name not in head}
     delta = Delta(model, mask := {**chosen, **head})
-    delta.learn(anatomy)
+    gates = _gates(settings, delta, chosen, anatomy, span)
+    delta.learn(anatomy, gates.lay if gates is not None else lambda: None)
     everything = dict(model.named_parameters(remove_duplicate=False))
     depth = depths(everything, anatomy, len(anatomy.block_list(model)))
     start = min(depth[id(everything[name])] for name in mask)
     regrow = Regrowth(settings, model, delta, tuple(chosen), span.steps) if settings.select == "grad" else None
-    penalty = penalty_of(settings, delta.flat, numel(chosen))
-    return Opened(delta, start, getattr(torch, settings.stored), regrow, penalty)
+    penalty = gates or penalty_of(settings, delta.flat, numel(chosen))
+    return Opened(delta, start, getattr(torch, settings.stored), regrow, penalty, gates)
+
+
+def _gates(settings: Settings, delta: Delta, chosen: Mask, anatomy: Anatomy, span: Span) -> Gates | None:
+    """What decides which of the chosen numbers stay; None where all do."""
+    if settings.select != "l0":
+        return None
+    tensors = candidates(settings, delta.model, anatomy)
+    density = share_of(settings, tensors) * sum(map(math.prod, tensors.values())) / numel(chosen)
+    return Gates(delta, tuple(chosen), density, max(1, round(settings.decide * span.steps)), span.seed)
 
 
 def _classifier(model: nn.Module, anatomy: Anatomy) -> Mask:

@@ -61,11 +61,11 @@ class Mask(Section):
     layers: Annotated[Text, AfterValidator(_layers)] = Field(
         "all", description="where numbers are chosen: all (linear layers of all blocks), last:4, 10-19, last:4.mlp, ..."
     )
-    select: Literal["random", "magnitude", "lift", "fisher", "snip", "movement", "grad", "bias", "norms", "file"] = (
-        Field(
-            "random",
-            description="random; by weight magnitude, lift; by gradient fisher, snip, movement, grad; bias, norms; file",
-        )
+    select: Literal[
+        "random", "magnitude", "lift", "fisher", "snip", "movement", "grad", "l0", "bias", "norms", "file"
+    ] = Field(
+        "random",
+        description="random; magnitude, lift; by gradient fisher, snip, movement, grad; learned l0; bias, norms; file",
     )
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"
@@ -91,6 +91,10 @@ class Mask(Section):
     )
     regrow_every: Steps = Field(20, description="grad: steps after which they do")
     regrow_batches: Rows = Field(4, description="grad: batches, the next ones, whose gradients choose the others")
+    candidates: Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)] | None = Field(
+        None, description="l0: the share of the weights that gates choose from, by lot; null is 10 times the density"
+    )
+    decide: float = Field(0.5, gt=0, le=1, description="l0: the share of the steps after which the gates have decided")
     masks: list[Text] = Field([], description="file: masks, or adapters that hold one, whose numbers move")
     combine: Literal["union", "intersection", "difference"] = Field(
         "union",
@@ -113,6 +117,8 @@ class Mask(Section):
             raise ValueError(
                 "select grad moves others as it goes on, ewc knows those of the start alone: --l2 in its place"
             )
+        if self.select == "l0" and (self.l2 or self.l1 or self.ewc):
+            raise ValueError("select l0 says how many changes stay: l2, l1 and ewc are for the run of a mask that does")
         if self.select in ("bias", "norms", "file"):
             told = "takes what its masks say" if self.select == "file" else "takes all of them"
             if self.shape != "columns":
