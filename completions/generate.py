@@ -89,6 +89,7 @@ def known_values() -> dict[str, Takes]:
         "show against": files,
         "unfreeze": literals("method.unfreeze"),
         "shape": literals("method.shape"),
+        "learn": literals("method.learn"),
         "mask select": Takes(
             (*(name for name in literals("method.select", "mask").words if name != "file"), mask.FILE), end=""
         ),

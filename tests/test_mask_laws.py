@@ -103,11 +103,12 @@ MASKS: dict[str, dict[str, Any]] = {
     },
     "learned": {"select": "l0", "density": 0.1, "candidates": 0.5},
     "learned entries": {"select": "l0", "shape": "entries", "density": 0.05, "layers": "last:2"},
+    "bits": {"learn": "bits", "layers": "last:2"},
     "small": {"shape": "entries", "density": 0.05, "l2": 0.2, "l1": 1e-3},
     "norms": {"select": "norms"},
     "words": {"layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
 }  # fmt: skip
-CHOSEN = ("spoken", "principal", "fisher", "snip", "movement", "grad", "small", "learned", "learned entries")
+CHOSEN = ("spoken", "principal", "fisher", "snip", "movement", "grad", "small", "learned", "learned entries", "bits")
 """masks that differ in what is chosen, or in what a change costs, not in how it moves: a few cells tell"""
 GATED = ("learned", "learned entries")
 """masks of which a part stays"""

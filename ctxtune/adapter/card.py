@@ -154,6 +154,11 @@ def _about_shown(manifest: Manifest) -> list[str]:
 
 def _elsewhere(manifest: Manifest, kind: str, given: str, in_peft: bool) -> str:
     """How it is used without ctxtune."""
+    if manifest.settings.get("learn") == "bits":
+        return (
+            "PEFT has no type for weights that are switched off. For other programs they are written into the base, which is "
+            "an ordinary model then:\n\n```sh\nctxtune adapter merge . --model BASE --out FOLDER\n```"
+        )
     if manifest.method == "mask" and not in_peft:
         return (
             "PEFT does not read masks as they are. For other programs the changes are written in a form that it does, or into "

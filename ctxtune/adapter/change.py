@@ -3,6 +3,7 @@
 whole value:   W' = V
 low rank:      W' = W + scale * B A          (transposed for Conv1D and embeddings)
 a few numbers: W' = W + D                    (adapter/mask.py, adapter/shira.py)
+bits:          W' = W M                      (adapter/bits.py)
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from safetensors import safe_open
 
 from ctxtune.adapter import lora
+from ctxtune.adapter.bits import BITS, read_bits
+from ctxtune.adapter.bits import CONTAINER as SWITCHED
 from ctxtune.adapter.container import layer_names
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.mask import DELTA, check_moved, read_mask
@@ -67,6 +70,8 @@ def changes(adapter: AdapterFile) -> list[Change]:
         mask = read_mask(adapter.path, adapter.header)
         check_moved(adapter.path, adapter.header, mask)
         return [_moved(adapter, file, name, part) for name, part in mask.items()]
+    if adapter.container == SWITCHED:
+        return [_switched(adapter, name, torch.from_numpy(kept)) for name, kept in read_bits(adapter).items()]
     if adapter.container == SHIRA:
         modules, whole = sparse_parts(adapter)
         return [
@@ -132,6 +137,16 @@ def _moved(adapter: AdapterFile, file: Any, name: str, part: Part) -> Change:
         return new.to(dtype)
 
     return Change(module, parameter, tensor, update)
+
+
+def _switched(adapter: AdapterFile, name: str, kept: torch.Tensor) -> Change:
+    module, _, parameter = name.rpartition(".")
+
+    def update(old: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
+        _require_shape(adapter, name + BITS, old, kept.shape)
+        return old.where(kept.to(old.device), old.new_zeros(())).to(dtype)
+
+    return Change(module, parameter, name + BITS, update)
 
 
 def _scattered(adapter: AdapterFile, file: Any, module: str) -> Change:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxtune.adapter import lora
+from ctxtune.adapter.bits import CONTAINER as BITS
+from ctxtune.adapter.bits import moved_of
 from ctxtune.adapter.extent import places_of
 from ctxtune.adapter.mask import CONTAINER as MASK
-from ctxtune.adapter.mask import DELTA, read_changes, read_mask
+from ctxtune.adapter.mask import DELTA, read_changes
 from ctxtune.adapter.numbers import FLOATS, read_floats
 from ctxtune.adapter.overlap import Overlap, overlaps
 from ctxtune.adapter.read import check_known
@@ -119,7 +121,7 @@ def difference(one: AdapterFile, other: AdapterFile) -> Difference:
             f"{one.path} is {one.container} and {other.path} is {other.container}: they hold other things",
             "`ctxtune adapter export --to lora` makes one kind of both",
         )
-    if one.container == MASK:
+    if one.container in (MASK, BITS):
         return _masks(one, other)
     if one.container == "LORA":
         return _low_ranks(one, other)
@@ -133,8 +135,8 @@ def _sides(one: Mapping[str, object], other: Mapping[str, object]) -> tuple[list
 
 
 def _masks(one: AdapterFile, other: AdapterFile) -> Difference:
-    masks = [read_mask(adapter.path, adapter.header) for adapter in (one, other)]
-    found = Difference(MASK, *_sides(*masks))
+    masks = [moved_of(adapter) for adapter in (one, other)]
+    found = Difference(one.container, *_sides(*masks))
     parts = {overlap.layer: Distance(_layer(overlap.layer), overlap=overlap) for overlap in overlaps(one, other)}
     found.parts = list(parts.values())
     found.compared = all(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxtune.adapter.mask import DELTA, read_changes, read_mask
+from ctxtune.adapter.bits import moved_of
+from ctxtune.adapter.mask import DELTA, read_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +63,7 @@ def extents(adapter: AdapterFile, weights: Numbers | None = None) -> list[Extent
     Raises:
         AdapterError: the file contradicts itself.
     """
-    mask = read_mask(adapter.path, adapter.header)
+    mask = moved_of(adapter)
     alone = not any(name + DELTA in adapter.header.tensors for name in mask)
     changes = {} if alone else read_changes(adapter.path, adapter.header, mask)
     places = places_of(mask)

@@ -93,7 +93,7 @@ def read_mask(path: Path, header: Header) -> Mask:
     Raises:
         AdapterError: it contradicts itself.
     """
-    sizes = _sizes(path, header)
+    sizes = read_sizes(path, header)
     found: Mask = {}
     with mapped(path) as view:
         for name, size in sizes.items():
@@ -136,9 +136,14 @@ def read_changes(path: Path, header: Header, mask: Mask) -> dict[str, NDArray[np
         return {name: read_floats(view, header.tensors[name + DELTA]) for name in mask}
 
 
-def _sizes(path: Path, header: Header) -> dict[str, tuple[int, ...]]:
+def read_sizes(path: Path, header: Header, key: str = SIZES) -> dict[str, tuple[int, ...]]:
+    """The size of each parameter, as the header tells it under a key.
+
+    Raises:
+        AdapterError: it tells nothing that could be one.
+    """
     try:
-        told = json.loads(header.metadata.get(SIZES, "null"))
+        told = json.loads(header.metadata.get(key, "null"))
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: the sizes in the header are not valid JSON: {error}") from error
     good = isinstance(told, dict) and all(_is_size(size) for size in told.values())

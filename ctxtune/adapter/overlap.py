@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ctxtune.adapter.bits import CONTAINER as BITS
+from ctxtune.adapter.bits import moved_of
 from ctxtune.adapter.extent import places_of
-from ctxtune.adapter.mask import CONTAINER, read_mask
+from ctxtune.adapter.mask import CONTAINER
 from ctxtune.backend.mask import intersection, numel
 from ctxtune.errors import AdapterError
 
@@ -36,9 +38,9 @@ def overlaps(one: AdapterFile, other: AdapterFile) -> list[Overlap]:
         AdapterError: one of them holds no mask, or they are for tensors of other sizes.
     """
     for adapter in (one, other):
-        if adapter.container != CONTAINER:
+        if adapter.container not in (CONTAINER, BITS):
             raise AdapterError(f"{adapter.path} holds no mask to compare", "name two adapters of `ctxtune mask`")
-    masks = [read_mask(adapter.path, adapter.header) for adapter in (one, other)]
+    masks = [moved_of(adapter) for adapter in (one, other)]
     try:
         both = intersection(*masks)
     except ValueError as error:

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.adapter.bits import CONTAINER as BITS
+from ctxtune.adapter.bits import is_bits
 from ctxtune.adapter.container import layer_names
 from ctxtune.adapter.folder import CONFIG, PICKLE, TENSORS
 from ctxtune.adapter.header import SHA256, read_header
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.tensors import Header
 
-METHODS = {"LN_TUNING": "freeze", "LORA": "lora", SHIRA: "shira", MASK: "mask"}
+METHODS = {"LN_TUNING": "freeze", "LORA": "lora", SHIRA: "shira", MASK: "mask", BITS: "mask"}
 """PEFT's type -> what ctxtune calls the method, for adapters without a manifest"""
 KINDS = {"input": VECTORS, "residual": VECTORS, "ptuning": ENCODED, "suffix": SUFFIX}
 """what a prompt of some kind is written as"""
@@ -47,6 +49,11 @@ class AdapterFile:
     config: dict[str, Any] | None
     kind: str
     container: str
+
+    @property
+    def numbers(self) -> int:
+        """That its tensors hold; a bit is one."""
+        return sum(info.numel for info in self.header.tensors.values()) * (8 if self.container == BITS else 1)
 
     @property
     def classes(self) -> list[str] | None:
@@ -103,8 +110,8 @@ def _config(path: Path) -> dict[str, Any] | None:
 
 
 def _container(path: Path, header: Header, config: dict[str, Any] | None, manifest: Manifest | None) -> str:
-    if is_mask(header):
-        return MASK
+    if is_mask(header) or is_bits(header):
+        return MASK if is_mask(header) else BITS
     if config is not None:
         return str(config["peft_type"])
     if len(layer_names(header.tensors)) == len(header.tensors):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
+from ctxtune.adapter.bits import CONTAINER as BITS
 from ctxtune.adapter.card import SCALED, model_card
 from ctxtune.adapter.change import toward
 from ctxtune.adapter.container import layer_config, layer_names
@@ -40,6 +41,11 @@ def check_scalable(adapter: AdapterFile) -> None:
         raise AdapterError(
             f"{adapter.path} was written by another program, which has its own rule for a share of it",
             "of a LoRA: lora_alpha in its adapter_config.json",
+        )
+    if adapter.container == BITS:
+        raise AdapterError(
+            f"{adapter.path}: a weight is switched off or it is not, a file of bits holds no share of that",
+            "`ctxtune eval --alpha` scores shares",
         )
     if adapter.container not in (MASK, WHOLE):
         raise AdapterError(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxtune.adapter import lora
+from ctxtune.adapter.bits import CONTAINER as BITS
+from ctxtune.adapter.bits import moved_of
 from ctxtune.adapter.container import layer_names
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.mask import read_mask
@@ -79,7 +81,7 @@ def _manifest(adapter: AdapterFile) -> str:
     manifest = adapter.manifest
     if manifest is None:
         return "none: written by another program"
-    stored = sum(info.numel for info in adapter.header.tensors.values())
+    stored = adapter.numbers
     virtual = manifest.shown is not None and manifest.shown.virtual  # what made them is folded in
     if stored < manifest.trainable and not virtual:
         raise AdapterError(f"{manifest.trainable:,} numbers were trained and only {stored:,} are stored")
@@ -96,6 +98,9 @@ def _configuration(adapter: AdapterFile) -> str:
     if adapter.container == MASK:
         mask = read_mask(adapter.path, adapter.header)
         return f"{MASK}, {numel(mask):,} numbers of {len(mask)} parameters"
+    if adapter.container == BITS:
+        off = moved_of(adapter)
+        return f"{BITS}, {numel(off):,} weights of {len(off)} parameters are 0"
     if adapter.container in HELD:
         layout = layout_of(adapter)
         if adapter.container != CONTAINER:

@@ -231,6 +231,8 @@ def _added(method: Mapping[str, Any]) -> bool:
 
 def named(method: Mapping[str, Any]) -> str:
     """What a run trains, in a word or two."""
+    if method["name"] == "mask" and method["learn"] == "bits":
+        return f"bits of {method['layers']}"
     if method["name"] == "mask":
         whole = method["select"] in ("bias", "norms")
         return f"{method['select']}{'' if whole else ' ' + method['shape']}"

@@ -14,6 +14,9 @@ Select = Annotated[
         help="random, magnitude, lift, fisher, snip, movement, grad, l0, bias, norms; file: and masks (' + ', ' & ', ' - ').",
     ),
 ]
+Learn = Annotated[
+    str | None, typer.Option("--learn", help="changes, or bits: which weights stay and which are 0, all others frozen.")
+]
 Density = Annotated[str | None, typer.Option("--density", help="The share of the weights that moves, such as 1%.")]
 L2 = Annotated[float | None, typer.Option("--l2", help="What half the square of a change costs (L2-SP).")]
 L1 = Annotated[float | None, typer.Option("--l1", help="What a change costs; what is not worth it is 0.")]
@@ -29,6 +32,7 @@ def mask(
     answer: options.Answer = None,
     choices: options.Choices = None,
     messages: options.Messages = None,
+    learn: Learn = None,
     select: Select = None,
     shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,
     density: Density = None,
@@ -68,7 +72,8 @@ def mask(
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         data__messages=messages,
-        method__name="mask", method__select=name, method__masks=masks, method__combine=combine, method__shape=shape,
+        method__name="mask", method__learn=learn,
+        method__select=name, method__masks=masks, method__combine=combine, method__shape=shape,
         method__density=density, method__budget=budget,
         method__layers=layers, method__l2=l2, method__l1=l1, method__ewc=ewc,
         train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ctxtune.adapter.bits import CONTAINER as BITS
 from ctxtune.adapter.extent import extents
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.overlap import overlaps
@@ -76,7 +77,7 @@ def show(place: Path, model: str | None = None, against: Path | None = None) -> 
     """
     adapter = open_adapter(place)
     if model and adapter.container != MASK:
-        raise RecipeError(f"--model is for mask adapters, and {adapter.path} is none", "leave it out")
+        raise RecipeError(f"--model is for the changes of masks, and {adapter.path} has none", "leave it out")
     base = resolve_model(model) if model else None
     note = check_base(adapter, fingerprint(base)) if base else None
     config = adapter.config or {}
@@ -84,13 +85,15 @@ def show(place: Path, model: str | None = None, against: Path | None = None) -> 
         file=adapter.path,
         kind=adapter.kind,
         container=adapter.container,
-        numbers=sum(info.numel for info in adapter.header.tensors.values()),
+        numbers=adapter.numbers,
         num_bytes=adapter.header.file_size,
         tensors=adapter.header.tensors,
         manifest=adapter.manifest,
         base=adapter.manifest.base.name if adapter.manifest else config.get(BASE),
         start=adapter.manifest.start if adapter.manifest else None,
-        moved=extents(adapter, _numbers(base, adapter) if base else None) if adapter.container == MASK else None,
+        moved=extents(adapter, _numbers(base, adapter) if base else None)
+        if adapter.container in (MASK, BITS)
+        else None,
         note=note,
         overlap=overlaps(adapter, open_adapter(against)) if against is not None else None,
     )

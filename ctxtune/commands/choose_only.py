@@ -55,10 +55,11 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
 
     recipe = resolved.recipe
     assert isinstance(recipe.method, Mask)
-    if recipe.method.select == "l0":
+    if recipe.method.select == "l0" or recipe.method.learn == "bits":
+        told = "learn bits" if recipe.method.learn == "bits" else "select l0"
         raise RecipeError(
-            "--choose-only trains nothing, and select l0 learns what it chooses",
-            "leave it out; --select file:RUN then takes what the run chose",
+            f"--choose-only trains nothing, and {told} learns what it chooses",
+            "leave it out; --select file:RUN then takes what a run of l0 chose",
         )
     out = _free_file(recipe.out)
     sources = read_sources(recipe, say) if recipe.method.select in BY_LOSS else None

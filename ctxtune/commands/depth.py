@@ -77,9 +77,12 @@ def moving(recipe: Recipe, model: Path) -> Collection[str]:
     narrow = choose_device(recipe.device, recipe.dtype).narrow
     if recipe.quant == "none" and not narrow:
         return ()
-    if isinstance(recipe.method, Mask):  # changes stand beside quantised layers; embeddings and head have to be float
+    bits = isinstance(recipe.method, Mask) and recipe.method.learn == "bits"
+    if (
+        isinstance(recipe.method, Mask) and not bits
+    ):  # changes stand beside quantised layers; words and head must be float
         return () if narrow else outside_blocks(recipe.method, *skeleton(model, classes(recipe.data)))
-    if not isinstance(recipe.method, Freeze):
+    if not isinstance(recipe.method, Freeze) and not bits:
         return ()
     made, anatomy = skeleton(model, classes(recipe.data))
     return open_method(widest(recipe, len(anatomy.block_list(made))), made, anatomy).params

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ctxtune.adapter.bits import CONTAINER as BITS
 from ctxtune.adapter.export import export_peft
 from ctxtune.adapter.mask import CONTAINER as MASK
 from ctxtune.adapter.read import check_base, check_known, name_of_base, open_adapter
@@ -53,6 +54,11 @@ def export(
     if to not in FORMS:
         raise RecipeError(f"--to: an adapter cannot be exported to {to!r}", f"forms that work: {', '.join(FORMS)}")
     adapter = open_adapter(place)
+    if adapter.container == BITS and to == "peft":
+        raise AdapterError(
+            f"{adapter.path}: PEFT has no type for weights that are switched off",
+            "`ctxtune adapter merge` writes them into the base",
+        )
     as_it_is = to == "peft" and adapter.container != MASK
     _check_options(to, as_it_is, model, dtype, rank)
     for check in check_adapter(adapter):

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ctxtune.methods.motion import ENDLESS, Span
+from ctxtune.recipe.mask import Mask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Method as Settings
 
 _MODULES = {"freeze": "ctxtune.methods.freeze", "mask": "ctxtune.methods.mask", "prompt": "ctxtune.methods.prompt"}
+
+_BITS = "ctxtune.methods.bits"
 
 
 class Virtual(Protocol):
@@ -129,5 +132,6 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
     Raises:
         RecipeError: the settings do not fit this model.
     """
-    module = importlib.import_module(_MODULES[settings.name])
+    bits = isinstance(settings, Mask) and settings.learn == "bits"
+    module = importlib.import_module(_BITS if bits else _MODULES[settings.name])
     return cast("Method", module.open_method(settings, model, anatomy, span))

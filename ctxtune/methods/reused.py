@@ -9,6 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctxtune.adapter.bits import CONTAINER as BITS
 from ctxtune.adapter.mask import CONTAINER, read_mask
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.mask import difference, intersection, union
@@ -31,7 +32,8 @@ def open_mask(place: str) -> AdapterFile:
     adapter = open_adapter(Path(place))
     if adapter.container != CONTAINER:
         raise AdapterError(
-            f"{adapter.path} holds no mask, it is a {adapter.kind} adapter", "name an adapter of `ctxtune mask`"
+            f"{adapter.path} holds no mask, it is a {adapter.kind} adapter{' of bits' * (adapter.container == BITS)}",
+            "name an adapter of `ctxtune mask`",
         )
     return adapter
 

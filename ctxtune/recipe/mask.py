@@ -61,6 +61,9 @@ class Mask(Section):
     layers: Annotated[Text, AfterValidator(_layers)] = Field(
         "all", description="where numbers are chosen: all (linear layers of all blocks), last:4, 10-19, last:4.mlp, ..."
     )
+    learn: Literal["changes", "bits"] = Field(
+        "changes", description="changes of the numbers chosen, or bits: which weights of the layers stay, others are 0"
+    )
     select: Literal[
         "random", "magnitude", "lift", "fisher", "snip", "movement", "grad", "l0", "bias", "norms", "file"
     ] = Field(
@@ -108,6 +111,16 @@ class Mask(Section):
     stored: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="how changes are written; at the end they are rounded to it, and then scored"
     )
+
+    @model_validator(mode="after")
+    def _bits_alone(self) -> "Mask":
+        for key in ("select", "shape", "density", "budget", "l2", "l1", "ewc", "stored"):
+            value, field = getattr(self, key), type(self).model_fields[key]
+            if self.learn == "bits" and value != field.default:
+                raise ValueError(
+                    f"learn bits learns one for each weight of the layers: {key} {value} has no part in it"
+                )
+        return self
 
     @model_validator(mode="after")
     def _whole_kinds(self) -> "Mask":

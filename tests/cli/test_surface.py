@@ -35,6 +35,7 @@ SURFACE = {
     | {
         "recipe",
         "--model",
+        "--learn",
         "--select",
         "--shape",
         "--density",

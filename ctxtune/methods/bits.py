@@ -1,0 +1,96 @@
+"""Bits: each weight of the chosen linear layers stays as it is or is 0; no weight is trained, one bit of each is learned.
+
+How bits follow from scores, and what their gradient is, stands in backend/binary.py (Mallya et al. 2018, "Piggyback"; Zhao et
+al. 2020, of language models). A score begins above the threshold, so that the base is what a run starts from. AdamW moves it by
+about the rate in a step: a rate of 1e-4 takes 50 steps in one direction to switch a weight off.
+
+A run holds 20 bytes a weight beside the model: the weight itself, its score, the score's gradient and both moments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ctxtune.adapter.bits import BITS, encode, sizes_text
+from ctxtune.backend.binary import Bits
+from ctxtune.errors import RecipeError
+from ctxtune.methods.choosing import candidates
+from ctxtune.methods.layers import depths, inside
+from ctxtune.methods.motion import ENDLESS, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.recipe.mask import Mask as Settings
+
+LADDER = (3e-5, 1e-4, 3e-4, 1e-3)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Bits on a loaded base."""
+
+    bits: Bits
+    start: int
+    virtual: None = None
+    regrow: None = None
+    penalty: None = None
+    ladder: Sequence[float] = LADDER
+
+    @property
+    def params(self) -> Mapping[str, nn.Parameter]:
+        """The scores of each tensor."""
+        return self.bits.scores
+
+    def shares(self, step: int, epoch: int) -> dict[str, float]:
+        """All of them move all the time."""
+        return dict.fromkeys(self.bits.scores, 1.0)
+
+    def finish(self) -> bool:
+        """Nothing: the model computes with what the file holds."""
+        return False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """One bit a weight."""
+        return {name + BITS: _packed(self.bits.kept(name)) for name in self.bits.scores}
+
+    def metadata(self) -> dict[str, str]:
+        """How large each parameter is."""
+        return sizes_text({name: tuple(scores.shape) for name, scores in self.bits.scores.items()})
+
+    def config(self, base_name: str) -> None:
+        """None: PEFT has no type for weights that are switched off."""
+
+
+def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span = ENDLESS) -> Opened:
+    """Let one bit of each weight of the chosen layers be learned.
+
+    Raises:
+        RecipeError: there are no such layers, or something else would have to be learned beside.
+    """
+    if anatomy.kind == "classifier":
+        raise RecipeError(
+            "method.learn bits: a classifier that begins at zero has nothing to switch off", "--learn changes"
+        )
+    names = list(candidates(settings, model, anatomy))
+    outside = next((name for name in names if not inside(name, anatomy.blocks)), None)
+    if outside is not None:
+        raise RecipeError(
+            f"method.learn bits: {outside} is no linear layer of a block", "leave embeddings and head out of --layers"
+        )
+    bits = Bits(model, names)
+    bits.learn(anatomy)
+    depth = depths(dict(model.named_parameters(remove_duplicate=False)), anatomy, len(anatomy.block_list(model)))
+    return Opened(bits, min(depth[id(model.get_parameter(name))] for name in names))
+
+
+def _packed(kept: Tensor) -> Tensor:
+    if kept.is_meta:  # as many as there will be
+        return torch.zeros((kept.numel() + 7) // 8, dtype=torch.uint8)
+    return torch.from_numpy(encode(kept.cpu().numpy()))
