@@ -112,6 +112,7 @@ def known_values() -> dict[str, Takes]:
                 "choices",
                 "density",
                 "epochs",
+                "forget-budget",
                 "lr-decay",
                 "ewc",
                 "l1",

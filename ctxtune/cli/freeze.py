@@ -37,6 +37,7 @@ def freeze(
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
+    forget_budget: options.ForgetBudget = None,
     cache: options.Cache = None,
     out: options.Out = None,
     set_: options.Set = None,
@@ -57,7 +58,8 @@ def freeze(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         data__messages=messages,
         method__name="freeze", method__layers=layers, method__lr_decay=lr_decay, method__unfreeze=unfreeze,
-        method__sample=sample, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
+        method__sample=sample, train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
+        forget__budget=forget_budget, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
@@ -156,6 +158,8 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
     rows = [[text, f"{facts[key]:,}"] for key, text in names.items()] + [["folder of the run", facts["out"]]]
     if facts["trial_steps"]:
         rows.append(["trial steps of lr: auto, at most", f"{facts['trial_steps']:,}"])
+    if "guard_tokens" in facts:
+        rows.append(["tokens that the forgetting budget adds to a step", f"{facts['guard_tokens']:,}"])
     if "teacher_tokens" in facts:
         rows.append(["tokens of the demonstrations that are distilled", f"{facts['teacher_tokens']:,}"])
     layers = f"{named(facts['method'])}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"
@@ -189,6 +193,13 @@ def result_table(facts: Mapping[str, Any]) -> Any:
             [f"the same on rows to score, nats a {a_row}", "0", *(f"{one['task_kl']:.4f}" for one in moved[1:])]
         )
     rest = [["forgetting", "", "not measured"]] if "not_measured" in drift else []
+    if (guard := facts.get("guard")) is not None:
+        kept = "kept" if guard["kept"] else "NOT KEPT"
+        taken = f", {guard['share']:.2f} of the way taken" if guard["share"] < 1 else ""
+        rest.append(
+            ["budget, nats a token", "", f"{guard['budget']:g}, {kept}, at weight {guard['weight']:.2g}{taken}"]
+        )
+        rest.append(["KL on the budget's own text", "", f"{guard['kl']:.4f}, {guard['tokens_a_step']:,} tokens a step"])
     rest += [
         ["trained numbers", "0", f"{facts['trainable']:,}" + ("" if added else f" of {facts['parameters']:,}")],
         ["adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"],

@@ -18,6 +18,9 @@ Learn = Annotated[
     str | None, typer.Option("--learn", help="changes, or bits: which weights stay and which are 0, all others frozen.")
 ]
 Density = Annotated[str | None, typer.Option("--density", help="The share of the weights that moves, such as 1%.")]
+Layers = Annotated[
+    str | None, typer.Option("--layers", help="Where they are chosen: all, last:4, 10-19, last:4.mlp, embeddings.")
+]
 L2 = Annotated[float | None, typer.Option("--l2", help="What half the square of a change costs (L2-SP).")]
 L1 = Annotated[float | None, typer.Option("--l1", help="What a change costs; what is not worth it is 0.")]
 EWC = Annotated[float | None, typer.Option("--ewc", help="What a change costs by how much the base minds it.")]
@@ -37,9 +40,7 @@ def mask(
     shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,
     density: Density = None,
     budget: Annotated[int | None, typer.Option("--budget", help="How many numbers move, in place of a share.")] = None,
-    layers: Annotated[
-        str | None, typer.Option("--layers", help="Where they are chosen: all, last:4, 10-19, last:4.mlp, embeddings.")
-    ] = None,
+    layers: Layers = None,
     l2: L2 = None,
     l1: L1 = None,
     ewc: EWC = None,
@@ -49,6 +50,7 @@ def mask(
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
+    forget_budget: options.ForgetBudget = None,
     cache: options.Cache = None,
     out: options.Out = None,
     set_: options.Set = None,
@@ -71,12 +73,11 @@ def mask(
     name, masks, combine = masks_of(select)
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
-        data__messages=messages,
-        method__name="mask", method__learn=learn,
-        method__select=name, method__masks=masks, method__combine=combine, method__shape=shape,
-        method__density=density, method__budget=budget,
+        data__messages=messages, method__name="mask", method__learn=learn, method__select=name, method__masks=masks,
+        method__combine=combine, method__shape=shape, method__density=density, method__budget=budget,
         method__layers=layers, method__l2=l2, method__l1=l1, method__ewc=ewc,
-        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
+        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
+        forget__budget=forget_budget, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     if choose_only:

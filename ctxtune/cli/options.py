@@ -33,6 +33,10 @@ Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the 
 Batch = Annotated[int | None, typer.Option("--batch", help="Rows in a step.")]
 Cache = Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")]
 Rate = Annotated[str | None, typer.Option("--lr", help="The learning rate, or auto.")]
+ForgetBudget = Annotated[
+    float | None,
+    typer.Option("--forget-budget", help="The most KL(base || tuned) on the probe, in nats a token, such as 0.05."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The seed of every random choice.")]

@@ -45,6 +45,7 @@ def prompt(
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
+    forget_budget: options.ForgetBudget = None,
     cache: options.Cache = None,
     out: options.Out = None,
     set_: options.Set = None,
@@ -67,10 +68,9 @@ def prompt(
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt_, data__answer=answer, data__choices=choices,
         method__name="prompt", method__kind=kind, method__tokens=tokens, method__init=name, method__adapters=adapters,
-        method__shots=shots,
-        method__top=top, method__distill_from=distill_from,
-        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed, cache=cache,
-        device=device, dtype=dtype, quant=quant, out=out,
+        method__shots=shots, method__top=top, method__distill_from=distill_from,
+        train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
+        forget__budget=forget_budget, cache=cache, device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     if search_ or candidates is not None:
         search.start(search_, candidates, recipe, given, set_ or [], resume, dry_run, json, quiet)

@@ -12,9 +12,12 @@ from ctxtune.commands.batches import Batches
 from ctxtune.commands.chosen_mask import backward_of, backward_over, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.earlier_masks import check_masks
+from ctxtune.commands.guard import check_guarded, open_guard, ranked
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.kept import facts_of, keep_checked
 from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import Lesson, choosing, lesson
+from ctxtune.commands.rate import rate_of
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.feed import Feed
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
+    from ctxtune.commands.guard import Guarded
     from ctxtune.commands.judge import Judge
     from ctxtune.data.encode import EncodedSet
     from ctxtune.data.mixture import Mixture
@@ -107,6 +111,7 @@ class _Run:
             mark = fingerprint(self.sources.model)
             prepare.check_model(self.recipe, mark)
             check_masks(self.recipe, mark)
+        check_guarded(self.recipe, base.anatomy)
         spec = prepare.encoder(self.recipe.data, self.sources.templates, base.tokenizer, base.anatomy, base.max_length)
         self.sources.inputs.update(prepare.chat_inputs(self.recipe.data, base.tokenizer, self.recipe.inputs or {}))
         bare, train, dev = spec, self.sources.train, self.sources.eval
@@ -162,19 +167,18 @@ class _Run:
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
+            guarded = self._guard(trunk, method, learned.examples, mark)
         self._weigh(method, judge)
         objective = learned.objective(feed)
         with self.clock.part("rate"):
-            rate = self._rate(method, objective, feed.lengths, steps)
+            rate = rate_of(self.recipe, self.run, method, objective, feed.lengths, steps, self.tell.note)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         with self.clock.part("loop"):
-            state = self._fit(method, objective, feed, batches, judge, steps, notes)
-        # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
-        known = next((scores for scores in judge.told if choosing(scores)["loss"] == state.best_loss), None)
-        if method.finish():
-            known = None
+            state = self._fit(method, objective, feed, batches, judge, steps, notes, guarded)
+        share, known = self._end(method, judge, state, guarded)
         with self.clock.part("after"):
             after = judge.after(known=known)
+            guard = guarded.facts(state, share, after, self.tell.note) if guarded is not None else {}
         return {
             "method": self.recipe.method.model_dump(),
             "model": self.recipe.model,
@@ -199,10 +203,20 @@ class _Run:
             "scores": {"before": before["scores"], "after": after["scores"]},
             "start": before.get("start"),
             "penalty": method.penalty.facts() if method.penalty is not None else None,
-            **learned.facts(),
+            **(learned.facts() | guard),
             "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
             | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
         }
+
+    def _end(
+        self, method: Method, judge: Judge, state: State, guarded: Guarded | None
+    ) -> tuple[float, dict[str, float] | None]:
+        """Bring the numbers to what is written: the share of the way that was taken, and the scores where they are known."""
+        # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
+        best = (scores for scores in judge.told if choosing(scores)["loss"] == state.best_loss)
+        changed = method.finish()
+        share = guarded.step_back(method, self.tell.note) if guarded is not None else 1.0
+        return share, None if changed or share < 1 else next(best, None)
 
     def _before(
         self, trunk: Trunk, judge: Judge, spec: prepare.Spec, method: Method, mark: str
@@ -217,6 +231,13 @@ class _Run:
         behind = judge.behind(trunk, self.sources.eval, spec, method.virtual)
         behind.keep(where, mark)
         return behind, before if "start" in before else {**before, "start": behind.after("at the start")}
+
+    def _guard(self, trunk: Trunk, method: Method, examples: EncodedSet, mark: str) -> Guarded | None:
+        """What holds the forgetting within its budget, where there is one."""
+        if (text := self.sources.guard) is None:
+            return None
+        with heartbeat(self.tell.note, "reading the text that the forgetting budget is trained on"):
+            return open_guard(trunk, method, self.recipe, text, examples, mark)
 
     def _probe(self, base: Base) -> str | None:
         """The text that forgetting is measured on; a classifier says nothing of a text that could be forgotten.
@@ -271,47 +292,6 @@ class _Run:
             self.tell.note("the kept states are not those of the interrupted run: it goes on, but not bit for bit")
         return facts_of(states, difference)
 
-    def _rate(self, method: Method, objective: Any, lengths: list[int], steps: int) -> dict[str, Any]:
-        """The learning rate: given, found by an earlier part of this run, or found now."""
-        from ctxtune.engine.checkpoint import read_state
-        from ctxtune.engine.rate import LEAST_ROWS, UNTRIED, find_rate, trial_steps
-
-        if self.recipe.train.lr != "auto":
-            return {"value": self.recipe.train.lr, "test": None}
-        kept = read_state(self.run.last)
-        if kept is not None:
-            return dict(kept["rate"])
-        most = trial_steps(method.ladder, len(lengths), steps)
-        if most > steps:
-            self.tell.note(f"lr auto: at most {most} trial steps find the rate of a run of {steps}: --lr names one")
-        if len(lengths) < LEAST_ROWS:
-            few = f"too few rows to hold any out ({len(lengths)}, and {LEAST_ROWS} are the least)"
-            self.tell.note(f"lr auto: {few}: rate {UNTRIED:.0e} is taken, untried")
-            return {"value": UNTRIED, "test": None}
-        test = find_rate(
-            method.params,
-            objective,
-            lengths,
-            steps,
-            method.shares,
-            self.recipe.train,
-            on_trial=lambda lr, loss: self.tell.note(f"rate {lr:.0e}: held-out loss {loss:.4f}"),
-            ladder=method.ladder,
-            penalty=method.penalty,
-        )
-        self.tell.note(
-            f"rate {test.lr:.0e} chosen, the lowest within one standard error of the least loss: "
-            f"{test.steps} trial steps, {test.seconds:.1f} s"
-        )
-        return {
-            "value": test.lr,
-            "test": {
-                "tried": [list(pair) for pair in test.tried],
-                "steps": test.steps,
-                "seconds": round(test.seconds, 2),
-            },
-        }
-
     def _weigh(self, method: Method, judge: Judge) -> None:
         """Let changes cost what the base minds, where the recipe says so."""
         from ctxtune.evals.curvature import fisher
@@ -329,6 +309,7 @@ class _Run:
         judge: Judge,
         steps: int,
         notes: dict[str, Any],
+        guarded: Guarded | None,
     ) -> State:
         from ctxtune.engine.checkpoint import read_state
         from ctxtune.engine.log import RunLog
@@ -338,16 +319,17 @@ class _Run:
         kept = read_state(self.run.last)
         regrow = (method.regrow, backward_of(objective, batches, steps)) if method.regrow is not None else None
         log = RunLog(self.run.metrics, resume_at=kept["loop"]["step"] if kept else None)
-
+        begun = notes["before"].get("start", {}).get("scores", {})
+        guard = guarded.guard if guarded is not None else None
         return fit(
             method.params,
             objective,
-            Course(steps, notes["rate"]["value"], batches.epoch, method.shares, method.penalty, regrow),
+            Course(steps, notes["rate"]["value"], batches.epoch, method.shares, method.penalty, regrow, guard),
             options,
             Desk(self.run.last, self.run.best, log),
             self.stop,
-            evaluate=(lambda: choosing(judge.choose())) if judge.choices is not None else None,
-            begun=choosing(notes["before"].get("start", {}).get("scores", {})),
+            evaluate=(lambda: ranked(judge.choose(), guarded)) if judge.choices is not None else None,
+            begun=ranked(begun, guarded if kept is None else None) if begun else {},
             on_step=self.tell.step,
             token_count=lambda batch: sum(feed.lengths[i] for i in batch),
             notes=notes,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import settle
+from ctxtune.commands.guard import check_guarded, guard_rows, tokens_a_step
 from ctxtune.commands.lesson import lesson
 from ctxtune.commands.run_folder import check_place
 from ctxtune.commands.sources import default_out, read_sources, span
@@ -49,19 +50,18 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     if anatomy.derived:
         say(f"{anatomy.in_words()}; whether that is exact is checked when it is loaded")
     config: Any = model.config
-    spec = prepare.encoder(
-        recipe.data, sources.templates, load_tokenizer(sources.model), anatomy, context_length(config.to_dict())
-    )
+    tokenizer, context = load_tokenizer(sources.model), context_length(config.to_dict())
+    check_guarded(recipe, anatomy)
+    spec = prepare.encoder(recipe.data, sources.templates, tokenizer, anatomy, context)
     settings, learned = _to_learn(resolved, sources.train, spec, len(anatomy.block_list(model)), say)
-    examples = learned.examples
-    mixture = prepare.mixture(sources.train, examples)
+    mixture = prepare.mixture(sources.train, examples := learned.examples)
     course = span(recipe, mixture.per_epoch)
     method = open_method(settings, model, anatomy, course)
-    used = Batches.of([len(one.ids) for one in examples.examples], mixture, course.steps, recipe.train).used
-    weight_bytes = weights_in_memory(recipe, model, anatomy, sources.model, method.params)
-    tensors = method.tensors()
-    adapter_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    # A checkpoint holds the trained numbers and two moments of each, the best step the numbers alone.
+    lengths = [len(one.ids) for one in examples.examples]
+    seen = learned.only(Batches.of(lengths, mixture, course.steps, recipe.train).used).examples
+    tensors = method.tensors().values()
+    adapter_bytes = sum(tensor.nbytes for tensor in tensors)
+    # A checkpoint holds the numbers and two moments of each, the best step the numbers.
     copies = 3 + (sources.eval is not None)
     return {
         "model": recipe.model,
@@ -70,7 +70,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "out": out,
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),
-        "weight_bytes": weight_bytes,
+        "weight_bytes": weights_in_memory(recipe, model, anatomy, sources.model, method.params),
         "adapter_tensors": len(tensors),
         "adapter_tensor_bytes": adapter_bytes,
         "run_bytes": copies * sum(param.nbytes for param in method.params.values()) + adapter_bytes,
@@ -85,8 +85,17 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "trial_steps": _trial_steps(recipe, method, len(examples.examples), course.steps),
         "start_layer": method.start,
         **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
-        "cache_bytes": _kept_bytes(model, method, learned.only(used).examples) if recipe.cache != "off" else 0,
+        **(_guard_facts(sources.guard, tokenizer, anatomy, context, seen, recipe.train.batch) if sources.guard else {}),
+        "cache_bytes": _kept_bytes(model, method, seen) if recipe.cache != "off" else 0,
     }
+
+
+def _guard_facts(
+    text: str, tokenizer: Any, anatomy: Anatomy, context: int, seen: EncodedSet, batch: int
+) -> dict[str, Any]:
+    """What a step reads of the text that a budget is trained on."""
+    short, _ = guard_rows(text, tokenizer, anatomy, context)
+    return {"guard_tokens": tokens_a_step(short, seen, batch)}
 
 
 def _trial_steps(recipe: Recipe, method: Opened, rows: int, steps: int) -> int | None:

@@ -319,8 +319,16 @@ def probe_text(probe: str) -> str | None:
     """The text that forgetting is measured on; None where it is not measured."""
     if probe == "none":
         return None
-    path = template_folder() / "data" / "probe.txt" if probe == "builtin" else Path(probe)
-    return read_text(path, "forget.probe")
+    return read_text(_bundled("probe.txt") if probe == "builtin" else Path(probe), "forget.probe")
+
+
+def guard_text(text: str) -> str:
+    """The text that a forgetting budget is trained on."""
+    return read_text(_bundled("guard.txt") if text == "builtin" else Path(text), "forget.text")
+
+
+def _bundled(name: str) -> Path:
+    return template_folder() / "data" / name
 
 
 def read_text(path: Path | str, key: str) -> str:

@@ -30,6 +30,7 @@ class Sources:
     train: prepare.Source
     eval: prepare.Source | None
     probe: str | None
+    guard: str | None
     templates: prepare.Templates
     model: Path
     inputs: dict[str, str]
@@ -65,12 +66,34 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     inputs = train.inputs("train") | (dev.inputs("eval") if dev else {}) | mask_inputs(recipe)
     if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
+    guard, guard_inputs = _guard_text(recipe, probe)
+    inputs.update(guard_inputs)
     model = resolve_model(recipe.model, say)
     spec = prepare.unbound(data, templates)
     leaked = leaked_rows(train.rows, dev.rows, spec if answered else prepare.unanswered(spec)) if dev else 0
     if dev and leaked:
         say(f"{in_words(leaked, len(dev.rows))}: the scores say little of other rows")
-    return Sources(train, dev, probe, templates, model, inputs, leaked)
+    return Sources(train, dev, probe, guard, templates, model, inputs, leaked)
+
+
+def _guard_text(recipe: Recipe, probe: str | None) -> tuple[str | None, dict[str, str]]:
+    """The text that a forgetting budget is trained on, None where there is none, and the hash of one's own.
+
+    Raises:
+        RecipeError: it is the probe, by another name.
+        DataError: it cannot be read.
+    """
+    path = recipe.forget.text
+    if recipe.forget.budget is None:
+        return None, {}
+    text = prepare.guard_text(path)
+    if text == probe:
+        raise RecipeError(
+            f"forget.text {path} is the probe itself: what is trained on measures nothing", "another text"
+        )
+    if path == "builtin":
+        return text, {}
+    return text, {"guard": prepare.checked_hash(sha256_file(path), path, (recipe.inputs or {}).get("guard"), "guard")}
 
 
 def check_scored(data: Data) -> None:

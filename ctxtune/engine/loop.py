@@ -68,12 +68,21 @@ class Penalty(Protocol):
     def after(self, optimizer: torch.optim.Optimizer, cut: float) -> None: ...
 
 
+class Guard(Protocol):
+    """What holds back: a divergence from the base, which is to stay within a budget; in each step it has a weight."""
+
+    @property
+    def budget(self) -> float: ...
+    def pull(self, step: int, weight: float) -> float: ...
+    def ascend(self, weight: float, kl: float, before: float) -> float: ...
+
+
 @dataclass(frozen=True)
 class Course:
     """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices.
 
     shares(step, epoch) are the numbers that move in a step, each with its share of the rate. Where these numbers belong may
-    change: `regrow` says so.
+    change: `regrow` says so. Beside a `guard` a step follows its gradient as well.
     """
 
     steps: int
@@ -82,6 +91,7 @@ class Course:
     shares: Shares
     penalty: Penalty | None = None
     regrow: tuple[Regrow, Backward] | None = None
+    guard: Guard | None = None
 
     def after(self, step: int, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
         """What is changed after a step, counted from 1."""
@@ -102,11 +112,14 @@ class Course:
 
 @dataclass
 class State:
-    """What the loop counts. Losses are nats a supervised token."""
+    """What the loop counts. Losses are nats a supervised token; `best_over` is how far the best step is above the budget."""
 
     step: int = 0
     best_step: int = 0
     best_loss: float = math.inf
+    best_over: float = math.inf
+    guard_weight: float = 0.0
+    guard_kl: float = 0.0
     since_best: int = 0
     seconds: float = 0.0
     tokens: int = 0
@@ -115,7 +128,7 @@ class State:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """One step, as the log and the progress bar see it. `seconds` is what this step took."""
+    """One step, as the log and the progress bar see it. `seconds` is what this step took; KL and its weight are the guard's."""
 
     step: int
     steps: int
@@ -125,6 +138,8 @@ class StepFacts:
     tokens: int
     supervised: int
     seconds: float
+    guard_kl: float | None = None
+    guard_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -180,8 +195,9 @@ def fit(
 ) -> State:
     """Train until the course or the patience ends; the parameters then hold the best numbers if there was an evaluation.
 
-    `evaluate` returns at least `loss`, which chooses the best; `begun` is what it said before the first step, where that may be
-    the best of all. `notes` are kept in every checkpoint. Where `desk.last` exists the run goes on from there.
+    `evaluate` returns at least `loss`, which chooses the best, beside a guard also `guard_kl`: steps within its budget come
+    first. `begun` is what it said before the first step, where that may be the best of all. `notes` are kept in every
+    checkpoint. Where `desk.last` exists the run goes on from there.
 
     Raises:
         Interrupted: a signal came; a checkpoint was written.
@@ -192,7 +208,7 @@ def fit(
     if desk.last.exists():
         state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer, course.restore)["loop"])
     elif evaluate and begun:
-        state.best_loss = begun["loss"]
+        state.best_over, state.best_loss = _rank(begun, course.guard)
         checkpoint.write_params(desk.best, params, {"step": 0, **begun}, course.beside)
     per_epoch = len(course.batches(0))
     saved_at = time.monotonic()
@@ -202,12 +218,12 @@ def fit(
             batch = course.batches(epoch)[place]
             moving = move(params, optimizer, course.shares(state.step, epoch))
             facts = _advance(moving, optimizer, objective, course, options, state, batch, token_count(batch))
-            desk.log.add(asdict(facts))
+            desk.log.add({key: value for key, value in asdict(facts).items() if value is not None})
             on_step(facts)
             course.after(state.step, optimizer, options.clip)
             ends = state.step == course.steps
             if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
-                _judge(evaluate(), state, params, desk, options, course.beside)
+                _judge(evaluate(), state, params, desk, options, course)
             stopping = stop.requested  # read once: a signal after the save below waits for the next step
             if ends or state.stopped_early or stopping or _save_due(state.step, options, saved_at):
                 checkpoint.write_checkpoint(
@@ -233,22 +249,27 @@ def _advance(
     batch: Sequence[int],
     tokens: int,
 ) -> StepFacts:
-    """Take the next step and count it.
+    """Take the next step and count it; a guard's gradient is there before the objective's is added.
 
     Raises:
         CtxtuneError: the loss or the gradient is no longer a number.
     """
     begun = time.perf_counter()
     lr = course.lr * factor(state.step, course.steps, options.schedule, options.warmup)
+    guard = course.guard
+    held = (guard.pull(state.step, state.guard_weight), state.guard_weight) if guard is not None else (None, None)
     loss, norm = take_step(moving, optimizer, objective, batch, lr, options, course.penalty)
     if not math.isfinite(loss) or not math.isfinite(norm):
         problem = f"step {state.step + 1}: the loss is {loss} and the gradient's norm {norm} at rate {lr:.2g}"
         raise CtxtuneError(problem, "try a smaller --lr")
+    if guard is not None and held[0] is not None:
+        state.guard_weight = guard.ascend(state.guard_weight, held[0], state.guard_kl)
+        state.guard_kl = held[0]
     seconds = time.perf_counter() - begun
     state.step += 1
     state.tokens += tokens
     state.seconds += seconds
-    return StepFacts(state.step, course.steps, loss, lr, norm, tokens, objective.tokens(batch), seconds)
+    return StepFacts(state.step, course.steps, loss, lr, norm, tokens, objective.tokens(batch), seconds, *held)
 
 
 def _save_due(step: int, options: Train, saved_at: float) -> bool:
@@ -257,15 +278,22 @@ def _save_due(step: int, options: Train, saved_at: float) -> bool:
     return time.monotonic() - saved_at > _SAVE_SECONDS
 
 
+def _rank(numbers: Mapping[str, float], guard: Guard | None) -> tuple[float, float]:
+    """What makes one step better than another: how far it is above a guard's budget, and among those within it the loss."""
+    return max(0.0, numbers["guard_kl"] - guard.budget) if guard is not None else 0.0, numbers["loss"]
+
+
 def _judge(
     numbers: Mapping[str, float], state: State, params: Mapping[str, nn.Parameter], desk: Desk, options: Train,
-    beside: Mapping[str, Tensor],
+    course: Course,
 ) -> None:  # fmt: skip
     """Log an evaluation; keep the numbers if they are the best so far, else count towards the patience."""
     desk.log.add({"step": state.step, **{f"eval_{key}": value for key, value in numbers.items()}})
-    if numbers["loss"] < state.best_loss:
-        state.best_step, state.best_loss, state.since_best = state.step, numbers["loss"], 0
-        checkpoint.write_params(desk.best, params, {"step": state.step, **numbers}, beside)
+    rank = _rank(numbers, course.guard)
+    if rank < (state.best_over, state.best_loss) and math.isfinite(numbers["loss"]):
+        state.best_step, state.since_best = state.step, 0
+        state.best_over, state.best_loss = rank
+        checkpoint.write_params(desk.best, params, {"step": state.step, **numbers}, course.beside)
         return
     state.since_best += 1
     state.stopped_early = options.patience is not None and state.since_best >= options.patience

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.feed import Feed
 
 ROWS, LENGTH = 16, 256
+GUARD_ROWS, GUARD_LENGTH = 64, 64  # of a text that is trained on, a row or two a step
 _CHUNK = 64  # rows of logits in memory at once: V numbers each, several times over
 
 
@@ -54,9 +55,22 @@ def probe_examples(token_ids: Sequence[int], kind: str, mask_token: int | None, 
     A causal model is scored on every token but the first of a row, a masked one on every seventh, which is hidden; what a
     classifier says of a row has no right answer, but can be compared.
     """
-    length = min(LENGTH, context)
-    rows = [tuple(token_ids[i : i + length]) for i in range(0, len(token_ids), length)][:ROWS]
-    rows = [row for row in rows if len(row) > 1]
+    return _asked(_cut(token_ids, min(LENGTH, context), ROWS), kind, mask_token)
+
+
+def guard_examples(token_ids: Sequence[int], kind: str, mask_token: int | None, context: int) -> list[Encoded]:
+    """Up to 64 rows of 64 tokens of a text that is trained on; short ones, so that few tokens are of many texts."""
+    return _asked(_cut(token_ids, min(GUARD_LENGTH, context), GUARD_ROWS), kind, mask_token)
+
+
+def _cut(token_ids: Sequence[int], length: int, most: int) -> list[tuple[int, ...]]:
+    """Rows one after another; a token alone is none."""
+    rows = [tuple(token_ids[i : i + length]) for i in range(0, len(token_ids), length)][:most]
+    return [row for row in rows if len(row) > 1]
+
+
+def _asked(rows: Sequence[tuple[int, ...]], kind: str, mask_token: int | None) -> list[Encoded]:
+    """What is asked of each row."""
     if kind == "causal":
         return [Encoded(ids=row[:-1], rows=tuple(range(len(row) - 1)), labels=row[1:]) for row in rows]
     if kind == "classifier":

@@ -12,8 +12,8 @@ from ctxtune.recipe.section import Section
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Inputs that are files: relative to the recipe that names them. `model` and `forget.probe` may also be other things.
-PATHS = ("model", "data.train", "data.eval", "forget.probe", "method.adapters", "method.masks")
+# Inputs that are files: relative to the recipe that names them. `model` and those under `forget` may also be other things.
+PATHS = ("model", "data.train", "data.eval", "forget.probe", "forget.text", "method.adapters", "method.masks")
 
 
 def leaves(section: Section, below: str = "") -> Iterator[tuple[str, Any]]:

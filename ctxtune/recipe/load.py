@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 SPELT = {  # options that are not spelled like their keys
     "method.replay": "--as", "method.adapters": "--init", "method.masks": "--select", "method.combine": "--select",
+    "forget.budget": "--forget-budget",
 }  # fmt: skip
 ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
-NOT_PATHS = {"data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none")}
+NOT_PATHS = {
+    "data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none"), "forget.text": ("builtin",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

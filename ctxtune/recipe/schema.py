@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from ctxtune.recipe.forget import Forget
 from ctxtune.recipe.layers import checked
 from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.pattern import compiled
@@ -304,12 +305,6 @@ class Train(Section):
         return self
 
 
-class Forget(Section):
-    """The fixed text on which forgetting is measured, before and after."""
-
-    probe: Text = Field("builtin", description="builtin, none, or a text file of one's own")
-
-
 class Generation(Section):
     """How text is written: how a token is chosen, and when the text ends."""
 
@@ -374,7 +369,7 @@ class Recipe(Section):
     data: Data = Field(Data(), description="what is read")
     method: Method = Field(description="what may move")
     train: Train = Field(Train(), description="how it is trained")
-    forget: Forget = Field(Forget(), description="what forgetting is measured on")
+    forget: Forget = Field(Forget(), description="what forgetting is measured on, and how much is allowed")
     generate: Generation = Field(Generation(), description="how text is written")
     score: Score = Field(Score(), description="what free answers are scored by")
     cache: Literal["auto", "memory", "disk", "off"] = Field(

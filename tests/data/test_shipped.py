@@ -28,9 +28,20 @@ def test_the_probe_is_prose_of_the_right_size() -> None:
     assert "Gutenberg" not in text
 
 
+def test_the_text_of_a_budget_has_nothing_of_the_probe() -> None:
+    """Of about 64 rows of 64 tokens; no line of some length stands in both."""
+    probe, text = ((FOLDER / name).read_bytes().decode("utf-8") for name in ("probe.txt", "guard.txt"))
+    assert 2_800 < len(text.split()) < 3_500
+    assert "\r" not in text
+    lines = {line.strip() for line in text.splitlines() if len(line.split()) > 5}
+    assert len(lines) > 60
+    assert not lines & {line.strip() for line in probe.splitlines()}
+
+
 def test_every_file_is_credited() -> None:
     credits_page = (FOLDER / "CREDITS.md").read_text(encoding="utf-8")
     assert "CC BY 4.0" in credits_page
+    assert "CC BY-SA 4.0" in credits_page
     assert "public domain" in credits_page
     for path in FOLDER.iterdir():
         assert path.name in credits_page or path.name == "CREDITS.md", path.name
