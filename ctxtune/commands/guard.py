@@ -33,7 +33,8 @@ SHARE = 0.125  # of a batch's tokens that a step of the guard reads beside it, a
 @dataclass(frozen=True)
 class Guarded:
     """What holds the budget in the loop; its text in rows as long as the probe's, and what the base said of these, for a KL
-    that compares with that of the probe: of a short row every token has little before it, and more of it is forgotten."""
+    that compares with that of the probe: of a short row every token has little before it, and more of it is forgotten. `start`
+    is what is learned before the first step, where that is not 0."""
 
     guard: Guard
     whole: Feed
@@ -68,7 +69,8 @@ class Guarded:
 
         with torch.no_grad():
             for name, param in method.params.items():
-                param.copy_(torch.lerp(self.start[name], ends[name], share))
+                start = self.start.get(name)
+                param.copy_(ends[name] * share if start is None else torch.lerp(start, ends[name], share))
         method.finish()
 
     def kl(self) -> float:
@@ -170,7 +172,7 @@ def open_guard(trunk: Trunk, method: Method, recipe: Recipe, text: str, learned:
     pulled, measured = (_told(trunk, method.virtual, rows, where, mark) for rows in (short, whole))
     batch = recipe.train.batch
     guard = Guard(pulled[0], read_buckets(trunk, pulled[1].hidden), budget, rows_a_step(short, learned, batch))
-    start = {name: param.detach().clone() for name, param in method.params.items()}
+    start = {name: param.detach().clone() for name, param in method.params.items() if param.any()}
     return Guarded(guard, *measured, tokens_a_step(short, learned, batch), start)
 
 

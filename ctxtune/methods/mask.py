@@ -69,7 +69,7 @@ class Opened:
         return self.gates.shares(step) if self.gates is not None else {"delta": 1.0}
 
     def finish(self) -> bool:
-        """Keep what gates let stay, and round the changes to what the file can hold."""
+        """Keep what gates let stay, and round the changes to what the file can hold; the model computes with that."""
         wide, gates, self.gates = self.delta, self.gates, None
         if gates is not None:
             gates.decide()
@@ -79,6 +79,7 @@ class Opened:
         if gates is not None:
             wide.off()
             self.delta.on()
+        self.delta.write()
         return self.stored is not torch.float32 or gates is not None
 
     def tensors(self) -> dict[str, Tensor]:

@@ -35,6 +35,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "freeze by cloze": ("bert-tied", {"method.layers": "last:1", "train.lr": 1e-2}),
     "freeze head": ("gpt2-untied", {"method.layers": "head", "train.lr": 1e-2}),
     "mask": ("llama-untied", MASK),
+    "mask by gates": ("llama-tied", {**MASK, "method.select": "l0"}),
+    "bits": ("gpt2-tied", {"method.name": "mask", "method.learn": "bits", "method.layers": "last:2", "train.lr": 1e-3}),
     "prefix": ("llama-tied", {**PROMPT, "method.top": 2, "train.lr": 3e-2}),
     "input": ("gpt2-tied", {**PROMPT, "method.kind": "input", "train.lr": 1e-1}),
 }
