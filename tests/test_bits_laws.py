@@ -235,7 +235,7 @@ def test_what_bits_are_not(lab: Lab, tmp_path: Path) -> None:
         (lambda: export(place, "peft", tmp_path / "peft"), "PEFT has no type for weights that are switched off"),
         (lambda: compose([place, place], tmp_path / "sum", None), "BITS is not composed"),
         (lambda: check_scalable(adapter), "a weight is switched off or it is not"),
-        (lambda: show(place, model=str(lab.folders["llama-tied"])), "--model is for the changes of masks"),
+        (lambda: show(place, model=str(lab.folders["llama-tied"])), "holds bits, which change by all or nothing"),
         (lambda: dry_run(lab.recipe("llama-tied", "bits", tmp_path / "again", again)), "holds no mask, it is .* of bits"),
         (lambda: choose_only(lab.recipe("llama-tied", "bits", tmp_path / "m", {}), lambda text: None), "learn bits learns"),
     ]  # fmt: skip

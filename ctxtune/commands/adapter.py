@@ -77,7 +77,8 @@ def show(place: Path, model: str | None = None, against: Path | None = None) -> 
     """
     adapter = open_adapter(place)
     if model and adapter.container != MASK:
-        raise RecipeError(f"--model is for the changes of masks, and {adapter.path} has none", "leave it out")
+        other = "holds bits, which change by all or nothing" if adapter.container == BITS else "is none"
+        raise RecipeError(f"--model is for mask adapters, and {adapter.path} {other}", "leave it out")
     base = resolve_model(model) if model else None
     note = check_base(adapter, fingerprint(base)) if base else None
     config = adapter.config or {}
