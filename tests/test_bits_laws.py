@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from ctxtune.adapter.attach import attach
 from ctxtune.adapter.bits import moved_of, read_bits
@@ -20,6 +22,7 @@ from ctxtune.adapter.verify import verify
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.load import load_base
 from ctxtune.backend.trunk import Trunk
+from ctxtune.cli.main import app
 from ctxtune.commands.adapt import adapt
 from ctxtune.commands.adapter import show
 from ctxtune.commands.choose_only import choose_only
@@ -35,7 +38,7 @@ from ctxtune.objectives.labels import Labels
 from ctxtune.recipe.mask import Mask as Settings
 from ctxtune.recipe.schema import Train
 
-from .conftest import Killed, Listener, capture, kill_at, review_rows
+from .conftest import CHOICES, PROMPT, Killed, Listener, capture, kill_at, review_rows
 from .test_laws import CHILD_LOGITS, Recorder, assert_same_run, bits, child, logits, parameters
 from .test_mask_laws import Lab, lab
 
@@ -305,3 +308,36 @@ def test_bits_that_cannot_be_learned(kind: str, more: dict[str, Any], said: str,
         with pytest.raises(RecipeError, match=said) as caught:
             command(lab.recipe(kind, "bits", tmp_path / "run", more))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "title", "row"),
+    [
+        (["--learn", "bits", "--layers", "last:2"], "bits of last:2", None),
+        (["--select", "l0", "--density", "10%"], "l0 columns", r"chosen.* of [\d,]+ numbers, by [\d,]+ gates"),
+    ],
+)
+def test_what_is_learned_on_the_command_line(
+    asked: list[str], title: str, row: str | None, lab: Lab, tmp_path: Path
+) -> None:
+    """The result says what was learned; `adapter show` draws what of each layer it moves."""
+    run = tmp_path / "run"
+    task = ["--model", str(lab.folders["llama-tied"]), "--train", str(lab.rows("train", 22, 0)), "--prompt", PROMPT]
+    task += [
+        "--answer",
+        "{{ label }}",
+        "--choices",
+        ",".join(CHOICES),
+        "--batch",
+        "8",
+        "--lr",
+        "3e-2",
+        "--out",
+        str(run),
+    ]
+    done = CliRunner().invoke(app, ["mask", *task, *asked, "--set", "train.steps=4", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert title in done.stdout
+    assert row is None or re.search(row, done.stdout)
+    shown = CliRunner().invoke(app, ["adapter", "show", str(run)])
+    assert re.search(r"layer 3: .*up \d", shown.stdout)
