@@ -1,7 +1,7 @@
 """`ctxtune freeze` and `ctxtune run`: adapt a model, print what it cost and what it brought."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,7 +121,7 @@ class Voice:
     def __init__(self) -> None:
         self.progress = console.Progress()
         self._begun = 0.0
-        self._first = 0
+        self._first = self._last = 0
 
     def note(self, text: str) -> None:
         """A line."""
@@ -129,8 +129,9 @@ class Voice:
 
     def step(self, facts: "StepFacts") -> None:
         """A step of the loop."""
-        if not self._begun:
+        if not self._begun or facts.step <= self._last:  # or another loop has begun
             self._begun, self._first = time.monotonic() - facts.seconds, facts.step - 1
+        self._last = facts.step
         pace = (time.monotonic() - self._begun) / (facts.step - self._first)
         left = pace * (facts.steps - facts.step)
         self.progress.step(facts.step, facts.steps, facts.loss, facts.lr, facts.tokens / max(facts.seconds, 1e-9), left)
@@ -158,6 +159,8 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
     rows = [[text, f"{facts[key]:,}"] for key, text in names.items()] + [["folder of the run", facts["out"]]]
     if facts["trial_steps"]:
         rows.append(["trial steps of lr: auto, at most", f"{facts['trial_steps']:,}"])
+    if "control" in facts:
+        rows.append(["steps with a random mask, to compare with", f"{facts['control']['steps']:,}"])
     if "guard_tokens" in facts:
         rows.append(["tokens that the forgetting budget adds to a step", f"{facts['guard_tokens']:,}"])
     if "teacher_tokens" in facts:
@@ -170,11 +173,36 @@ _BEFORE, _LOSS, _APART = "tokens before a text", "loss of the right choice, nats
 
 
 def result_table(facts: Mapping[str, Any]) -> Any:
-    """Base and tuned side by side: the task, the forgetting, the cost."""
-    start, drift, teacher = facts.get("start"), facts["forgetting"], facts.get("teacher")
-    told = [facts["scores"]["before"], *([start["scores"]] if start else []), facts["scores"]["after"]]
-    moved = [drift["before"], *([start["forgetting"]] if start else []), drift["after"]]
-    between, added = [""] * bool(start), _added(facts["method"])
+    """Base and tuned side by side: the task, the forgetting, the cost; beside them what they are compared with."""
+    start, teacher, control = (facts.get(key) for key in ("start", "teacher", "control"))
+    tuned = {key: facts[key]["after"] for key in ("scores", "forgetting")}
+    sides = [one for one in (start, tuned, control) if one is not None]
+    told = [facts["scores"]["before"], *(one["scores"] for one in sides)]
+    rows = _measured(told, [facts["forgetting"]["before"], *(one["forgetting"] for one in sides)])
+    rows += [[name, base, *[""] * bool(start), cell] for name, base, cell in _costs(facts)]
+    titles = ["", "base", *(["start"] if start else []), "tuned"]
+    if teacher is not None:
+        beside = _beside(teacher)
+        rows.insert(0, [_BEFORE, "0", *[f"{facts['method']['tokens']:,}"] * (len(titles) - 2)])
+        titles, rows = [*titles, "teacher"], [[*row, beside.get(row[0], "")] for row in rows]
+    title = f"{facts['model']}, {named(facts['method'])}"
+    if control is None:
+        return console.grid(title, titles, rows)
+    cells = {"trained numbers": f"{control['trainable']:,}", "seconds": f"{facts['seconds']['control']:.0f}"}
+    rows = [row if len(row) > len(titles) else [*row, cells.get(row[0], "")] for row in rows]
+    return _with_verdict(console.grid(title, [*titles, "random mask"], rows), facts)
+
+
+def _with_verdict(table: Any, facts: Mapping[str, Any]) -> Any:
+    """Whether a chosen mask was worth its choice, in a line below."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(table, Text(f"{named(facts['method'])}: {facts['control']['verdict']}"))
+
+
+def _measured(told: Sequence[Mapping[str, Any]], moved: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """The rows of what was scored, and of what was forgotten."""
     rows = [
         [key, *(console.with_error(scores, key) for scores in told)]
         for key in ("acc", "acc_norm", "perplexity", "greedy_acc")
@@ -184,47 +212,47 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         rows.append([_LOSS, *(f"{scores['loss']:.4f}" for scores in told)])
     if "kl_teacher" in told[-1]:
         rows.append([_APART, *(f"{scores['kl_teacher']:.4f}" for scores in told)])
-    if "kl" in drift["after"]:
+    if "kl" in moved[-1]:
         rows.append(["probe loss, nats a token", *(f"{one['loss']:.4f}" for one in moved)])
         rows.append(["KL(base || tuned), nats a token", "0", *(f"{one['kl']:.4f}" for one in moved[1:])])
-    if "task_kl" in drift["after"]:
+    if "task_kl" in moved[-1]:
         a_row = "row" if "acc" in told[-1] else "token"
         rows.append(
             [f"the same on rows to score, nats a {a_row}", "0", *(f"{one['task_kl']:.4f}" for one in moved[1:])]
         )
-    rest = [["forgetting", "", "not measured"]] if "not_measured" in drift else []
+    return rows
+
+
+def _costs(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What else a run tells: a name, the base's, the tuned model's."""
+    trained = f"{facts['trainable']:,}" + ("" if _added(facts["method"]) else f" of {facts['parameters']:,}")
+    rows = [("forgetting", "", "not measured")] if "not_measured" in facts["forgetting"] else []
     if (guard := facts.get("guard")) is not None:
         kept = "kept" if guard["kept"] else "NOT KEPT"
         taken = f", {guard['share']:.2f} of the way taken" if guard["share"] < 1 else ""
-        rest.append(
-            ["budget, nats a token", "", f"{guard['budget']:g}, {kept}, at weight {guard['weight']:.2g}{taken}"]
+        rows.append(
+            ("budget, nats a token", "", f"{guard['budget']:g}, {kept}, at weight {guard['weight']:.2g}{taken}")
         )
-        rest.append(["KL on the budget's own text", "", f"{guard['kl']:.4f}, {guard['tokens_a_step']:,} tokens a step"])
-    rest += [
-        ["trained numbers", "0", f"{facts['trainable']:,}" + ("" if added else f" of {facts['parameters']:,}")],
-        ["adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"],
-        ["steps", "", f"{facts['steps']} at rates up to {facts.get('highest_rate', facts['lr']['value']):.1e}"],
-        ["seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"],
+        rows.append(("KL on the budget's own text", "", f"{guard['kl']:.4f}, {guard['tokens_a_step']:,} tokens a step"))
+    rows += [
+        ("trained numbers", "0", trained),
+        ("adapter", "", f"{facts['adapter']['bytes'] / 1e6:.1f} MB"),
+        ("steps", "", f"{facts['steps']} at rates up to {facts.get('highest_rate', facts['lr']['value']):.1e}"),
+        ("seconds", "", f"{facts['seconds']['total']:.0f} (training loop {facts['seconds']['loop']:.0f})"),
     ]
     if (cost := facts.get("penalty")) is not None:
-        rest.append(_cost(cost))
+        rows.append(_cost(cost))
     if facts["best_step"] != facts["steps"]:
-        best = "the lowest eval loss" if teacher is None else "the nearest to the teacher"
-        rest.append(["kept", "", f"step {facts['best_step']}, {best}"])
-    rows += [[name, base, *between, tuned] for name, base, tuned in rest]
-    titles = ["", "base", *(["start"] if start else []), "tuned"]
-    if teacher is not None:
-        beside = _beside(teacher)
-        rows.insert(0, [_BEFORE, "0", *[f"{facts['method']['tokens']:,}"] * (len(titles) - 2)])
-        titles, rows = [*titles, "teacher"], [[*row, beside.get(row[0], "")] for row in rows]
-    return console.grid(f"{facts['model']}, {named(facts['method'])}", titles, rows)
+        best = "the lowest eval loss" if facts.get("teacher") is None else "the nearest to the teacher"
+        rows.append(("kept", "", f"step {facts['best_step']}, {best}"))
+    return rows
 
 
-def _cost(cost: Mapping[str, Any]) -> list[str]:
+def _cost(cost: Mapping[str, Any]) -> tuple[str, str, str]:
     """What changes cost, or which of them gates let stay."""
     if "gates" in cost:
-        return ["chosen", "", f"{cost['kept']:,} of {cost['candidates']:,} numbers, by {cost['gates']:,} gates"]
-    return ["cost of the changes", "0", f"{cost['value']:.3g}, {cost['zeros']:.1%} of them are 0"]
+        return "chosen", "", f"{cost['kept']:,} of {cost['candidates']:,} numbers, by {cost['gates']:,} gates"
+    return "cost of the changes", "0", f"{cost['value']:.3g}, {cost['zeros']:.1%} of them are 0"
 
 
 def _beside(teacher: Mapping[str, Any]) -> dict[str, str]:

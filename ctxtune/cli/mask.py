@@ -24,6 +24,12 @@ Layers = Annotated[
 L2 = Annotated[float | None, typer.Option("--l2", help="What half the square of a change costs (L2-SP).")]
 L1 = Annotated[float | None, typer.Option("--l1", help="What a change costs; what is not worth it is 0.")]
 EWC = Annotated[float | None, typer.Option("--ewc", help="What a change costs by how much the base minds it.")]
+Control = Annotated[
+    bool, typer.Option("--control", help="Train a random mask of the same size as well, and compare the two.")
+]
+ChooseOnly = Annotated[
+    bool, typer.Option("--choose-only", help="Train nothing: write which numbers are chosen to the file --out.")
+]
 
 
 def mask(
@@ -44,9 +50,8 @@ def mask(
     l2: L2 = None,
     l1: L1 = None,
     ewc: EWC = None,
-    choose_only: Annotated[
-        bool, typer.Option("--choose-only", help="Train nothing: write which numbers are chosen to the file --out.")
-    ] = False,
+    control: Control = False,
+    choose_only: ChooseOnly = False,
     epochs: options.Epochs = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
@@ -75,7 +80,7 @@ def mask(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
         data__messages=messages, method__name="mask", method__learn=learn, method__select=name, method__masks=masks,
         method__combine=combine, method__shape=shape, method__density=density, method__budget=budget,
-        method__layers=layers, method__l2=l2, method__l1=l1, method__ewc=ewc,
+        method__layers=layers, method__l2=l2, method__l1=l1, method__ewc=ewc, method__control=control or None,
         train__epochs=epochs, train__batch=batch, train__lr=lr, train__seed=seed,
         forget__budget=forget_budget, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_of, backward_over, mask_manifest, settled
+from ctxtune.commands.chosen_mask import backward_over, mask_manifest, settled
 from ctxtune.commands.clock import Clock
+from ctxtune.commands.control import Control
 from ctxtune.commands.earlier_masks import check_masks
-from ctxtune.commands.guard import check_guarded, open_guard, ranked
+from ctxtune.commands.fitting import Fitting, weigh
+from ctxtune.commands.guard import check_guarded, open_guard
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.kept import facts_of, keep_checked
 from ctxtune.commands.learner import load_to_train
-from ctxtune.commands.lesson import Lesson, choosing, lesson
+from ctxtune.commands.lesson import Lesson, lesson
 from ctxtune.commands.rate import rate_of
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ctxtune.commands.judge import Judge
     from ctxtune.data.encode import EncodedSet
     from ctxtune.data.mixture import Mixture
-    from ctxtune.engine.loop import State, StepFacts
+    from ctxtune.engine.loop import StepFacts
     from ctxtune.engine.stop import Stop
     from ctxtune.methods.motion import Span
     from ctxtune.methods.registry import Method
@@ -162,23 +164,25 @@ class _Run:
     ) -> dict[str, Any]:
         from ctxtune.engine.schedule import highest
 
+        with trunk.closed():
+            control = Control.of(self.recipe, method, trunk.base.model, trunk.base.anatomy)
         feed = begin.learning_feed(trunk, method.virtual, learned.examples.examples, self.recipe.train.pack)
         with self.clock.part("cache"):
             cache = self._keep(feed, mark)
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
             guarded = self._guard(trunk, method, learned.examples, mark)
-        self._weigh(method, judge)
+        weigh(method, judge, self.recipe.train.seed, self.clock)
         objective = learned.objective(feed)
         with self.clock.part("rate"):
             rate = rate_of(self.recipe, self.run, method, objective, feed.lengths, steps, self.tell.note)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
-        with self.clock.part("loop"):
-            state = self._fit(method, objective, feed, batches, judge, steps, notes, guarded)
-        share, known = self._end(method, judge, state, guarded)
-        with self.clock.part("after"):
-            after = judge.after(known=known)
-            guard = guarded.facts(state, share, after, self.tell.note) if guarded is not None else {}
+        fitting = Fitting(
+            self.recipe.train, objective, feed, batches, steps, notes, guarded, self.stop, self.tell, self.clock
+        )
+        fitted = fitting.fit(self.run, method, judge, rows=control is not None)
+        after = fitted.after
+        beside = {} if control is None else {"control": control.facts(method, fitted, fitting, self.run, trunk, judge)}
         return {
             "method": self.recipe.method.model_dump(),
             "model": self.recipe.model,
@@ -195,28 +199,14 @@ class _Run:
             "cache": cache,
             "lr": rate,
             "highest_rate": rate["value"] * highest(steps, self.recipe.train.schedule, self.recipe.train.warmup),
-            "steps": state.step,
-            "best_step": state.best_step if judge.choices is not None else state.step,
-            "stopped_early": state.stopped_early,
-            "loop_seconds": round(state.seconds, 3),
-            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+            **fitted.facts(),
             "scores": {"before": before["scores"], "after": after["scores"]},
             "start": before.get("start"),
             "penalty": method.penalty.facts() if method.penalty is not None else None,
-            **(learned.facts() | guard),
+            **(learned.facts() | fitted.guard | beside),
             "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
             | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
         }
-
-    def _end(
-        self, method: Method, judge: Judge, state: State, guarded: Guarded | None
-    ) -> tuple[float, dict[str, float] | None]:
-        """Bring the numbers to what is written: the share of the way that was taken, and the scores where they are known."""
-        # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
-        best = (scores for scores in judge.told if choosing(scores)["loss"] == state.best_loss)
-        changed = method.finish()
-        share = guarded.step_back(method, self.tell.note) if guarded is not None else 1.0
-        return share, None if changed or share < 1 else next(best, None)
 
     def _before(
         self, trunk: Trunk, judge: Judge, spec: prepare.Spec, method: Method, mark: str
@@ -291,49 +281,6 @@ class _Run:
         if states is not None and kept is not None and kept["digest"] not in (None, states.digest):
             self.tell.note("the kept states are not those of the interrupted run: it goes on, but not bit for bit")
         return facts_of(states, difference)
-
-    def _weigh(self, method: Method, judge: Judge) -> None:
-        """Let changes cost what the base minds, where the recipe says so."""
-        from ctxtune.evals.curvature import fisher
-
-        if (penalty := method.penalty) is not None and penalty.ewc:
-            with self.clock.part("fisher"):
-                penalty.fisher = fisher(penalty.flat, judge.probe, self.recipe.train.seed)
-
-    def _fit(
-        self,
-        method: Method,
-        objective: Any,
-        feed: Any,
-        batches: Batches,
-        judge: Judge,
-        steps: int,
-        notes: dict[str, Any],
-        guarded: Guarded | None,
-    ) -> State:
-        from ctxtune.engine.checkpoint import read_state
-        from ctxtune.engine.log import RunLog
-        from ctxtune.engine.loop import Course, Desk, fit
-
-        options = self.recipe.train
-        kept = read_state(self.run.last)
-        regrow = (method.regrow, backward_of(objective, batches, steps)) if method.regrow is not None else None
-        log = RunLog(self.run.metrics, resume_at=kept["loop"]["step"] if kept else None)
-        begun = notes["before"].get("start", {}).get("scores", {})
-        guard = guarded.guard if guarded is not None else None
-        return fit(
-            method.params,
-            objective,
-            Course(steps, notes["rate"]["value"], batches.epoch, method.shares, method.penalty, regrow, guard),
-            options,
-            Desk(self.run.last, self.run.best, log),
-            self.stop,
-            evaluate=(lambda: ranked(judge.choose(), guarded)) if judge.choices is not None else None,
-            begun=ranked(begun, guarded if kept is None else None) if begun else {},
-            on_step=self.tell.step,
-            token_count=lambda batch: sum(feed.lengths[i] for i in batch),
-            notes=notes,
-        )
 
     def _save(
         self, base: Base, method: Method, mark: str, facts: dict[str, Any], start: begin.Beginning | None

@@ -55,12 +55,7 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
 
     recipe = resolved.recipe
     assert isinstance(recipe.method, Mask)
-    if recipe.method.select == "l0" or recipe.method.learn == "bits":
-        told = "learn bits" if recipe.method.learn == "bits" else "select l0"
-        raise RecipeError(
-            f"--choose-only trains nothing, and {told} learns what it chooses",
-            "leave it out; --select file:RUN then takes what a run of l0 chose",
-        )
+    _check_untrained(recipe.method)
     out = _free_file(recipe.out)
     sources = read_sources(recipe, say) if recipe.method.select in BY_LOSS else None
     inputs = sources.inputs if sources is not None else mask_inputs(recipe)
@@ -74,6 +69,20 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
     text = dump(resolved, relative_to=Path.cwd(), inputs={**inputs, "model": mark})
     manifest = mask_manifest(recipe, text, base, mark, inputs)
     return ChosenMask(out, write_mask(out, mask, manifest), numel(mask), len(mask))
+
+
+def _check_untrained(settings: Mask) -> None:
+    if settings.select == "l0" or settings.learn == "bits":
+        told = "learn bits" if settings.learn == "bits" else "select l0"
+        raise RecipeError(
+            f"--choose-only trains nothing, and {told} learns what it chooses",
+            "leave it out; --select file:RUN then takes what a run of l0 chose",
+        )
+    if settings.control:
+        raise RecipeError(
+            "--choose-only trains nothing, and control compares two masks that are trained",
+            "leave --control out, or --set method.control=false",
+        )
 
 
 def _course(recipe: Recipe, sources: Sources, base: Base) -> Span:

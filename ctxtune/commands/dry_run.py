@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import settle
+from ctxtune.commands.control import Control
 from ctxtune.commands.guard import check_guarded, guard_rows, tokens_a_step
 from ctxtune.commands.lesson import lesson
 from ctxtune.commands.run_folder import check_place
@@ -59,10 +60,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     method = open_method(settings, model, anatomy, course)
     lengths = [len(one.ids) for one in examples.examples]
     seen = learned.only(Batches.of(lengths, mixture, course.steps, recipe.train).used).examples
-    tensors = method.tensors().values()
-    adapter_bytes = sum(tensor.nbytes for tensor in tensors)
-    # A checkpoint holds the numbers and two moments of each, the best step the numbers.
-    copies = 3 + (sources.eval is not None)
+    control = Control.of(recipe, method, model, anatomy)
     return {
         "model": recipe.model,
         "method": recipe.method.model_dump() if isinstance(settings, Freeze) else settings.model_dump(),
@@ -71,9 +69,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "trainable": sum(param.numel() for param in method.params.values()),
         "parameters": sum(param.numel() for param in model.parameters()),
         "weight_bytes": weights_in_memory(recipe, model, anatomy, sources.model, method.params),
-        "adapter_tensors": len(tensors),
-        "adapter_tensor_bytes": adapter_bytes,
-        "run_bytes": copies * sum(param.nbytes for param in method.params.values()) + adapter_bytes,
+        **_written(method, control, sources.eval is not None),
         "rows": len(examples.examples),
         "eval_rows": len(sources.eval.rows) if sources.eval is not None else 0,
         **mixture.facts(),
@@ -85,6 +81,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "trial_steps": _trial_steps(recipe, method, len(examples.examples), course.steps),
         "start_layer": method.start,
         **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
+        **({"control": {"trainable": control.trainable, "steps": course.steps}} if control else {}),
         **(_guard_facts(sources.guard, tokenizer, anatomy, context, seen, recipe.train.batch) if sources.guard else {}),
         "cache_bytes": _kept_bytes(model, method, seen) if recipe.cache != "off" else 0,
     }
@@ -96,6 +93,16 @@ def _guard_facts(
     """What a step reads of the text that a budget is trained on."""
     short, _ = guard_rows(text, tokenizer, anatomy, context)
     return {"guard_tokens": tokens_a_step(short, seen, batch)}
+
+
+def _written(method: Opened, control: Control | None, scored: bool) -> dict[str, int]:
+    """The adapter and the run's folder, in bytes."""
+    tensors = method.tensors().values()
+    adapter_bytes = sum(tensor.nbytes for tensor in tensors)
+    moving = sum(param.nbytes for param in method.params.values()) + (4 * control.trainable if control else 0)
+    # A checkpoint holds the trained numbers and two moments of each, the best step the numbers alone.
+    run_bytes = (3 + scored) * moving + adapter_bytes
+    return {"adapter_tensors": len(tensors), "adapter_tensor_bytes": adapter_bytes, "run_bytes": run_bytes}
 
 
 def _trial_steps(recipe: Recipe, method: Opened, rows: int, steps: int) -> int | None:

@@ -62,6 +62,7 @@ class Judge:
     taught: Sequence[Sequence[float]] = ()  # what a teacher said of the choices of each row
     still: dict[str, float] | None = None  # the drift of what cannot move
     told: list[dict[str, float]] = field(default_factory=list)  # the scores of a run so far
+    rows: list[Item] = field(default_factory=list)  # what gave the last of them
     lls: dict[int, list[float]] = field(default_factory=dict)  # id of a row -> what the base said of its choices
     free: Feed | None = None  # the first free answers
     free_base: BaseProbe | None = None
@@ -150,7 +151,8 @@ class Judge:
     def choose(self, when: str = "") -> dict[str, float]:
         """The scores alone, which are put down in `told`; `loss` chooses the best checkpoint."""
         with self._scoring(when):
-            self.told.append(self.total(self.items()))
+            self.rows = self.items()
+            self.told.append(self.total(self.rows))
         return self.told[-1]
 
     def _scoring(self, when: str) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ teacher.json            what the long prompt that a short one is distilled from 
 metrics.jsonl           one line a step
 checkpoint.safetensors  the last state; best.safetensors the best numbers so far
 stdin.jsonl             what came through a pipe
+control/                the same of a random mask beside a chosen one
 adapter/                the result
 scores.jsonl            what every row gave, of a few-shot run
 result.json             every number of the run; its presence says that the run is complete
@@ -62,6 +63,10 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / "best.safetensors"
+
+    @property
+    def control(self) -> RunFolder:
+        return RunFolder(self.path / "control")
 
     @property
     def stdin(self) -> Path:
@@ -186,8 +191,9 @@ def _leave_nothing(path: Path, made: list[Path]) -> None:
 
 def _sweep(path: Path) -> None:
     """Delete what a killed run left half-written: the lock is ours, so nobody is writing it now."""
-    for stray in path.glob(".*.tmp"):
-        remove(stray)
+    for place in (path, RunFolder(path).control.path):
+        for stray in place.glob(".*.tmp"):
+            remove(stray)
 
 
 def _check_use(run: RunFolder, resume: bool | None) -> None:

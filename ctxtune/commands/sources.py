@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
+from ctxtune.commands.control import check_control
 from ctxtune.commands.earlier_masks import mask_inputs
 from ctxtune.data.format import bare_name
 from ctxtune.data.hash import sha256_file
@@ -50,6 +51,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     if data.train is None:
         raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
     check_scored(data)
+    check_control(recipe)
     if data.eval is None and (recipe.train.patience is not None or recipe.train.eval_every is not None):
         key = "train.patience" if recipe.train.patience is not None else "train.eval_every"
         raise RecipeError(f"{key} needs rows to score, and data.eval is missing", "name them: --eval FILE")

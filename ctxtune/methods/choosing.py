@@ -95,22 +95,24 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
     if settings.select == "l0":
         density = _candidates(settings, density)
     kinds = {name: _kind(settings.shape, model, name, size) for name, size in tensors.items()}
-    count = {name: units(kinds[name], size) for name, size in tensors.items()}
     told = not next(model.parameters()).is_meta  # a skeleton has no weights to rank: as many are drawn in their place
     if settings.select in ("random", "l0") or not told:
-        chance = np.random.default_rng([span.seed, 77])
-        return {
-            name: Part(
-                kinds[name], size, np.sort(chance.choice(count[name], _share(density, count[name]), replace=False))
-            )
-            for name, size in tensors.items()
-        }
+        return drawn(kinds, tensors, density, span.seed)
     if settings.select in BY_LOSS:
         assert span.backward is not None  # rows were read: a choice by them is made for a run
         scores = of_gradients(settings, model, kinds, span.backward)
     else:
         scores = of_weights(settings, model, kinds, span.seed)
-    return ranked({name: Part(kinds[name], tensors[name], np.arange(count[name])) for name in tensors}, scores, density)
+    whole = {name: Part(kinds[name], size, np.arange(units(kinds[name], size))) for name, size in tensors.items()}
+    return ranked(whole, scores, density)
+
+
+def drawn(kinds: Mapping[str, Kind], sizes: Mapping[str, tuple[int, ...]], density: float, seed: int) -> Mask:
+    """The same share of the units of each tensor, by lot."""
+    chance = np.random.default_rng([seed, 77])
+    counts = {name: units(kinds[name], size) for name, size in sizes.items()}
+    lots = {name: chance.choice(count, _share(density, count), replace=False) for name, count in counts.items()}
+    return {name: Part(kinds[name], size, np.sort(lots[name])) for name, size in sizes.items()}
 
 
 def share_of(settings: Settings, tensors: Mapping[str, tuple[int, ...]]) -> float:

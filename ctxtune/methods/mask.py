@@ -46,6 +46,7 @@ class Opened:
     """A mask on a loaded base, and the changes to what it chooses; with `gates` until these have decided."""
 
     delta: Delta
+    names: Sequence[str]
     start: int
     stored: torch.dtype
     regrow: Regrowth | None = None
@@ -56,8 +57,14 @@ class Opened:
 
     @property
     def mask(self) -> Mask:
-        """What is chosen now."""
+        """What moves now."""
         return {name: piece.part for name, piece in self.delta.pieces.items()}
+
+    @property
+    def chosen(self) -> Mask:
+        """What moves in the end, without a classifier, all of which does; of gates as many as will stay."""
+        delta = self.delta if self.gates is None else self.gates.kept()
+        return {name: delta.pieces[name].part for name in self.names}
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]:
@@ -107,8 +114,13 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
         RecipeError: `settings` choose nothing of this model, or layers that it does not have.
         AdapterError: an earlier mask is for another model.
     """
+    return open_mask(select(settings, model, anatomy, span), settings, model, anatomy, span)
+
+
+def open_mask(chosen: Mask, settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span = ENDLESS) -> Opened:
+    """Let these numbers move."""
     head = _classifier(model, anatomy)
-    chosen = {name: part for name, part in select(settings, model, anatomy, span).items() if name not in head}
+    chosen = {name: part for name, part in chosen.items() if name not in head}
     delta = Delta(model, mask := {**chosen, **head})
     gates = _gates(settings, delta, chosen, anatomy, span)
     delta.learn(anatomy, gates.lay if gates is not None else lambda: None)
@@ -117,7 +129,7 @@ def open_method(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Sp
     start = min(depth[id(everything[name])] for name in mask)
     regrow = Regrowth(settings, model, delta, tuple(chosen), span.steps) if settings.select == "grad" else None
     penalty = gates or penalty_of(settings, delta.flat, numel(chosen))
-    return Opened(delta, start, getattr(torch, settings.stored), regrow, penalty, gates)
+    return Opened(delta, tuple(chosen), start, getattr(torch, settings.stored), regrow, penalty, gates)
 
 
 def _gates(settings: Settings, delta: Delta, chosen: Mask, anatomy: Anatomy, span: Span) -> Gates | None:

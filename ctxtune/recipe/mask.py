@@ -108,6 +108,9 @@ class Mask(Section):
     ewc: Cost = Field(
         0.0, description="what each change costs by how much the base minds it on the probe (EWC); 1 is a KL, about"
     )
+    control: bool = Field(
+        False, description="whether a random mask of the same size is trained too, and the result compared with it"
+    )
     stored: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="how changes are written; at the end they are rounded to it, and then scored"
     )
@@ -132,6 +135,8 @@ class Mask(Section):
             )
         if self.select == "l0" and (self.l2 or self.l1 or self.ewc):
             raise ValueError("select l0 says how many changes stay: l2, l1 and ewc are for the run of a mask that does")
+        if self.select == "random" and self.control:
+            raise ValueError("control is a random mask beside the chosen one, and select random is one itself")
         if self.select in ("bias", "norms", "file"):
             told = "takes what its masks say" if self.select == "file" else "takes all of them"
             if self.shape != "columns":

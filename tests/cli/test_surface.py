@@ -44,6 +44,7 @@ SURFACE = {
         "--l2",
         "--l1",
         "--ewc",
+        "--control",
         "--choose-only",
         "--layers",
         "--epochs",

@@ -1,0 +1,54 @@
+"""A random mask to compare a chosen one with: of as many numbers, in the same tensors, of the same kinds, by lot.
+
+Choices by weights or gradients are often no better than chance (of pruning: Su et al. 2020, "Random tickets can win the
+jackpot"; of tuning: Xu & Zhang 2024, "Random masking"). The same share of each tensor is drawn, as `select: random` draws it;
+how many numbers a tensor gets is a part of the choice. Of whole tensors (norms, biases) nothing can be drawn: single entries
+of the linear layers of their blocks take their place.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ctxtune.backend.mask import numel
+from ctxtune.errors import RecipeError
+from ctxtune.methods.choosing import candidates, drawn
+from ctxtune.methods.layers import inside
+from ctxtune.recipe.mask import Mask as Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.backend.mask import Kind, Mask
+
+
+def alike(chosen: Mask, model: nn.Module, anatomy: Anatomy, seed: int) -> Mask:
+    """The random mask beside a chosen one.
+
+    Raises:
+        RecipeError: it takes all there is.
+    """
+    kinds: dict[str, Kind] = {name: part.kind for name, part in chosen.items()}
+    sizes = {name: part.size for name, part in chosen.items()}
+    if "whole" in kinds.values():
+        sizes = _linear_layers(chosen, model, anatomy)
+        kinds = dict.fromkeys(sizes, "entries")
+    total = sum(map(math.prod, sizes.values()))
+    if numel(chosen) >= total:
+        raise RecipeError(
+            "method.control: the mask takes all there is, and no other is left to draw by lot", "leave it out"
+        )
+    return drawn(kinds, sizes, numel(chosen) / total, seed)
+
+
+def _linear_layers(chosen: Mask, model: nn.Module, anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
+    """Those of the blocks in which a mask has a part."""
+
+    def block(name: str) -> str:
+        return name.removeprefix(f"{anatomy.blocks}.").partition(".")[0]
+
+    blocks = {block(name) for name in chosen if inside(name, anatomy.blocks)}
+    every = candidates(Settings(name="mask"), model, anatomy)
+    return {name: size for name, size in every.items() if block(name) in blocks}
