@@ -252,6 +252,8 @@ def _cost(cost: Mapping[str, Any]) -> tuple[str, str, str]:
     """What changes cost, or which of them gates let stay."""
     if "gates" in cost:
         return "chosen", "", f"{cost['kept']:,} of {cost['candidates']:,} numbers, by {cost['gates']:,} gates"
+    if "off" in cost:
+        return "switched off", "0", f"{cost['off']:,} of {cost['weights']:,} weights"
     return "cost of the changes", "0", f"{cost['value']:.3g}, {cost['zeros']:.1%} of them are 0"
 
 

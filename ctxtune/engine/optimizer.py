@@ -45,6 +45,6 @@ def move(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of the next step; each group takes its share of it."""
+    """The rate of the next step; each group takes its share of it, and knows the whole."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["share"]
+        group["rate"], group["lr"] = lr, lr * group["share"]
