@@ -54,7 +54,7 @@ _ctxtune() {
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --layers --lr-decay --unfreeze --sample --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune mask")
         case $prev in
@@ -72,7 +72,7 @@ _ctxtune() {
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --learn --select --shape --density --budget --layers --l2 --l1 --ewc --control --choose-only --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune prompt")
         case $prev in
@@ -90,7 +90,7 @@ _ctxtune() {
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --search --candidates --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune fewshot")
         case $prev in
@@ -111,7 +111,7 @@ _ctxtune() {
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune run")
         case $prev in
@@ -119,7 +119,7 @@ _ctxtune() {
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out --set --resume --dry-run --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune eval")
         case $prev in
@@ -135,7 +135,7 @@ _ctxtune() {
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --alpha --set --device --dtype --quant --force --json --quiet -q -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune generate")
         case $prev in
@@ -247,7 +247,7 @@ _ctxtune() {
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --prompt --answer --choices --messages --row --rows --tokens --set --json -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune data stats")
         case $prev in
@@ -257,7 +257,7 @@ _ctxtune() {
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --set --json -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune cache")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
@@ -284,21 +284,21 @@ _ctxtune() {
         ;;
     "ctxtune recipe show")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune recipe new")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--out -h --help' ;;
-        *) _ctxtune_offer words 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer words 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune recipe check")
         case $prev in
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         esac
         case $cur in -*) _ctxtune_offer words '--set --json -h --help' ;;
-        *) _ctxtune_offer files 'fewshot freeze mask prompt quickstart suffix' ;; esac
+        *) _ctxtune_offer files 'columns fewshot freeze mask prompt quickstart suffix' ;; esac
         ;;
     "ctxtune recipe schema")
         case $cur in -*) _ctxtune_offer words '-h --help' ;;

@@ -92,7 +92,7 @@ _ctxtune_freeze() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_mask() {
@@ -133,7 +133,7 @@ _ctxtune_mask() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_prompt() {
@@ -170,7 +170,7 @@ _ctxtune_prompt() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_fewshot() {
@@ -208,7 +208,7 @@ _ctxtune_fewshot() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_run() {
@@ -222,7 +222,7 @@ _ctxtune_run() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_eval() {
@@ -248,7 +248,7 @@ _ctxtune_eval() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_generate() {
@@ -487,7 +487,7 @@ _ctxtune_data_show() {
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_data_stats() {
@@ -503,7 +503,7 @@ _ctxtune_data_stats() {
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_cache() {
@@ -582,7 +582,7 @@ _ctxtune_recipe_show() {
     _arguments -s -S \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_recipe_new() {
@@ -590,7 +590,7 @@ _ctxtune_recipe_new() {
         '--out=[The file to write; NAME.yaml if not given.]:out:_files' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:name:(fewshot freeze mask prompt quickstart suffix)'
+        '1:name:(columns fewshot freeze mask prompt quickstart suffix)'
 }
 
 _ctxtune_recipe_check() {
@@ -599,7 +599,7 @@ _ctxtune_recipe_check() {
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
 }
 
 _ctxtune_recipe_schema() {

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from ctxtune.commands.adapt import Tell
 
 
-_PROMPT = "-prompt"
-"""what the run that learns a prompt has behind the name of the other's folder"""
+_BESIDE = {"mask": "columns", "prompt": "suffix"}
+"""what else is run -> its recipe; its folder is the first one's with this behind its name"""
+_SAID = {
+    "mask": "mask: the model as it came, with one weight in a hundred of its last four layers that learns",
+    "prompt": "prompt: the model as it came, with 8 vectors that are learned behind each review",
+}
 
 
 def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
-    """Pull the small model, adapt it to the bundled film reviews, learn a prompt for them, ask it behind 16 of them.
+    """Pull the small model, adapt it to the bundled film reviews by layers, by a few numbers and by a prompt, ask it behind 16.
 
-    Returns the facts of the run; `prompt` and `fewshot` among them are those of the others, on the same rows.
+    Returns the facts of the first run; `mask`, `prompt` and `fewshot` among them are those of the others, on the same rows.
 
     Raises:
         CtxtuneError: the model cannot be fetched, or the run fails.
@@ -31,16 +35,18 @@ def quickstart(out: Path | None, tell: Tell) -> dict[str, Any]:
     resolved = load("quickstart", {"out": str(place)})
     pull(resolved.recipe.model, say=tell.note)
     facts = adapt(resolved, False, tell)
-    tell.note("prompt: the model as it came, with 8 vectors that are learned behind each review")
-    prompt = adapt(load("suffix", {"out": f"{place}{_PROMPT}"}), False, tell)
+    beside = {}
+    for name, recipe in _BESIDE.items():
+        tell.note(_SAID[name])
+        beside[name] = adapt(load(recipe, {"out": f"{place}-{name}"}), False, tell)
     tell.note("few-shot: the model as it came, asked behind 16 of the training rows")
-    return {**facts, "prompt": prompt, "fewshot": fewshot(load("fewshot", {}), tell.note)}
+    return {**facts, **beside, "fewshot": fewshot(load("fewshot", {}), tell.note)}
 
 
 def free_folder() -> Path:
     """The first of runs/quickstart, runs/quickstart-2, ... that nobody uses."""
     for number in range(1, 1000):
         place = Path("runs") / ("quickstart" if number == 1 else f"quickstart-{number}")
-        if not place.exists() and not Path(f"{place}{_PROMPT}").exists():
+        if not any(Path(f"{place}{more}").exists() for more in ("", *(f"-{name}" for name in _BESIDE))):
             return place
     raise RecipeError("runs/ holds 999 quickstarts", "remove some, or name a folder with --out")

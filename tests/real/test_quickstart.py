@@ -49,7 +49,7 @@ def test_the_same_rows_are_asked_behind_examples(quickstart: Quickstart) -> None
         found = re.search(r"(\d\.\d{4}) ± 0\.\d{4}", line)
         assert found is not None
         assert 0.5 <= float(found[1]) <= 1
-    assert float(few.split()[-1]) < quickstart.facts["seconds"]["total"]
+    assert float(few.split()[-2]) < quickstart.facts["seconds"]["total"]
 
 
 def test_a_prompt_is_learned_on_the_same_rows(quickstart: Quickstart) -> None:
@@ -59,6 +59,20 @@ def test_a_prompt_is_learned_on_the_same_rows(quickstart: Quickstart) -> None:
     assert run["scores"]["after"]["acc"] > run["start"]["scores"]["acc"]
     line = next(line for line in quickstart.out.splitlines() if "prompt learned, 4,608 numbers" in line)
     assert f"{run['scores']['after']['acc']:.4f} ± {run['scores']['after']['acc_stderr']:.4f}" in line
+
+
+def test_a_mask_is_learned_on_the_same_rows(quickstart: Quickstart) -> None:
+    """One weight in a hundred of the layers that were tuned first, from the states that were kept then."""
+    run = json.loads(Path(f"{quickstart.facts['out']}-mask", "result.json").read_text("utf-8"))
+    after, before = run["scores"]["after"], run["scores"]["before"]
+    assert before == quickstart.facts["scores"]["before"]
+    assert run["cache"] == {**quickstart.facts["cache"], "place": "kept", "difference": run["cache"]["difference"]}
+    assert run["trainable"] == pytest.approx(quickstart.facts["trainable"] / 100, rel=0.1)
+    assert after["loss"] < before["loss"]
+    assert after["acc"] >= before["acc"] - 2 * after["acc_stderr"]
+    line = next(line for line in quickstart.out.splitlines() if f"mask tuned, {run['trainable']:,} numbers" in line)
+    assert f"{after['acc']:.4f} ± {after['acc_stderr']:.4f}" in line
+    assert line.split()[-1] == f"{run['forgetting']['after']['kl']:.4f}"
 
 
 def test_the_model_learns_and_the_forgetting_is_measured(quickstart: Quickstart) -> None:
