@@ -117,6 +117,8 @@ class Manifest:
         count, whole = len(shown.virtual), shown.begun
         if not whole:
             return "the texts below"
+        if count < whole and self.settings.get("distill_from") is not None and self.settings.get("kind") == "prefix":
+            return f"those {count:,} of {whole:,} tokens of the texts below at which questions look most, of each layer its own"
         first = f"the first {count:,} of {whole:,} tokens" if count < whole else f"the {counted(whole, 'token')}"
         return f"{first} of the texts below{', again and again' if count > whole else ''}"
 

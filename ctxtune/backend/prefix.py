@@ -78,15 +78,17 @@ def not_going_on(anatomy: Anatomy) -> ModelError:
     )
 
 
-def read_prefix(trunk: Trunk, tokens: Sequence[int], where: str, mark: str, before: Prefix | None = None) -> Prefix:
+def read_prefix(
+    trunk: Trunk, tokens: Sequence[int], where: str, mark: str, before: Prefix | None = None, first: int = 0
+) -> Prefix:
     """The prefix as the model reads it, or as an earlier run has kept it. The trunk is closed meanwhile.
 
     `where` is auto, memory, disk or off; `mark` stands for the model's numbers. What is not kept may go on from what was
-    read `before`, which the tokens begin with.
+    read `before`, which the tokens begin with, and have another position than 0 of its `first` token.
     """
     if where == "off":
         with trunk.closed(), torch.no_grad():
-            return Prefix(tuple(tokens), _read(trunk, tokens, before), where)
+            return Prefix(tuple(tokens), _read(trunk, tokens, before, first), where)
     with trunk.closed(), torch.no_grad():
         shapes = shapes_of(trunk)
         width = sum(heads * (k + v) for heads, k, v in shapes)
@@ -166,7 +168,7 @@ def shapes_of(trunk: Trunk) -> list[tuple[int, int, int]]:
     return [(keys.shape[1], keys.shape[3], values.shape[3]) for keys, values in _read(trunk, [0])]
 
 
-def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> Layers:
+def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None, position: int = 0) -> Layers:
     """Keys and values by the model's own forward, some hundred tokens at a time: attention to all pairs stays small."""
     device, cache = trunk.base.device, cache_of(before.layers if before is not None else ())
     begun = 0 if before is None else len(before.tokens)
@@ -175,7 +177,7 @@ def _read(trunk: Trunk, tokens: Sequence[int], before: Prefix | None = None) -> 
         ids = torch.tensor([tokens[first : first + device.stride]], device=device.name)
         options: dict[str, Any] = {trunk.cache_name: cache, "use_cache": True}
         if "position_ids" in takes:
-            options["position_ids"] = torch.arange(first, first + ids.shape[1], device=device.name)[None]
+            options["position_ids"] = position + torch.arange(first, first + ids.shape[1], device=device.name)[None]
         trunk.backbone(input_ids=ids, **options)
     return [(layer.keys, layer.values) for layer in cache.layers]
 

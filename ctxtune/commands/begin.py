@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Recipe
 
 _QUESTIONS = 64  # on which it is tried where demonstrations end
+_LOOKS = 16  # of them, by whose attention a few tokens of a long prompt are kept
 _FEW = 20  # virtual tokens that start from nothing in particular
 _SHORT = 32  # virtual tokens, at most, that are to say what a long prompt says
 _BEHIND = 8  # at least so many in a suffix, whose start may be very short
@@ -56,7 +57,8 @@ Places = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Beginning:
-    """`tokens`, one for each virtual token or none, how rows become tokens behind these, and the texts that they are from."""
+    """`tokens`, one for each virtual token or none, or with `questions` more; how rows become tokens behind the virtual ones,
+    and the texts that they are from."""
 
     tokens: tuple[int, ...]
     spec: EncodeSpec
@@ -72,6 +74,8 @@ class Beginning:
     """the hashes of these"""
     whole: int = 0
     """how many tokens the texts have"""
+    questions: tuple[tuple[int, ...], ...] = ()
+    """where `tokens` are more than the virtual ones: what is asked behind them, to see at which of them it looks"""
 
     def lesson(self, source: Source) -> Lesson:
         """What is learned from the other rows: a demonstration would only repeat its own answer.
@@ -196,9 +200,16 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         most = len(tokens) if teacher is None else min(_SHORT, len(tokens))
         count = most if settings.tokens == "auto" else settings.tokens
     behind_them = replace(spec, before=virtual_tokens(count), instruction=instruction)
-    return Beginning(
+    begun = Beginning(
         _filled(tokens, count), behind_them, where, rows, parted, teacher, whole=len(tokens) if where else 0
     )
+    if teacher is None or settings.kind != "prefix" or not count < begun.whole:
+        return begun
+    shown = set(map(id, rows))
+    others = [row for row in train.rows if id(row) not in shown][:_LOOKS]
+    asking = replace(behind_them, answer=None)
+    questions = [tuple(asking.encode_question(row)[count:]) for row in others]
+    return replace(begun, tokens=tuple(tokens), questions=tuple(filter(None, questions)))
 
 
 def _behind(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> Beginning:

@@ -63,6 +63,9 @@ def set_off(
         return {}
     if said := out_of_sight(trunk.base, learned.examples.examples, len(start.spec.before)):
         say(said)
+    if start.questions:
+        virtual.begin_among(trunk, start.tokens, start.questions)
+        return {}
     if not start.adapters:
         virtual.begin(trunk, start.tokens)
         return {}

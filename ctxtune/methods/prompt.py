@@ -29,6 +29,7 @@ from torch import nn
 from torch.nn import functional
 
 from ctxtune.adapter.prefix import ROWS, Layout, encoder_config, prefix_config, vectors_config
+from ctxtune.backend.attended import read_attended
 from ctxtune.backend.prefix import (
     Prefix,
     as_rows,
@@ -115,6 +116,20 @@ class Opened:
                 self._begin_layers(read_prefix(trunk, tokens, "off", "").layers)
             else:
                 self._begin_vectors(embedding_of(trunk.base.model)(torch.tensor(tokens, device=trunk.base.device.name)))
+
+    def begin_among(self, trunk: Trunk, tokens: Sequence[int], questions: Sequence[Sequence[int]]) -> None:
+        """Start as those of more tokens at which questions look most; of a model that does not show this as the first of them.
+
+        Raises:
+            ModelError: as above.
+        """
+        self._open(trunk)
+        layers = read_attended(trunk, tokens, questions, count := self.layout.tokens)
+        if layers is None:
+            self.begin(trunk, tokens[:count])
+            return
+        with torch.no_grad():
+            self._begin_layers(layers)
 
     def begin_as(self, trunk: Trunk, rows: Tensor) -> None:
         """Start as an earlier prompt, given as `tensors` holds it, a row for each virtual one.

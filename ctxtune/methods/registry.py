@@ -38,6 +38,9 @@ class Virtual(Protocol):
     def begin(self, trunk: Trunk, tokens: Sequence[int]) -> None:
         """Start as what the model makes of these, one for each."""
 
+    def begin_among(self, trunk: Trunk, tokens: Sequence[int], questions: Sequence[Sequence[int]]) -> None:
+        """Start as those of more tokens at which these questions look most."""
+
     def begin_as(self, trunk: Trunk, rows: Tensor) -> None:
         """Start as an earlier prompt, a row for each."""
 

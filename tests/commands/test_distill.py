@@ -393,3 +393,39 @@ def test_a_file_that_is_not_what_the_teacher_said(
     (tmp_path / "run" / "teacher.json").unlink()
     adapt(resolved, True, Listener())
     assert told(tmp_path / "run") == said
+
+
+@pytest.mark.parametrize(("model", "shown"), [("llama-tied", True), ("gpt2-tied", True), ("llama-tied", False)])
+def test_a_prefix_starts_from_what_questions_look_at(
+    model: str,
+    shown: bool,
+    model_folders: dict[str, Path],
+    train: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each layer values of some of the demonstrations' tokens; the first of all where attention is not shown."""
+    from ctxtune.commands.adapt import adapt
+
+    if not shown:
+        monkeypatch.setattr("ctxtune.methods.prompt.read_attended", lambda *_: None)
+    still = {"train.lr": 1e-30, "train.steps": 1, "method.kind": "prefix"}
+    for name, more in (("all", {"method.init": "fewshot", "method.shots": 2}), ("few", DISTIL)):
+        adapt(asked(model_folders[model], train, tmp_path / name, more | still), False, Listener())
+    every, few = (next(iter(adapter_tensors(tmp_path / name).values())) for name in ("all", "few"))
+    assert len(few) == 4 < len(every)
+    width = few.shape[1] // 8  # keys and values of four layers
+    chosen = []
+    for layer in range(1, 4):  # in the first, all of one word are alike
+        columns = slice((2 * layer + 1) * width, (2 * layer + 2) * width)
+        off = (few[:, None, columns] - every[None, :, columns]).abs().amax(-1)
+        assert off.amin(1).max() < 1e-5
+        chosen.append(off.argmin(1).tolist())
+    first = list(range(4))
+    assert all(places == sorted(set(places)) for places in chosen)
+    assert (chosen == [first] * 3) == (not shown)
+    manifest = open_adapter(tmp_path / "few").manifest
+    assert manifest is not None
+    assert str(manifest.start).startswith(
+        f"those 4 of {len(every)} tokens of the texts below at which questions look most"
+    )
