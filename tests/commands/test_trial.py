@@ -91,10 +91,10 @@ def test_what_orders_begin_with_is_read_once(ask: Callable[..., Any], monkeypatc
     sets, run = [], []
     read = prefix_file._read
 
-    def watched(trunk: Any, tokens: Sequence[int], before: Any = None) -> Any:
+    def watched(trunk: Any, tokens: Sequence[int], before: Any = None, *rest: Any) -> Any:
         sets.append(tuple(tokens))
         run.append(len(tokens) - (len(before.tokens) if before is not None else 0))
-        return read(trunk, tokens, before)
+        return read(trunk, tokens, before, *rest)
 
     monkeypatch.setattr(prefix_file, "_read", watched)
     ask(method__select="fixed", method__order="best", data__instruction="So:\n")

@@ -25,7 +25,7 @@ HOME = os.environ.get("CTXTUNE_HOME")
 MODEL = "smollm2-135m-instruct-q4"
 TASK = ("--prompt", "Review: {{ text }}\nSentiment:", "--answer", "{{ label }}", "--choices", "negative,positive")
 ROWS = Path(__file__).parents[2] / "templates" / "data" / "mr_eval.jsonl"
-# Set for the tiny models of the other tests; a user's processes have all threads, here each worker's its share of them.
+# Set for the tiny models of the other tests; a user's processes have all threads.
 TEST_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 
 
@@ -52,6 +52,7 @@ class Quickstart(Ended):
     gflops: float
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What asks for the quickstart's run goes to one worker, so that it runs once, and all else to another."""
     for item in items:
@@ -77,9 +78,7 @@ def environment(real_home: Path) -> dict[str, str]:
     """The variables of a user's shell in which ctxtune is installed."""
     kept = {key: value for key, value in os.environ.items() if key not in TEST_SETTINGS}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
-    return {**kept, **threads, "CTXTUNE_HOME": str(real_home), "PATH": path}
+    return {**kept, "CTXTUNE_HOME": str(real_home), "PATH": path}
 
 
 @pytest.fixture(scope="session")
