@@ -52,15 +52,6 @@ class Quickstart(Ended):
     gflops: float
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks for the quickstart's run goes to one worker, so that it runs once, and all else to another."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            needs = "quickstart" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("quickstart" if needs else "others"))
-
-
 @pytest.fixture(scope="session")
 def real_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(HOME).absolute() if HOME else tmp_path_factory.mktemp("real") / "home"
