@@ -108,7 +108,11 @@ def test_a_signal_between_step_and_checkpoint_loses_nothing(
     ("place", "hint", "again"),
     [
         ("load_to_train", "nothing was begun yet: give the same command again", []),
-        ("_rate", "no step is on the disk yet: the same command with --resume trains from the beginning", ["--resume"]),
+        (
+            "rate_of",
+            "no step is on the disk yet: the same command with --resume trains from the beginning",
+            ["--resume"],
+        ),
         ("_save", "the same command with --resume goes on from the last checkpoint", ["--resume"]),
     ],
 )
