@@ -70,12 +70,12 @@ class Fitting:
         # The best numbers were scored when they were reached; a run that goes on does not know the scores from before.
         best = (scores for scores in judge.told if choosing(scores)["loss"] == state.best_loss)
         guarded, changed, known = self.guarded, method.finish(), next(best, None)
-        share = guarded.step_back(method, self.tell.note) if guarded is not None else 1.0
+        share, kl = guarded.step_back(method, self.tell.note) if guarded is not None else (1.0, 0.0)
         if changed or share < 1 or (rows and judge.told and known is not judge.told[-1]):
             known = None  # of the last scores alone it is there what every row gave
         with self.clock.part("after"):
             after = judge.after(known=known)
-            guard = guarded.facts(state, share, after, self.tell.note) if guarded is not None else {}
+            guard = guarded.facts(state, share, kl, after, self.tell.note) if guarded is not None else {}
         return Fitted(state, judge.choices is not None, after, guard, judge.rows)
 
     def _loop(self, run: RunFolder, method: Method, judge: Judge) -> State:

@@ -42,27 +42,29 @@ class Guarded:
     tokens_a_step: int
     start: Mapping[str, Tensor]
 
-    def step_back(self, method: Method, say: Callable[[str], None]) -> float:
+    def step_back(self, method: Method, say: Callable[[str], None]) -> tuple[float, float]:
         """Where the last step lies above the budget on the text, take that share of the way from the start that lies within;
-        returns the share. All of the way, if no share that was tried does: what a prompt starts from may lie above itself.
+        returns the share, and the KL there. All of the way, if no share that was tried does: what a prompt starts from may lie
+        above itself.
 
         KL grows about with the square of the way (its second-order term: Schulman et al. 2015, "Trust Region Policy
         Optimization", appendix C), so that few shares are tried. This is the interpolation of WiSE-FT (adapter/scale.py).
         """
+        share, kl = 1.0, (whole := self.kl())
+        if whole <= self.guard.budget:
+            return share, whole
         ends = {name: param.detach().clone() for name, param in method.params.items()}
-        share, kl = 1.0, self.kl()
         while kl > self.guard.budget and share > LEAST_SHARE:
             share *= min(0.95, max(0.5, math.sqrt(self.guard.aim / kl)))
             self._place(method, ends, share)
             kl = self.kl()
         if kl > self.guard.budget:
             self._place(method, ends, 1.0)
-            return 1.0
-        if share < 1:
-            say(
-                f"forget.budget {self.guard.budget:g}: {share:.2f} of the way from the start is taken, all of it is too far"
-            )
-        return share
+            return 1.0, whole
+        say(
+            f"forget.budget {self.guard.budget:g}: {share:.2f} of the way from the start is taken, all of it is too far"
+        )
+        return share, kl
 
     def _place(self, method: Method, ends: Mapping[str, Tensor], share: float) -> None:
         import torch
@@ -79,11 +81,12 @@ class Guarded:
 
         return drift(self.whole, self.base).kl
 
-    def facts(self, state: State, share: float, after: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-        """What a result tells of it: the weight of the KL at the end, the share of the way that was taken, and the KL of what
-        was kept; `say` is told if that is more than the budget."""
+    def facts(
+        self, state: State, share: float, kl: float, after: Mapping[str, Any], say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """What a result tells of it: the weight of the KL at the end, the share of the way that was taken, and the KL there, on
+        the text and on the probe; `say` is told if the latter is more than the budget."""
         guard, probe = self.guard, after["forgetting"]["kl"]
-        kl = self.kl()
         if not probe <= guard.budget:
             say(
                 f"forget.budget {guard.budget:g} was not kept: KL(base || tuned) is {probe:.4f} nats a token on the probe, "
