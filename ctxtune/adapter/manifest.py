@@ -63,6 +63,8 @@ class Shown:
     """what it comes to: nats that are added to log p of each choice"""
     begun: int = 0
     """of virtual tokens: how many tokens `texts` have, of which the first were what they started as; 0 if nobody counted"""
+    among: bool = False
+    """whether it was not the first, but of each layer those at which questions look most"""
 
     @property
     def front(self) -> str:
@@ -117,7 +119,7 @@ class Manifest:
         count, whole = len(shown.virtual), shown.begun
         if not whole:
             return "the texts below"
-        if count < whole and self.settings.get("distill_from") is not None and self.settings.get("kind") == "prefix":
+        if shown.among:
             return f"those {count:,} of {whole:,} tokens of the texts below at which questions look most, of each layer its own"
         first = f"the first {count:,} of {whole:,} tokens" if count < whole else f"the {counted(whole, 'token')}"
         return f"{first} of the texts below{', again and again' if count > whole else ''}"
@@ -152,7 +154,7 @@ class Manifest:
         _check("base.", fields["base"], BaseModel)
         shown = fields["shown"]
         if isinstance(shown, dict):
-            shown = fields["shown"] = {"begun": 0, **shown}
+            shown = fields["shown"] = {"begun": 0, "among": False, **shown}
         if shown is not None:
             _check("shown.", shown, Shown)
         parts = {

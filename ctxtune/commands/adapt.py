@@ -303,7 +303,7 @@ class _Run:
             trainable=facts["trainable"],
             leaked=self.sources.leaked,
             classes=class_names(base.model.config) if base.anatomy.kind == "classifier" else [],
-            shown=start.shown(base.model) if start is not None else None,
+            shown=start.shown(base.model, method.virtual) if start is not None and method.virtual is not None else None,
             scores=Change(finite(facts["scores"]["before"]), finite(facts["scores"]["after"])),
             forgetting=Change(finite(facts["forgetting"]["before"]), finite(facts["forgetting"]["after"])),
         )

@@ -133,8 +133,8 @@ class Beginning:
                 "shorten it, or start from others: another --seed, fewer --shots",
             ) from error
 
-    def shown(self, model: nn.Module) -> Shown:
-        """What the adapter says of its virtual tokens."""
+    def shown(self, model: nn.Module, virtual: Virtual) -> Shown:
+        """What the adapter says of these virtual tokens."""
         from ctxtune.adapter.manifest import Shown
         from ctxtune.backend.prefix import sizes
 
@@ -142,7 +142,7 @@ class Beginning:
         return Shown(
             instruction=self.spec.instruction, texts=[text for text, _ in self.texts], where=[where for _, where in self.texts],
             tokens=list(self.spec.virtual), alone=True, heads=heads, layers=layers, calibrate="none", bias={},
-            begun=self.whole,
+            begun=self.whole, among=virtual.among,
         )  # fmt: skip
 
 

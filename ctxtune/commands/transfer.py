@@ -1,4 +1,4 @@
-"""A learned prompt that starts from earlier ones: of several, from the one behind which the training rows surprise least.
+"""Where a learned prompt starts: of several earlier ones, or of several tokens, where the training rows surprise least.
 
 SPoT (Vu et al. 2022) looks for the nearest by the cosine between prompts, and so needs a prompt of the new task first. The
 loss needs none, and is what training is to lower.
@@ -6,15 +6,18 @@ loss needs none, and is what training is to lower.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.prefix import CONTAINER, layout_of, shown
 from ctxtune.adapter.read import open_adapter
 from ctxtune.commands.begin import learning_feed, out_of_sight
 from ctxtune.errors import AdapterError
+from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ctxtune.adapter.read import AdapterFile
@@ -50,45 +53,57 @@ def earlier(paths: Sequence[Path], kind: str, tokens: int | None) -> tuple[list[
 def set_off(
     trunk: Trunk, method: Method, start: Beginning | None, learned: Lesson, mark: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Let virtual tokens, if there are any, begin as they are to; of several adapters what was found, the nearest first.
+    """Let virtual tokens, if there are any, begin as they are to; of several starts what was found, the nearest first.
 
     Raises:
         AdapterError: one was made on another base, or is damaged.
     """
-    from ctxtune.adapter.keys import held_rows
-    from ctxtune.adapter.read import check_base, check_bytes
-
     virtual = method.virtual
     if start is None or virtual is None:
         return {}
     if said := out_of_sight(trunk.base, learned.examples.examples, len(start.spec.before)):
         say(said)
-    if start.questions:
-        virtual.begin_among(trunk, start.tokens, start.questions)
+    ways = list(_ways(trunk, virtual, start, mark))
+    if len(ways) == 1:
+        ways[0].begin()
         return {}
-    if not start.adapters:
-        virtual.begin(trunk, start.tokens)
-        return {}
-    count, known = len(start.spec.virtual), []
+    losses = [_loss(trunk, virtual, way, learned) for way in ways]
+    order = sorted(range(len(ways)), key=losses.__getitem__)
+    for place in order:
+        say(f"{ways[place].name}: loss {losses[place]:.4f} on training rows, where it starts")
+    nearest = ways[order[0]]
+    say(f"starting from {nearest.name}, the nearest")
+    nearest.begin()
+    return {"near": [{"start": ways[place].name, "loss": losses[place]} for place in order]}
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One of the starts that are tried."""
+
+    name: str
+    begin: Callable[[], None]
+
+
+def _ways(trunk: Trunk, virtual: Virtual, start: Beginning, mark: str) -> Iterator[_Way]:
+    from ctxtune.adapter.keys import held_rows
+    from ctxtune.adapter.read import check_base, check_bytes
+
+    count = len(start.spec.virtual)
     for adapter in start.adapters:
         check_base(adapter, mark)
         check_bytes(adapter)
-        known.append(held_rows(adapter)[:count])
-    if len(known) == 1:
-        virtual.begin_as(trunk, known[0])
-        return {}
-    losses = [_loss(trunk, virtual, rows, learned) for rows in known]
-    order = sorted(range(len(known)), key=losses.__getitem__)
-    for place in order:
-        say(f"{start.adapters[place].path}: loss {losses[place]:.4f} on training rows, where it starts")
-    say(f"starting from {start.adapters[order[0]].path}, the nearest")
-    virtual.begin_as(trunk, known[order[0]])
-    return {"near": [{"adapter": str(start.adapters[place].path), "loss": losses[place]} for place in order]}
+        yield _Way(str(adapter.path), partial(virtual.begin_as, trunk, held_rows(adapter)[:count]))
+    if not start.adapters:
+        yield _Way(f"the first {counted(count, 'token')}", partial(virtual.begin, trunk, start.tokens[:count]))
+    if start.questions:
+        among = partial(virtual.begin_among, trunk, start.tokens, start.questions)
+        yield _Way(f"{counted(count, 'token')} at which questions look most", among)
 
 
-def _loss(trunk: Trunk, virtual: Virtual, rows: Any, learned: Lesson) -> float:
-    """The mean loss of a few training rows behind an earlier prompt."""
-    virtual.begin_as(trunk, rows)
+def _loss(trunk: Trunk, virtual: Virtual, way: _Way, learned: Lesson) -> float:
+    """The mean loss of a few training rows where it starts like this."""
+    way.begin()
     feed = learning_feed(trunk, virtual, learned.examples.examples[:_ROWS])
     losses = learned.objective(feed).losses(range(len(feed.examples)))
     return float(sum(losses) / len(losses))

@@ -68,7 +68,8 @@ _CONFIGS: dict[str, Callable[[Layout, str], dict[str, Any]]] = {  # of those tha
 class Opened:
     """Virtual tokens of a model, learned from layer `start` on.
 
-    `start_vectors` (P, D) are the embedded tokens that vectors begin as, None before that; `below` what the lower layers keep.
+    `start_vectors` (P, D) are the embedded tokens that vectors begin as, None before that; `below` what the lower layers keep;
+    `among` whether they began as those tokens at which questions look.
     """
 
     params: Mapping[str, nn.Parameter]
@@ -80,6 +81,7 @@ class Opened:
     penalty: None = None
     start_vectors: Tensor | None = None
     below: Layers = field(default_factory=list)
+    among: bool = False
     _known: tuple[list[Tensor], Prefix] | None = field(default=None, repr=False)
     _spoken: Spoken | None = field(default=None, repr=False)
 
@@ -128,6 +130,7 @@ class Opened:
         if layers is None:
             self.begin(trunk, tokens[:count])
             return
+        self.among = True
         with torch.no_grad():
             self._begin_layers(layers)
 
@@ -146,7 +149,7 @@ class Opened:
 
     def _open(self, trunk: Trunk) -> None:
         require_going_on(trunk)
-        self._known = None
+        self._known, self.among = None, False
         if self.suffix and self._spoken is None:
             self._spoken = Spoken(trunk.base.model, self.vectors)
             self._spoken.on()

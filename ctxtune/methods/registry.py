@@ -41,6 +41,10 @@ class Virtual(Protocol):
     def begin_among(self, trunk: Trunk, tokens: Sequence[int], questions: Sequence[Sequence[int]]) -> None:
         """Start as those of more tokens at which these questions look most."""
 
+    @property
+    def among(self) -> bool:
+        """Whether it was begun in this way."""
+
     def begin_as(self, trunk: Trunk, rows: Tensor) -> None:
         """Start as an earlier prompt, a row for each."""
 

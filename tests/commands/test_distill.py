@@ -100,9 +100,8 @@ def test_the_teacher_of_the_rows_that_are_learned_from(
     expected = torch.from_numpy(log_shares(np.array(lls)))
     found = torch.tensor(told(tmp_path / "run")["log_shares"]["train"], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    scored = asked(
-        model, train, tmp_path / "start", DISTIL | {"data.eval": str(rest), "train.lr": 1e-12, "train.steps": 1}
-    )
+    still = {"train.batch": 22, "train.lr": 1e-12, "train.steps": 1}
+    scored = asked(model, train, tmp_path / "start", DISTIL | still | {"data.eval": str(rest)})
     facts = adapt(scored, False, Listener())
     assert listener.steps[0].loss == pytest.approx(facts["start"]["scores"]["kl_teacher"], rel=1e-4)
     assert listener.steps[0].supervised == 22
@@ -407,6 +406,7 @@ def test_a_prefix_starts_from_what_questions_look_at(
     """Of each layer values of some of the demonstrations' tokens; the first of all where attention is not shown."""
     from ctxtune.commands.adapt import adapt
 
+    monkeypatch.setattr("ctxtune.commands.transfer._loss", lambda _, __, way, ___: float("first" in way.name))
     if not shown:
         monkeypatch.setattr("ctxtune.methods.prompt.read_attended", lambda *_: None)
     still = {"train.lr": 1e-30, "train.steps": 1, "method.kind": "prefix"}
@@ -426,6 +426,20 @@ def test_a_prefix_starts_from_what_questions_look_at(
     assert (chosen == [first] * 3) == (not shown)
     manifest = open_adapter(tmp_path / "few").manifest
     assert manifest is not None
-    assert str(manifest.start).startswith(
-        f"those 4 of {len(every)} tokens of the texts below at which questions look most"
-    )
+    look = f"those 4 of {len(every)} tokens of the texts below at which questions look most"
+    assert str(manifest.start).startswith(look if shown else f"the first 4 of {len(every)} tokens")
+
+
+def test_the_nearer_of_two_starts(model_folders: dict[str, Path], train: Path, tmp_path: Path) -> None:
+    """The first tokens and those that questions look at are both tried: the run begins, and is told to, as the better one."""
+    from ctxtune.commands.adapt import adapt
+
+    still = {"train.lr": 1e-12, "train.steps": 1, "train.batch": 22, "method.kind": "prefix"}
+    listener = Listener()
+    facts = adapt(asked(model_folders["llama-tied"], train, tmp_path / "run", DISTIL | still), False, listener)
+    best, other = facts["near"]
+    assert best["loss"] < other["loss"]
+    assert listener.steps[0].loss == pytest.approx(best["loss"], rel=1e-4)
+    manifest = open_adapter(tmp_path / "run").manifest
+    assert manifest is not None
+    assert str(manifest.start).startswith("the first 4" if "first" in best["start"] else "those 4")

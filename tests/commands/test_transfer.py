@@ -49,7 +49,7 @@ def test_of_several_the_nearest(kind: str, model_folders: dict[str, Path], train
     listener = Listener()
     both = carried(kind, tmp_path / "short", tmp_path / "long") | {"method.tokens": 4}
     facts = adapt(asked(model, train, tmp_path / "run", both), False, listener)
-    assert [one["adapter"].split("/")[-3] for one in facts["near"]] == ["long", "short"]
+    assert [one["start"].split("/")[-3] for one in facts["near"]] == ["long", "short"]
     assert facts["near"][0]["loss"] < facts["near"][1]["loss"]
     assert any("the nearest" in note and "long" in note for note in listener.notes)
     assert facts["method"]["tokens"] == 4
