@@ -20,8 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from lines import kept
 
 SHOTS = 16
 # Task -> training rows, rows to score, prompt, labels.
@@ -88,7 +91,7 @@ def one(args: argparse.Namespace, task: str, seed: int) -> dict[str, Any]:
         ctxtune("fewshot", *asked, "--eval", str(rows["scored"]), "--set", f"method.seed={seed}", "--scores", str(long))
         student, teacher = hits(short), hits(long)
     return {
-        "task": task, "seed": seed, "kind": args.kind, "tokens": [args.tokens, run["teacher"]["tokens"]],
+        "kind": args.kind, "tokens": [args.tokens, run["teacher"]["tokens"]],
         "lr": run["lr"]["value"], "steps": run["steps"], "best_step": run["best_step"],
         "seconds": round(run["seconds"]["total"]),
         "kl": [run["start"]["scores"]["kl_teacher"], run["scores"]["after"]["kl_teacher"]],
@@ -125,15 +128,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--lr", default="auto")
     args = parser.parse_args()
-    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
-    done = {(run["task"], run["seed"]): run for run in map(json.loads, lines)}
-    with args.out.open("a", encoding="utf-8") as out:
-        for task in args.tasks:
-            for seed in args.seeds:
-                if (task, seed) not in done:
-                    done[task, seed] = one(args, task, seed)
-                    print(json.dumps(done[task, seed]), file=out, flush=True)
-            print(told(task, [done[task, seed] for seed in args.seeds]), flush=True)
+    for task in args.tasks:
+        runs = [kept(args.out, {"task": task, "seed": seed}, partial(one, args, task, seed)) for seed in args.seeds]
+        print(told(task, runs), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ import random
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from lines import kept
 
 SENTIMENT = ["negative", "positive"]
 # Task -> folder, training rows, rows to score, prompt, labels, shots, share of the first label where it is made one.
@@ -65,7 +68,7 @@ def one(args: argparse.Namespace, task: str) -> dict[str, Any]:
             command += ["--prior", f"{share},{1 - share:.1f}"]
         facts = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return {
-        "task": task, "rows": len(rows), "shots": shots, "seeds": args.seeds, "seconds": facts["seconds"]["total"],
+        "rows": len(rows), "shots": shots, "seeds": args.seeds, "seconds": facts["seconds"]["total"],
         "calibrations": {name: found["spread"] for name, found in facts["calibrations"].items()},
         "draws": {
             name: [draw["calibrations"][name]["acc"] for draw in facts["draws"]] for name in facts["calibrations"]
@@ -92,13 +95,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     args = parser.parse_args()
-    done = [json.loads(line)["task"] for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    with args.out.open("a", encoding="utf-8") as out:
-        for task in args.tasks:
-            if task not in done:
-                run = one(args, task)
-                print(json.dumps(run), file=out, flush=True)
-                print(told(run), flush=True)
+    for task in args.tasks:
+        print(told(kept(args.out, {"task": task}, partial(one, args, task))), flush=True)
 
 
 if __name__ == "__main__":

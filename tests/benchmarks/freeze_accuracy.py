@@ -15,7 +15,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+
+from lines import kept
 
 NEVER = 10_000_000  # steps between evaluations: beyond the end, so that the last numbers are kept
 RATES = ["3e-5", "1e-4", "3e-4", "1e-3", "3e-3"]
@@ -36,7 +39,7 @@ def one(model: str, data: Path, rows: Path, lr: str, seed: int) -> dict:
         )  # fmt: skip
     before, after = facts["scores"]["before"], facts["scores"]["after"]
     return {
-        "lr": lr, "seed": seed, "rate": facts["lr"]["value"], "base": before["acc"], "acc": after["acc"],
+        "rate": facts["lr"]["value"], "base": before["acc"], "acc": after["acc"],
         "stderr": after["acc_stderr"], "kl": facts["forgetting"]["after"]["kl"], "seconds": facts["seconds"],
     }  # fmt: skip
 
@@ -48,17 +51,16 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    with tempfile.TemporaryDirectory() as folder, args.out.open("a") as out:
+    done = []
+    with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "train.jsonl"
         rows.write_text(
             "".join((args.data / "sst2/train.jsonl").open(encoding="utf-8").readlines()[:1024]), encoding="utf-8"
         )
         for seed in range(args.seeds):
             for lr in ["auto", *RATES]:
-                if not any(run["lr"] == lr and run["seed"] == seed for run in done):
-                    done.append(one(args.model, args.data, rows, lr, seed))
-                    print(json.dumps(done[-1]), file=out, flush=True)
+                compute = partial(one, args.model, args.data, rows, lr, seed)
+                done.append(kept(args.out, {"lr": lr, "seed": seed}, compute))
     print(f"  base  accuracy {done[0]['base']:.4f}")
     for lr in ["auto", *RATES]:
         accs = [run["acc"] for run in done if run["lr"] == lr]

@@ -21,7 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+
+from lines import kept, lines_of
 
 NEVER = 10_000_000  # steps between evaluations: beyond the end, so that the last numbers are kept
 DEPTHS = ["last:1", "last:2", "last:4", "last:8", "last:16"]
@@ -70,7 +73,7 @@ def one(args: argparse.Namespace, task: str, layers: str, seed: int) -> dict:
     facts = json.loads(done.stdout)
     scores = facts["scores"]
     return {
-        "task": task, "layers": layers, "seed": seed, "rows": args.rows, "eval_rows": args.eval_rows,
+        "rows": args.rows, "eval_rows": args.eval_rows,
         "trained": facts["method"]["layers"], "lr": facts["lr"]["value"], "base": scores["before"]["acc"],
         "acc": scores["after"]["acc"], "stderr": scores["after"]["acc_stderr"], "loss": scores["after"]["loss"],
         "kl": facts["forgetting"]["after"]["kl"], "wall": round(wall, 1),
@@ -105,15 +108,11 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--layers", nargs="+", default=["auto", *DEPTHS])
     args = parser.parse_args()
-    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    with args.out.open("a") as out:
-        for seed in range(args.seeds):
-            for task in args.tasks:
-                for layers in args.layers:
-                    if not any((run["task"], run["layers"], run["seed"]) == (task, layers, seed) for run in done):
-                        done.append(one(args, task, layers, seed))
-                        print(json.dumps(done[-1]), file=out, flush=True)
-                report(done, task, seed)
+    for seed in range(args.seeds):
+        for task in args.tasks:
+            for layers in args.layers:
+                kept(args.out, {"task": task, "layers": layers, "seed": seed}, partial(one, args, task, layers, seed))
+            report(lines_of(args.out), task, seed)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from lines import kept
 
 NEVER = 10_000_000  # steps between evaluations: beyond the end, so that the last numbers are kept
 
@@ -112,7 +115,7 @@ def one(args: argparse.Namespace, name: str, seed: int) -> dict:
     facts = json.loads(done.stdout)
     before, after = facts["scores"]["before"], facts["scores"]["after"]
     return {
-        "task": name, "seed": seed, "rows": len(train), "eval_rows": len(test), "layers": facts["method"]["layers"],
+        "rows": len(train), "eval_rows": len(test), "layers": facts["method"]["layers"],
         "lr": facts["lr"]["value"], "base": before["acc"], "acc": after["acc"], "stderr": after["acc_stderr"],
         "majority": Counter(row["label"] for row in test).most_common(1)[0][1] / len(test),
         "kl": facts["forgetting"]["after"].get("kl"), "seconds": facts["seconds"],
@@ -141,15 +144,9 @@ def main() -> None:
     parser.add_argument("--eval-rows", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
-    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    with args.out.open("a") as out:
-        for name in args.tasks:
-            for seed in range(args.seeds):
-                run = next((run for run in done if (run["task"], run["seed"]) == (name, seed)), None)
-                if run is None:
-                    run = one(args, name, seed)
-                    print(json.dumps(run), file=out, flush=True)
-                report(run)
+    for name in args.tasks:
+        for seed in range(args.seeds):
+            report(kept(args.out, {"task": name, "seed": seed}, partial(one, args, name, seed)))
 
 
 if __name__ == "__main__":

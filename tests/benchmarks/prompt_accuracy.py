@@ -20,9 +20,11 @@ import random
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from freeze_speed import HERE, run
+from lines import kept
 
 STEPS, PEER_BATCH = 60, 16
 TEXT = "text:Classify whether the sentiment of this movie review is positive or negative"
@@ -88,7 +90,7 @@ def accuracy(args: argparse.Namespace, kind: str, rate: float, seed: int, speed:
                  "--json"]
             )  # fmt: skip
             found = json.loads(text)["scores"]["acc"]
-    return {"kind": kind, "rate": rate, "seed": seed, "steps": steps, "batch": batch, "share": args.share, "acc": found}
+    return {"steps": steps, "batch": batch, "acc": found}
 
 
 def main() -> None:
@@ -103,16 +105,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     speed = {one["way"]: one for one in map(json.loads, args.speed.read_text("utf-8").splitlines())}
-    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
-    done = {(one["kind"], one["rate"], one["seed"]): one["acc"] for one in map(json.loads, lines)}
 
     def found(kind: str, rate: float, seed: int) -> float:
-        if (kind, rate, seed) not in done:
-            one = accuracy(args, kind, rate, seed, speed)
-            done[kind, rate, seed] = one["acc"]
-            with args.out.open("a", encoding="utf-8") as out:
-                print(json.dumps(one), file=out, flush=True)
-        return done[kind, rate, seed]
+        key = {"kind": kind, "rate": rate, "seed": seed, "share": args.share if KINDS[kind][0] else 1.0}
+        return kept(args.out, key, partial(accuracy, args, kind, rate, seed, speed))["acc"]
 
     for kind in args.who:
         best = max(args.rates or KINDS[kind][2], key=lambda rate: found(kind, rate, args.seeds[0]))

@@ -17,9 +17,11 @@ import random
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from freeze_speed import run
+from lines import kept
 
 # Task -> training rows, rows to score, prompt, labels.
 TASKS = {
@@ -75,7 +77,7 @@ def one(args: argparse.Namespace, task: str, seed: int) -> dict:
     pairs = zip(told, start, strict=True)
     off = max(abs(a - b) for row, other in pairs for a, b in zip(row["said"]["ll"], other["said"]["ll"], strict=True))
     return {
-        "task": task, "seed": seed, "tokens": facts["method"]["tokens"], "lr": facts["lr"]["value"], "steps": facts["steps"],
+        "tokens": facts["method"]["tokens"], "lr": facts["lr"]["value"], "steps": facts["steps"],
         "best_step": facts["best_step"], "off": off, "seconds": round(facts["seconds"]["total"]),
         **{who: statistics.mean(row["scores"]["acc"] for row in some)
            for who, some in (("fewshot", told), ("start", start), ("end", end))},
@@ -95,15 +97,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--lr", default="auto")
     args = parser.parse_args()
-    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
-    done = {(found["task"], found["seed"]): found for found in map(json.loads, lines)}
     for task in args.tasks:
-        for seed in args.seeds:
-            if (task, seed) not in done:
-                done[task, seed] = one(args, task, seed)
-                with args.out.open("a", encoding="utf-8") as out:
-                    print(json.dumps(done[task, seed]), file=out, flush=True)
-        runs = [done[task, seed] for seed in args.seeds]
+        runs = [kept(args.out, {"task": task, "seed": seed}, partial(one, args, task, seed)) for seed in args.seeds]
         shown, end = (statistics.mean(found[who] for found in runs) for who in ("fewshot", "end"))
         off = max(found["off"] for found in runs)
         print(f"{task}: at step 0 off by {off:.1e}; few-shot {shown:.4f}, learned {end:.4f}", flush=True)

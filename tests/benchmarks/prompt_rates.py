@@ -14,9 +14,11 @@ import json
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from freeze_speed import run
+from lines import kept
 
 RATES = ["3e-4", "1e-3", "3e-3", "1e-2", "3e-2", "1e-1", "3e-1"]
 STARTS = ["text:\nIs the review positive or negative? It is", "labels", "vocab"]
@@ -36,7 +38,7 @@ def accuracy(args: argparse.Namespace, start: str, rate: str, folder: Path) -> d
         path.rmdir() if path.is_dir() else path.unlink()
     after = facts["scores"]["after"]
     return {
-        "start": start, "rate": rate, "value": facts["lr"]["value"], "acc": after["acc"], "stderr": after["acc_stderr"],
+        "value": facts["lr"]["value"], "acc": after["acc"], "stderr": after["acc_stderr"],
         "begun": facts["start"]["scores"]["acc"], "best_step": facts["best_step"], "seconds": facts["seconds"],
     }  # fmt: skip
 
@@ -50,23 +52,20 @@ def main() -> None:
     parser.add_argument("--dev", type=int, default=400)
     parser.add_argument("--epochs", type=float, default=2)
     args = parser.parse_args()
-    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
-    done = {(one["start"], one["rate"]): one for one in map(json.loads, lines)}
+    runs = [("auto", "auto"), *((start, rate) for start in STARTS for rate in RATES)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["CTXTUNE_HOME"] = str(folder / "home")
         for part, count in (("train", args.rows), ("dev", args.dev)):
             rows = (args.data / f"sst2/{part}.jsonl").open(encoding="utf-8").readlines()[:count]
             (folder / f"{part}.jsonl").write_text("".join(rows), encoding="utf-8")
-        for start, rate in [("auto", "auto"), *((start, rate) for start in STARTS for rate in RATES)]:
-            if (start, rate) not in done:
-                done[start, rate] = accuracy(args, start, rate, folder)
-                with args.out.open("a", encoding="utf-8") as out:
-                    print(json.dumps(done[start, rate]), file=out, flush=True)
-    auto = done.pop(("auto", "auto"))
-    best = max(done.values(), key=lambda one: one["acc"])
+        auto, *grid = [
+            kept(args.out, {"start": start, "rate": rate}, partial(accuracy, args, start, rate, folder))
+            for start, rate in runs
+        ]
+    best = max(grid, key=lambda one: one["acc"])
     print(
-        f"auto {auto['acc']:.4f} at {auto['value']:.0e}; best of {len(done)}: {best['acc']:.4f} at {best['rate']} from "
+        f"auto {auto['acc']:.4f} at {auto['value']:.0e}; best of {len(grid)}: {best['acc']:.4f} at {best['rate']} from "
         f"{best['start']!r}; {100 * (auto['acc'] - best['acc']):+.1f} points"
     )
 

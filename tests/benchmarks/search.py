@@ -17,8 +17,11 @@ import random
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from lines import kept
 
 # Task -> training rows, rows to score, prompt, labels.
 TASKS: dict[str, tuple[str, str, str, list[str]]] = {
@@ -46,7 +49,6 @@ def one(args: argparse.Namespace, task: str, shots: int) -> dict[str, Any]:
         facts = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     scores, gain = facts["scores"], facts["scores"].get("gain", {"acc": 0.0, "acc_stderr": 0.0})
     return {
-        "task": task, "shots": shots, "candidates": args.candidates, "seed": args.seed, "rows": args.rows,
         "before": {name: scores["first"][name] for name in ("acc", "acc_stderr", "loss")},
         "found": {name: scores["best"][name] for name in ("acc", "acc_stderr", "loss")},
         "gain": [gain["acc"], gain["acc_stderr"]],
@@ -67,14 +69,10 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     asked = {"candidates": args.candidates, "seed": args.seed, "rows": args.rows}
-    with args.out.open("a", encoding="utf-8") as out:
-        for task in args.tasks:
-            for shots in args.shots:
-                wanted = {"task": task, "shots": shots, **asked}
-                if not any(wanted.items() <= run.items() for run in done):
-                    print(json.dumps(one(args, task, shots)), file=out, flush=True)
+    for task in args.tasks:
+        for shots in args.shots:
+            kept(args.out, {"task": task, "shots": shots, **asked}, partial(one, args, task, shots))
 
 
 if __name__ == "__main__":
