@@ -14,7 +14,7 @@ from ctxtune.commands.clock import Clock
 from ctxtune.commands.control import Control
 from ctxtune.commands.earlier_masks import check_masks
 from ctxtune.commands.fitting import Fitting, weigh
-from ctxtune.commands.guard import check_guarded, open_guard
+from ctxtune.commands.guard import check_guarded, minded_text, open_guard
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.kept import facts_of, keep_checked
 from ctxtune.commands.learner import load_to_train
@@ -172,13 +172,14 @@ class _Run:
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
             guarded = self._guard(trunk, method, learned.examples, mark)
-        weigh(method, judge, self.recipe.train.seed, self.clock)
+        minded = minded_text(trunk, self.recipe, self.sources.guard)
+        weigh(method, minded, self.recipe.train.seed, self.clock)
         objective = learned.objective(feed)
         with self.clock.part("rate"):
             rate = rate_of(self.recipe, self.run, method, objective, feed.lengths, steps, self.tell.note)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         fitting = Fitting(
-            self.recipe.train, objective, feed, batches, steps, notes, guarded, self.stop, self.tell, self.clock
+            self.recipe.train, objective, feed, batches, steps, notes, guarded, minded, self.stop, self.tell, self.clock
         )
         fitted = fitting.fit(self.run, method, judge, rows=control is not None)
         after = fitted.after
@@ -224,7 +225,7 @@ class _Run:
 
     def _guard(self, trunk: Trunk, method: Method, examples: EncodedSet, mark: str) -> Guarded | None:
         """What holds the forgetting within its budget, where there is one."""
-        if (text := self.sources.guard) is None:
+        if (text := self.sources.guard) is None or self.recipe.forget.budget is None:
             return None
         with heartbeat(self.tell.note, "reading the text that the forgetting budget is trained on"):
             return open_guard(trunk, method, self.recipe, text, examples, mark)

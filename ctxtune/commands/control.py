@@ -93,7 +93,7 @@ class Control:
         torch.manual_seed(self.seed)
         run.control.path.mkdir(mode=0o700, exist_ok=True)
         with fitting.clock.part("control"):
-            weigh(drawn, own, self.seed, aside := Clock())
+            weigh(drawn, fitting.minded, self.seed, aside := Clock())
             theirs = replace(fitting, clock=aside).fit(run.control, drawn, own, rows=True)
         penalty = drawn.penalty.facts() if drawn.penalty is not None else None
         with trunk.closed():

@@ -82,17 +82,19 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "start_layer": method.start,
         **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
         **({"control": {"trainable": control.trainable, "steps": course.steps}} if control else {}),
-        **(_guard_facts(sources.guard, tokenizer, anatomy, context, seen, recipe.train.batch) if sources.guard else {}),
+        **_guard_facts(recipe, sources.guard, tokenizer, anatomy, context, seen),
         "cache_bytes": _kept_bytes(model, method, seen) if recipe.cache != "off" else 0,
     }
 
 
 def _guard_facts(
-    text: str, tokenizer: Any, anatomy: Anatomy, context: int, seen: EncodedSet, batch: int
+    recipe: Recipe, text: str | None, tokenizer: Any, anatomy: Anatomy, context: int, seen: EncodedSet
 ) -> dict[str, Any]:
-    """What a step reads of the text that a budget is trained on."""
+    """What a step reads of the text that a budget is trained on, where there is one."""
+    if text is None or recipe.forget.budget is None:
+        return {}
     short, _ = guard_rows(text, tokenizer, anatomy, context)
-    return {"guard_tokens": tokens_a_step(short, seen, batch)}
+    return {"guard_tokens": tokens_a_step(short, seen, recipe.train.batch)}
 
 
 def _written(method: Opened, control: Control | None, scored: bool) -> dict[str, int]:

@@ -50,7 +50,8 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What a run trains with, whatever moves: `notes`, its rate among them, are kept in every checkpoint."""
+    """What a run trains with, whatever moves: `notes`, its rate among them, are kept in every checkpoint; `minded` is the text
+    that tells what the base minds, where changes cost that."""
 
     options: Train
     objective: Objective
@@ -59,6 +60,7 @@ class Fitting:
     steps: int
     notes: Mapping[str, Any]
     guarded: Guarded | None
+    minded: Feed | None
     stop: Stop
     tell: Tell
     clock: Clock
@@ -105,10 +107,10 @@ class Fitting:
         )
 
 
-def weigh(method: Method, judge: Judge, seed: int, clock: Clock) -> None:
-    """Let changes cost what the base minds, where the recipe says so."""
+def weigh(method: Method, text: Feed | None, seed: int, clock: Clock) -> None:
+    """Let changes cost what the base minds of a text, where the recipe says so: there is one then."""
     from ctxtune.evals.curvature import fisher
 
-    if (penalty := method.penalty) is not None and penalty.ewc:
+    if (penalty := method.penalty) is not None and penalty.ewc and text is not None:
         with clock.part("fisher"):
-            penalty.fisher = fisher(penalty.flat, judge.probe, seed)
+            penalty.fisher = fisher(penalty.flat, text, seed)

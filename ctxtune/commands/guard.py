@@ -1,4 +1,5 @@
-"""A forgetting budget: the text that it is trained on, what the base says of it, and whether the budget was kept."""
+"""What holds a run back: the text that a forgetting budget is trained on, what the base says of it, and whether the budget was
+kept; the same text tells what the base minds, where changes cost that (EWC)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.lesson import choosing
 from ctxtune.errors import DataError, RecipeError
+from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.schema import Prompt
 
 if TYPE_CHECKING:
@@ -114,6 +116,11 @@ def check_guarded(recipe: Recipe, anatomy: Anatomy) -> None:
         RecipeError: nothing of a running text can change, or be compared.
     """
     budget, method = recipe.forget.budget, recipe.method
+    if anatomy.kind == "classifier" and minds(recipe):
+        raise RecipeError(
+            "method.ewc: an encoder without the head that fills a mask says nothing of a text that the base could mind",
+            "--l2 in place of --ewc",
+        )
     if budget is None:
         return
     if anatomy.kind == "classifier":
@@ -126,6 +133,21 @@ def check_guarded(recipe: Recipe, anatomy: Anatomy) -> None:
             f"forget.budget {budget:g}: a suffix stands behind a question alone, what is said of other texts stays as it was",
             "leave it out, or another --kind",
         )
+
+
+def minds(recipe: Recipe) -> bool:
+    """Whether changes cost what the base minds of `forget.text`."""
+    return isinstance(recipe.method, Mask) and recipe.method.ewc > 0
+
+
+def minded_text(trunk: Trunk, recipe: Recipe, text: str | None) -> Feed | None:
+    """That text as examples of a model, where they do."""
+    from ctxtune.backend.feed import Feed
+
+    if text is None or not minds(recipe):
+        return None
+    _, whole = guard_rows(text, trunk.base.tokenizer, trunk.base.anatomy, trunk.base.max_length)
+    return Feed(trunk, whole)
 
 
 def guard_rows(text: str, tokenizer: Any, anatomy: Anatomy, context: int) -> tuple[list[Encoded], list[Encoded]]:

@@ -11,6 +11,7 @@ from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.control import check_control
 from ctxtune.commands.earlier_masks import mask_inputs
+from ctxtune.commands.guard import minds
 from ctxtune.data.format import bare_name
 from ctxtune.data.hash import sha256_file
 from ctxtune.data.leakage import in_words, leaked_rows
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run reads, checked; `inputs` are its hashes, `leaked` of the rows to score stand among those to learn from."""
+    """What a run reads, checked; `guard` is the text that holds it back, `inputs` are the hashes, `leaked` of the rows to
+    score stand among those to learn from."""
 
     train: prepare.Source
     eval: prepare.Source | None
@@ -79,14 +81,18 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
 
 
 def _guard_text(recipe: Recipe, probe: str | None) -> tuple[str | None, dict[str, str]]:
-    """The text that a forgetting budget is trained on, None where there is none, and the hash of one's own.
+    """The text that a forgetting budget or EWC is trained on, None where there is neither, and the hash of one's own.
 
     Raises:
-        RecipeError: it is the probe, by another name.
+        RecipeError: it is the probe, by another name, or nothing reads it.
         DataError: it cannot be read.
     """
     path = recipe.forget.text
-    if recipe.forget.budget is None:
+    if recipe.forget.budget is None and not minds(recipe):
+        if path != "builtin":
+            raise RecipeError(
+                f"forget.text {path} is what a budget or method.ewc is trained on, and there is neither", "leave it out"
+            )
         return None, {}
     text = prepare.guard_text(path)
     if text == probe:

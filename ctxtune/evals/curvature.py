@@ -1,9 +1,10 @@
-"""How much a base minds each change to a mask: the diagonal of its Fisher information on the probe, before anything moves
+"""How much a base minds each change to a mask: the diagonal of its Fisher information on a text, before anything moves
 
     F_i = mean over rows of (d/dD_i sum_t -log p(y_t))^2 / T,   y_t drawn from what the base says    (Kirkpatrick et al. 2017)
 
 T are the tokens of a row. With labels that are drawn 1/2 sum F_i D_i^2 is, to second order and without what two changes do
-together, KL(base || tuned) in nats a token; with those of the text it would be another number (Kunstner et al. 2019).
+together, KL(base || tuned) in nats a token; with those of the text it would be another number (Kunstner et al. 2019). The text
+is none that forgetting is measured on.
 """
 
 from __future__ import annotations
@@ -13,33 +14,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ctxtune.errors import RecipeError
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ctxtune.backend.feed import Feed
 
 
-def fisher(flat: nn.Parameter, probe: Feed | None, seed: int) -> Tensor:
-    """F of each number of `flat`, all of which are 0 now.
-
-    Raises:
-        RecipeError: there is no probe.
-    """
-    if probe is None:
-        raise RecipeError(
-            "method.ewc reads the probe to tell what the base minds, and there is none",
-            "set forget.probe to builtin or a text; a classifier has none: --l2 in place of --ewc",
-        )
+def fisher(flat: nn.Parameter, text: Feed, seed: int) -> Tensor:
+    """F of each number of `flat`, all of which are 0 now."""
     chance = torch.Generator(flat.device).manual_seed(seed)
     found = torch.zeros_like(flat, requires_grad=False)
-    for row in range(len(probe.examples)):
+    for row in range(len(text.examples)):
         flat.grad = None
-        logits = probe.trunk.logits(probe.hidden([row])).float()
+        logits = text.trunk.logits(text.hidden([row])).float()
         drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=chance)[:, 0]
         functional.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
         if flat.grad is not None:
             found += flat.grad.square() / len(logits)
     flat.grad = None
-    return found / len(probe.examples)
+    return found / len(text.examples)

@@ -14,14 +14,14 @@ class Forget(Section):
     budget: Annotated[float, Field(gt=0, le=100)] | None = Field(
         None, description="the most KL(base || tuned) on the probe, nats a token; null lets it move freely"
     )
-    text: Text = Field("builtin", description="the text that the budget is trained on: builtin, or a file; no probe")
+    text: Text = Field(
+        "builtin", description="the text that a budget is trained on, and ewc reads: builtin, or a file; no probe"
+    )
 
     @model_validator(mode="after")
     def _measured(self) -> "Forget":
         if self.budget is not None and self.probe == "none":
             raise ValueError(f"budget {self.budget:g} is a promise about the probe, and probe none measures nothing")
-        if self.budget is None and self.text != "builtin":
-            raise ValueError(f"text {self.text} is what a budget is trained on, and there is none")
-        if self.budget is not None and self.text == self.probe != "builtin":
+        if self.text == self.probe != "builtin":
             raise ValueError(f"text {self.text} is the probe itself: what is trained on measures nothing")
         return self

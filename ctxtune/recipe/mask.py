@@ -106,7 +106,7 @@ class Mask(Section):
     l2: Cost = Field(0.0, description="what half the square of each change costs beside the loss (L2-SP); 0 is nothing")
     l1: Cost = Field(0.0, description="what the size of each change costs beside the loss; those not worth it become 0")
     ewc: Cost = Field(
-        0.0, description="what each change costs by how much the base minds it on the probe (EWC); 1 is a KL, about"
+        0.0, description="what each change costs by how much the base minds it on forget.text (EWC); 1 is a KL, about"
     )
     control: bool = Field(
         False, description="whether a random mask of the same size is trained too, and the result compared with it"

@@ -180,7 +180,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "infinite": ({"forget.budget": float("inf")}, "forget.budget is inf"),
     "a word": ({"forget.budget": "little"}, "forget.budget is 'little'"),
     "no probe": ({"forget.budget": 0.05, "forget.probe": "none"}, "probe none measures nothing"),
-    "no budget": ({"forget.text": "text.txt"}, "what a budget is trained on, and there is none"),
     "the probe": ({"forget.budget": 0.05, "forget.text": "a.txt", "forget.probe": "a.txt"}, "is the probe itself"),
 }
 
@@ -190,6 +189,11 @@ def test_a_budget_that_is_none(more: dict[str, Any], said: str, resolve: Resolve
     with pytest.raises(RecipeError, match=said) as caught:
         resolve("llama-tied", reviews, more={"forget.probe": "builtin", **more})
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_that_nothing_reads(resolve: Resolve, reviews: Path) -> None:
+    with pytest.raises(RecipeError, match=r"what a budget or method\.ewc is trained on, and there is neither"):
+        command(resolve("llama-tied", reviews, more={"forget.text": "text.txt"}), False, Listener())
 
 
 def test_the_option_is_named(resolve: Resolve, reviews: Path) -> None:

@@ -19,7 +19,7 @@ from ctxtune.methods.penalty import Penalty
 from ctxtune.recipe.load import load
 from ctxtune.recipe.mask import Mask
 
-from ..conftest import CHOICES, PROMPT, Killed, Listener, kill_at, review_rows, write_jsonl
+from ..conftest import CHOICES, PROMPT, Killed, Listener, adapter_tensors, kill_at, review_rows, write_jsonl
 from ..test_laws import assert_same_run
 
 if TYPE_CHECKING:
@@ -76,8 +76,12 @@ def test_a_run_that_pays_by_what_the_base_minds(model_folders: dict[str, Path], 
     """Dear enough it moves hardly; a killed one goes on to the same end."""
     folder = model_folders["llama-tied"]
     (tmp_path / "probe.txt").write_text("A plain text that nobody asked for, about birds and the sea. " * 4)
+    (tmp_path / "other.txt").write_text(
+        "Of ships and shores, which the birds see from above, nobody asked either. " * 4
+    )
     text = {"forget.probe": str(tmp_path / "probe.txt")}
     free = adapt(run(folder, tmp_path / "free", text), False, Listener())
+    text["forget.text"] = str(tmp_path / "other.txt")
     paid = adapt(run(folder, tmp_path / "paid", text | {"method.ewc": 1e4}), False, Listener())
     assert paid["penalty"]["value"] > 0
     assert paid["forgetting"]["after"]["kl"] < free["forgetting"]["after"]["kl"]
@@ -85,12 +89,31 @@ def test_a_run_that_pays_by_what_the_base_minds(model_folders: dict[str, Path], 
         adapt(run(folder, tmp_path / "broken", text | {"method.ewc": 1e4}), False, Listener(kill_at(3)))
     adapt(run(folder, tmp_path / "broken", text | {"method.ewc": 1e4}), True, Listener())
     assert_same_run(tmp_path / "broken", tmp_path / "paid")
+    assert load(str(tmp_path / "paid" / "recipe.yaml"), {}).recipe.inputs.keys() >= {"guard", "probe"}
+
+
+def test_what_the_base_minds_is_not_read_off_the_probe(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """Another probe, or none, changes nothing of what a run comes to; the text itself does, and is refused as the probe."""
+    folder, numbers = model_folders["llama-tied"], {}
+    for name, words in (("a", "Birds and the sea. "), ("b", "Rails, roads, and what goes on them by night. ")):
+        (tmp_path / f"{name}.txt").write_text(words * 12)
+    for probe, text in (("a", "b"), ("none", "b"), ("none", "a")):
+        more = {"forget.probe": probe if probe == "none" else str(tmp_path / f"{probe}.txt")}
+        more |= {"method.ewc": 1e3, "forget.text": str(tmp_path / f"{text}.txt")}
+        out = tmp_path / f"{probe}-{text}"
+        adapt(run(folder, out, more), False, Listener())
+        numbers[probe, text] = adapter_tensors(out)
+    same, other = numbers["a", "b"], numbers["none", "a"]
+    assert all(torch.equal(same[name], numbers["none", "b"][name]) for name in same)
+    assert not all(torch.equal(same[name], other[name]) for name in same)
+    both = {"forget.probe": str(tmp_path / "a.txt"), "forget.text": str(tmp_path / "a.txt"), "method.ewc": 1.0}
+    with pytest.raises(RecipeError, match="is the probe itself"):
+        run(folder, tmp_path / "out", both)
 
 
 def test_where_nothing_tells_what_the_base_minds(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    more = {"method.ewc": 1.0, "forget.probe": "none"}
-    with pytest.raises(RecipeError, match="reads the probe") as caught:
-        adapt(run(model_folders["llama-tied"], tmp_path / "out", more), False, Listener())
+    with pytest.raises(RecipeError, match="says nothing of a text") as caught:
+        adapt(run(model_folders["bert-headless"], tmp_path / "out", {"method.ewc": 1.0}), False, Listener())
     assert caught.value.hint
     with pytest.raises(RecipeError, match="select grad"):
         run(model_folders["llama-tied"], tmp_path / "out", {"method.ewc": 1.0, "method.select": "grad"})
