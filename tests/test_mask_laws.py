@@ -349,7 +349,7 @@ def test_law_5_the_dry_run_foresees_a_mask(kind: str, mask: str, quant: str, lab
         assert foreseen[key] == cell.facts[key], key
     assert foreseen["adapter_tensors"] == len(stored)
     if MASKS[mask].get("select") in RANKED:  # which these are is told by the weights, or by the rows
-        assert foreseen["trainable"] == pytest.approx(cell.facts["trainable"], rel=0.3)
+        assert foreseen["trainable"] == pytest.approx(cell.facts["trainable"], rel=0.03)
         return
     if mask in GATED:
         chosen = cell.facts["penalty"]
@@ -508,7 +508,7 @@ def test_columns_are_inputs_in_every_family(kind: str, shape: str, lab: Lab) -> 
     assert {part.kind for part in method.mask.values()} == {told}
     total = sum(parameters(base.model)[name].numel() for name in method.mask)
     if shape != "blocks":  # of these small tensors one block is all
-        assert numel(method.mask) == pytest.approx(0.1 * total, rel=0.35)
+        assert numel(method.mask) == pytest.approx(0.1 * total, rel=0.02)
 
 
 @pytest.mark.parametrize("shape", ["columns", "rows", "blocks", "entries"])
@@ -517,7 +517,7 @@ def test_a_vector_has_entries_alone(shape: str, lab: Lab) -> None:
     settings = Settings(name="mask", layers="embeddings", shape=shape, density=0.1)
     mask = open_method(settings, base.model, base.anatomy).mask
     assert mask["bert.embeddings.LayerNorm.weight"].kind == "entries"
-    assert mask["bert.embeddings.LayerNorm.weight"].numel == 3
+    assert mask["bert.embeddings.LayerNorm.weight"].numel in (3, 4)
     assert mask["bert.embeddings.word_embeddings.weight"].kind == shape
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Kind = Literal["rows", "columns", "blocks", "entries", "whole"]
 SIDE = 32
 """of a block, at most"""
+_MOST = 2**28  # numbers of a tensor whose places are written out: 2 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,11 @@ def units(kind: Kind, size: tuple[int, ...]) -> int:
     return math.prod(size) if kind == "entries" else 1
 
 
+def all_of(kind: Kind, size: tuple[int, ...]) -> Part:
+    """All rows, columns, blocks or entries of a tensor."""
+    return Part(kind, size, np.arange(units(kind, size)))
+
+
 def union(one: Mask, other: Mask) -> Mask:
     """What either chooses."""
     alone = {
@@ -134,6 +140,8 @@ def _both(one: Mask, other: Mask, rule: Callable[[Index, Index], Index]) -> Mask
             raise ValueError(f"{name} is {list(a.size)} in one mask and {list(b.size)} in the other")
         if a.kind == b.kind and a.kind != "whole":
             part = Part(a.kind, a.size, rule(a.index, b.index))
+        elif (most := max(a.numel, b.numel)) > _MOST:
+            raise ValueError(f"{name}: {a.kind} and {b.kind} are compared one by one, {most:,} numbers are too many")
         else:
             part = Part("entries", a.size, rule(np.sort(a.entries()), np.sort(b.entries())))
         if len(part.index):
@@ -144,10 +152,3 @@ def _both(one: Mask, other: Mask, rule: Callable[[Index, Index], Index]) -> Mask
 def numel(mask: Mapping[str, Part]) -> int:
     """How many numbers a mask chooses."""
     return sum(part.numel for part in mask.values())
-
-
-def jaccard(one: Mask, other: Mask) -> float:
-    """|A and B| / |A or B| (Jaccard 1901); 0 of two empty masks."""
-    shared = numel(intersection(one, other))
-    either = numel(one) + numel(other) - shared
-    return shared / either if either else 0.0

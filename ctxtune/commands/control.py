@@ -72,8 +72,9 @@ class Control:
         if not is_asked(recipe):
             return None
         seed, opened = recipe.train.seed, cast("Opened", method)
-        mask = alike(opened.chosen, model, anatomy, seed)
-        settings = cast("Mask", recipe.method).model_copy(update={"select": "random"})
+        settings = cast("Mask", recipe.method)
+        mask = alike(opened.chosen, settings, model, anatomy, seed)
+        settings = settings.model_copy(update={"select": "random"})
         head = {name: part for name, part in opened.mask.items() if name not in opened.names}
         return cls(mask, settings, seed, numel(mask) + numel(head))
 
@@ -130,5 +131,5 @@ def verdict(differences: Mapping[str, Difference], ours: Mapping[str, float], th
     said = f"{better} {RANDOM}: {name} {one.other + one.difference:.4f} against {one.other:.4f} ({interval})"
     if "kl" not in ours:
         return said
-    more = "more" if ours["kl"] > theirs["kl"] else "less"
+    more = "more" if ours["kl"] > theirs["kl"] else "less" if ours["kl"] < theirs["kl"] else "as much"
     return f"{said}; it forgets {more}, KL(base || tuned) {ours['kl']:.4f} against {theirs['kl']:.4f} nats a token"

@@ -4,7 +4,8 @@ A unit is what `shape` says: a row, a column, a block, a single entry; what spea
 
 Units are ranked over all tensors together, each tensor keeping a tenth of its share at least; `random` draws the same share
 of each by lot, and so does `l0` for the units that get gates (gates.py); `bias` and `norms` take all of these, `masks` what
-earlier ones say (reused.py).
+earlier ones say (reused.py). What is asked for is a number of numbers, and no choice is larger: it may be smaller by less than
+the widest unit. A tensor whose share is less than a unit may get none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxtune.adapter.moved import require_home
-from ctxtune.backend.mask import Part, numel, units
+from ctxtune.backend.mask import Part, all_of, numel
 from ctxtune.backend.quantise import Quantised, is_linear, is_turned, stored_shape
 from ctxtune.errors import RecipeError
 from ctxtune.methods.layers import choose, inside, unique
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
-    from ctxtune.backend.mask import Kind, Mask
+    from ctxtune.backend.mask import Index, Kind, Mask
     from ctxtune.methods.motion import Span
     from ctxtune.recipe.mask import Mask as Settings
 
 _LEAST = 0.1  # of its share that a tensor keeps where all are ranked together
+_NEAR = 1e-6  # of a unit, or of a number: what products of floats may be off by
 _MORE = 10  # times as many as are to stay have gates, where nothing else is said
 
 
@@ -94,25 +96,36 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
     density = share_of(settings, tensors)
     if settings.select == "l0":
         density = _candidates(settings, density)
-    kinds = {name: _kind(settings.shape, model, name, size) for name, size in tensors.items()}
+    whole = everything(settings, model, anatomy)
+    kinds = {name: part.kind for name, part in whole.items()}
     told = not next(model.parameters()).is_meta  # a skeleton has no weights to rank: as many are drawn in their place
     if settings.select in ("random", "l0") or not told:
-        return drawn(kinds, tensors, density, span.seed)
+        return _some(settings, drawn(whole, density, span.seed), whole)
     if settings.select in BY_LOSS:
         assert span.backward is not None  # rows were read: a choice by them is made for a run
         scores = of_gradients(settings, model, kinds, span.backward)
     else:
         scores = of_weights(settings, model, kinds, span.seed)
-    whole = {name: Part(kinds[name], size, np.arange(units(kinds[name], size))) for name, size in tensors.items()}
-    return ranked(whole, scores, density)
+    return _some(settings, ranked(whole, scores, density), whole)
 
 
-def drawn(kinds: Mapping[str, Kind], sizes: Mapping[str, tuple[int, ...]], density: float, seed: int) -> Mask:
+def everything(settings: Settings, model: nn.Module, anatomy: Anatomy) -> Mask:
+    """All units of the tensors that numbers are chosen from.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    sizes = candidates(settings, model, anatomy)
+    return {name: all_of(_kind(settings.shape, model, name, size), size) for name, size in sizes.items()}
+
+
+def drawn(whole: Mapping[str, Part], density: float, seed: int) -> Mask:
     """The same share of the units of each tensor, by lot."""
     chance = np.random.default_rng([seed, 77])
-    counts = {name: units(kinds[name], size) for name, size in sizes.items()}
-    lots = {name: chance.choice(count, _share(density, count), replace=False) for name, count in counts.items()}
-    return {name: Part(kinds[name], size, np.sort(lots[name])) for name, size in sizes.items()}
+    wanted = {name: density * len(part.index) for name, part in whole.items()}
+    counts = _shared_out(wanted, whole, _numbers(density, whole), chance)
+    lots = {name: chance.choice(len(part.index), counts[name], replace=False) for name, part in whole.items()}
+    return _parts(whole, {name: np.sort(lot) for name, lot in lots.items()})
 
 
 def share_of(settings: Settings, tensors: Mapping[str, tuple[int, ...]]) -> float:
@@ -152,14 +165,17 @@ def _reused(settings: Settings, model: nn.Module) -> Mask:
     return mask
 
 
-def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: float) -> Mask:
-    """The units with the highest scores of all tensors together; each tensor keeps a tenth of its share at least.
+def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: float, every: bool = False) -> Mask:
+    """The units with the highest scores of all tensors together; each tensor keeps a tenth of its share at least, and a unit if
+    one of each is no more than all that is asked for, or if it is to be `every` tensor.
 
     Units of larger tensors hold more numbers: what is filled is the budget of numbers. The score to reach is found by
-    bisection, so that nothing is sorted across tensors.
+    bisection, so that nothing is sorted across tensors; of equal ones there as many are taken as fit, the same share of each
+    tensor's.
     """
-    least = {name: _share(_LEAST * density, len(part.index)) for name, part in whole.items()}
-    width = {name: part.numel // len(part.index) for name, part in whole.items()}
+    width, budget = _widths(whole), _numbers(density, whole)
+    one = int(every or sum(width.values()) <= budget)
+    least = {name: max(one, int(_LEAST * density * len(part.index))) for name, part in whole.items()}
 
     def taken(score: float) -> dict[str, int]:
         return {name: max(least[name], int((scores[name] > score).sum())) for name in whole}
@@ -169,14 +185,64 @@ def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: flo
     low = least_of_all - ((high - least_of_all) or 1.0)  # near enough for scores as small as squares of gradients
     for _ in range(60):
         middle = (low + high) / 2
-        fits = sum(count * width[name] for name, count in taken(middle).items()) <= density * numel(whole)
+        fits = sum(count * width[name] for name, count in taken(middle).items()) <= budget
         low, high = (low, middle) if fits else (middle, high)
-    best = {name: scores[name].topk(count).indices.sort().values for name, count in taken(high).items()}
-    return {name: Part(part.kind, part.size, part.index[best[name].cpu().numpy()]) for name, part in whole.items()}
+    above, equal = taken(high), taken(low)
+    left = budget - sum(count * width[name] for name, count in above.items())
+    share = left / (sum((equal[name] - count) * width[name] for name, count in above.items()) or 1)
+    wanted = {name: count + min(1.0, share) * (equal[name] - count) for name, count in above.items()}
+    counts = _shared_out(wanted, whole, budget, np.random.default_rng(0))
+    return _parts(whole, {name: scores[name].topk(counts[name]).indices.sort().values.cpu().numpy() for name in whole})
 
 
-def _share(density: float, count: int) -> int:
-    return max(1, round(density * count))
+def _shared_out(
+    wanted: Mapping[str, float], whole: Mapping[str, Part], budget: int, chance: np.random.Generator
+) -> dict[str, int]:
+    """How many units each tensor gets of so many wanted: the whole ones, and of what is left of the budget one more where
+    most of a unit is lacking, of equals by lot (the method of largest remainders)."""
+    width = _widths(whole)
+    counts = {name: int(want + _NEAR) for name, want in wanted.items()}
+    left = budget - sum(count * width[name] for name, count in counts.items())
+    lacking = {name: want - counts[name] for name, want in wanted.items() if want - counts[name] > _NEAR}
+    lots = dict(zip(lacking, chance.random(len(lacking)), strict=True))
+    for name in sorted(lacking, key=lambda name: (-round(lacking[name], 6), lots[name])):
+        if width[name] <= left:
+            counts[name] += 1
+            left -= width[name]
+    return counts
+
+
+def _numbers(density: float, whole: Mapping[str, Part]) -> int:
+    """How many numbers a share of them is."""
+    return int(density * numel(whole) + _NEAR)
+
+
+def _widths(whole: Mapping[str, Part]) -> dict[str, int]:
+    """How many numbers a unit of each tensor has."""
+    return {name: part.numel // len(part.index) for name, part in whole.items()}
+
+
+def _parts(whole: Mapping[str, Part], chosen: Mapping[str, Index]) -> Mask:
+    """Of each tensor these of its units, without those of which none is chosen."""
+    return {
+        name: Part(part.kind, part.size, part.index[chosen[name]]) for name, part in whole.items() if len(chosen[name])
+    }
+
+
+def _some(settings: Settings, mask: Mask, whole: Mapping[str, Part]) -> Mask:
+    """The mask, if it chooses anything.
+
+    Raises:
+        RecipeError: it is asked for less than any unit has.
+    """
+    if mask:
+        return mask
+    least = min(_widths(whole).values())
+    asked = f"budget {settings.budget:,}" if settings.budget is not None else f"density {settings.density:g}"
+    raise RecipeError(
+        f"method.{asked} chooses nothing: of these layers the smallest of {settings.shape} has {least:,} numbers",
+        "a larger one, or --shape entries",
+    )
 
 
 def _kind(shape: Kind, model: nn.Module, name: str, size: tuple[int, ...]) -> Kind:

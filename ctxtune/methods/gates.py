@@ -12,8 +12,8 @@ soon. After step k all a are shifted alike, so that the numbers that are open in
 
     d_k = d + (d_0 - d)(1 - k / K)^3    of the candidates       (Zhou et al. 2021, "ProbMask"; Zhu & Gupta 2017)
 
-and after step K the gates decide: the share d with the highest a stays, of each tensor a tenth of its part at least, w takes in
-the mean of their gates, and the rest of the run trains these as any mask. A gate goes by
+and after step K the gates decide: the share d with the highest a stays, of each tensor a tenth of its part and one at least, w
+takes in the mean of their gates, and the rest of the run trains these as any mask. A gate goes by
 
     10 / K  m / sqrt(mean over all gates of v)
 
@@ -206,7 +206,7 @@ class Gates:
         scores = {name: self._of(self.logits.detach(), name) for name in self.parts}
         if self._decided:
             return {name: (some > 0).nonzero()[:, 0].cpu().numpy() for name, some in scores.items()}
-        chosen = ranked(self.parts, scores, self.density)
+        chosen = ranked(self.parts, scores, self.density, every=True)
         return {name: np.searchsorted(part.index, chosen[name].index) for name, part in self.parts.items()}
 
     def _shift(self, density: float) -> None:

@@ -26,6 +26,7 @@ from ctxtune.errors import RecipeError
 from ctxtune.evals.items import Item
 from ctxtune.evals.paired import compare
 from ctxtune.methods.control import alike
+from ctxtune.recipe.mask import Mask
 
 from ..conftest import (
     CHOICES,
@@ -92,7 +93,8 @@ def test_it_is_what_a_run_of_its_own_would_be(mask: str, adapt: Adapt, more: Any
     file = open_adapter(tmp_path / "alone" / "adapter")
     chosen = read_mask(file.path, file.header)
     budget = numel({name: part for name, part in chosen.items() if part.kind != "whole"})
-    random = adapt(kind, "random", more(mask, select="random", budget=budget))
+    size = {"budget": budget} if mask != "l0" else {}  # of gates the density says it
+    random = adapt(kind, "random", more(mask, select="random", **size))
     assert same_tensors(adapter_tensors(tmp_path / "both"), adapter_tensors(tmp_path / "alone"))
     for key in ("scores", "forgetting", "trainable", "steps", "best_step", "penalty"):
         assert both[key] == alone[key], key
@@ -102,7 +104,7 @@ def test_it_is_what_a_run_of_its_own_would_be(mask: str, adapt: Adapt, more: Any
     assert control["scores"] != both["scores"]["after"]
     for key in ("trainable", "steps", "best_step", "stopped_early", "penalty"):
         assert control[key] == random[key], key
-    assert control["trainable"] == pytest.approx(both["trainable"], rel=0.2)
+    assert control["trainable"] == pytest.approx(both["trainable"], rel=0.03)
     if "guard" in random:
         assert control["guard"] == random["guard"]
         assert min(control["guard"]["share"], both["guard"]["share"]) < 1  # a budget so low that it is gone back from
@@ -286,9 +288,12 @@ def test_beside_norms_entries_of_linear_layers(quant: str, more: Any, adapt: Ada
     """As many, in the same blocks; of a base that is quantised they run beside the layers."""
     flags = more("magnitude", control=True, select="norms", layers="last:2", shape="columns", density=0.01, ewc=0, l1=0)
     found = adapt("llama-untied", "run", flags | {"quant": quant})
-    assert found["control"]["trainable"] == pytest.approx(found["trainable"], rel=0.1)
+    assert 0.97 * found["trainable"] <= found["control"]["trainable"] <= found["trainable"]
     assert found["control"]["scores"] != found["scores"]["before"]
     assert found["control"]["forgetting"]["kl"] > 0
+
+
+EARLIER = Mask(name="mask", select="file", masks=["runs/a"])
 
 
 def test_beside_an_earlier_mask_its_own_tensors(model_folders: dict[str, Path]) -> None:
@@ -297,15 +302,15 @@ def test_beside_an_earlier_mask_its_own_tensors(model_folders: dict[str, Path]) 
     names = [f"model.layers.2.mlp.{part}_proj.weight" for part in ("up", "down")]
     sizes = {name: tuple(model.get_parameter(name).shape) for name in names}
     mask = {name: Part("columns", size, np.arange(size[1] // 2)) for name, size in sizes.items()}
-    found = alike(mask, model, anatomy, 0)
+    found = alike(mask, EARLIER, model, anatomy, 0)
     assert {name: (part.kind, part.shape) for name, part in found.items()} == {
         name: (part.kind, part.shape) for name, part in mask.items()
     }
     assert any(found[name].index.tolist() != part.index.tolist() for name, part in mask.items())
-    assert alike(mask, model, anatomy, 1)[names[0]].index.tolist() != found[names[0]].index.tolist()
+    assert alike(mask, EARLIER, model, anatomy, 1)[names[0]].index.tolist() != found[names[0]].index.tolist()
     norm = "model.layers.1.input_layernorm.weight"
     found = alike(
-        {**mask, norm: Part("whole", tuple(model.get_parameter(norm).shape), np.arange(0))}, model, anatomy, 0
+        {**mask, norm: Part("whole", tuple(model.get_parameter(norm).shape), np.arange(0))}, EARLIER, model, anatomy, 0
     )
     assert {name.split(".")[2] for name in found} == {"1", "2"}
     assert {part.kind for part in found.values()} == {"entries"}
@@ -316,7 +321,7 @@ def test_norms_of_no_block_leave_nothing_to_draw(model_folders: dict[str, Path])
     model, anatomy = skeleton(model_folders["llama-tied"], None)
     mask = {"model.norm.weight": Part("whole", tuple(model.get_parameter("model.norm.weight").shape), np.arange(0))}
     with pytest.raises(RecipeError, match="no other is left"):
-        alike(mask, model, anatomy, 0)
+        alike(mask, EARLIER, model, anatomy, 0)
 
 
 def test_what_is_printed(more: Any, resolve: Resolve, reviews: Path, adapt: Adapt) -> None:
