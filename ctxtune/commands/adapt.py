@@ -172,7 +172,7 @@ class _Run:
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
             guarded = self._guard(trunk, method, learned.examples, mark)
-        minded = minded_text(trunk, self.recipe, self.sources.guard)
+        minded = minded_text(trunk, self.recipe, self.sources.guard, guarded, mark)
         weigh(method, minded, self.recipe.train.seed, self.clock)
         objective = learned.objective(feed)
         with self.clock.part("rate"):

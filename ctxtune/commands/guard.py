@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ctxtune.objectives.guard import Guard
     from ctxtune.recipe.schema import Recipe
 
-LEAST_SHARE = 1 / 32
+LEAST_SHARE = 1 / 1024  # of the way: there KL is a millionth, about
 SHARE = 0.125  # of a batch's tokens that a step of the guard reads beside it, about
 
 
@@ -46,27 +46,28 @@ class Guarded:
 
     def step_back(self, method: Method, say: Callable[[str], None]) -> tuple[float, float]:
         """Where the last step lies above the budget on the text, take that share of the way from the start that lies within;
-        returns the share, and the KL there. All of the way, if no share that was tried does: what a prompt starts from may lie
-        above itself.
+        returns the share, and the KL there. The share of the lowest KL, if none that was tried does: what a prompt starts from
+        may lie above itself.
 
         KL grows about with the square of the way (its second-order term: Schulman et al. 2015, "Trust Region Policy
         Optimization", appendix C), so that few shares are tried. This is the interpolation of WiSE-FT (adapter/scale.py).
         """
-        share, kl = 1.0, (whole := self.kl())
-        if whole <= self.guard.budget:
-            return share, whole
-        ends = {name: param.detach().clone() for name, param in method.params.items()}
-        while kl > self.guard.budget and share > LEAST_SHARE:
-            share *= min(0.95, max(0.5, math.sqrt(self.guard.aim / kl)))
+        share, kl = 1.0, self.kl()
+        if kl <= self.guard.budget:
+            return share, kl
+        ends, tried = {name: param.detach().clone() for name, param in method.params.items()}, [(kl, share)]
+        while not kl <= self.guard.budget and share > LEAST_SHARE:
+            share *= min(0.95, max(0.5, math.sqrt(self.guard.aim / kl))) if math.isfinite(kl) else 0.5
             self._place(method, ends, share)
-            kl = self.kl()
-        if kl > self.guard.budget:
-            self._place(method, ends, 1.0)
-            return 1.0, whole
-        say(
-            f"forget.budget {self.guard.budget:g}: {share:.2f} of the way from the start is taken, all of it is too far"
-        )
-        return share, kl
+            tried.append((kl := self.kl(), share))
+        least, best = min((one for one in tried if not math.isnan(one[0])), default=tried[-1])
+        if best != share:
+            self._place(method, ends, best)
+        if best < 1:
+            say(
+                f"forget.budget {self.guard.budget:g}: {best:.2g} of the way from the start is taken, all of it is too far"
+            )
+        return best, least
 
     def _place(self, method: Method, ends: Mapping[str, Tensor], share: float) -> None:
         import torch
@@ -140,14 +141,18 @@ def minds(recipe: Recipe) -> bool:
     return isinstance(recipe.method, Mask) and recipe.method.ewc > 0
 
 
-def minded_text(trunk: Trunk, recipe: Recipe, text: str | None) -> Feed | None:
-    """That text as examples of a model, where they do."""
+def minded_text(trunk: Trunk, recipe: Recipe, text: str | None, guarded: Guarded | None, mark: str) -> Feed | None:
+    """That text as examples of a model, where they do: those of a budget, where there is one."""
     from ctxtune.backend.feed import Feed
 
     if text is None or not minds(recipe):
         return None
+    if guarded is not None:
+        return guarded.whole
     _, whole = guard_rows(text, trunk.base.tokenizer, trunk.base.anatomy, trunk.base.max_length)
-    return Feed(trunk, whole)
+    feed = Feed(trunk, whole)
+    feed.keep("off" if trunk.plain else recipe.cache, mark)
+    return feed
 
 
 def guard_rows(text: str, tokenizer: Any, anatomy: Anatomy, context: int) -> tuple[list[Encoded], list[Encoded]]:

@@ -89,12 +89,11 @@ class Guard:
         batch = [(step * self.rows + i) % count for i in range(self.rows)]
         tokens = sum(len(self.feed.examples[i].rows) for i in batch)
         total = 0.0
-        with torch.set_grad_enabled(weight > 0):
-            for part in self.feed.parts(batch):
-                kl = self._nats(part) / tokens
-                if weight > 0:
-                    (weight * kl).backward()  # type: ignore[no-untyped-call]
-                total += kl.item()
+        for part in self.feed.parts(batch):
+            kl = self._nats(part) / tokens  # also of no weight as if it were learned from: gates are drawn for that
+            if weight > 0:
+                (weight * kl).backward()  # type: ignore[no-untyped-call]
+            total += kl.item()
         return total
 
     def ascend(self, weight: float, kl: float, before: float) -> float:

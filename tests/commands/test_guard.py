@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from safetensors.torch import load_file
 from ctxtune.adapter.mask import DELTA
 from ctxtune.commands.adapt import adapt as command
 from ctxtune.commands.dry_run import dry_run
+from ctxtune.commands.guard import Guarded
 from ctxtune.data.hash import sha256_file
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.objectives import guard as objective
+from ctxtune.objectives.guard import AIM
 from ctxtune.recipe.gallery import template_folder
 from ctxtune.recipe.load import load
 
@@ -148,9 +152,50 @@ def test_the_dry_run_foresees_what_a_step_reads(resolve: Resolve, reviews: Path,
     assert "guard_tokens" not in dry_run(resolve("llama-tied", reviews))
 
 
+class Curve(Guarded):
+    """What KL would be at a share of the way, as a function."""
+
+    def __init__(self, kl: Callable[[float], float], budget: float) -> None:
+        guard = SimpleNamespace(budget=budget, aim=AIM * budget)
+        super().__init__(cast("Any", guard), cast("Any", None), cast("Any", None), 0, {})
+        self.__dict__["curve"], self.__dict__["way"] = kl, torch.nn.Parameter(torch.ones(2), requires_grad=False)
+
+    def kl(self) -> float:
+        return float(self.__dict__["curve"](float(self.__dict__["way"][0])))
+
+    def back(self) -> tuple[float, float, float]:
+        """Where it ends: the share, the KL, and where the numbers are."""
+        way = self.__dict__["way"]
+        method = cast("Any", SimpleNamespace(params={"way": way}, finish=lambda: False))
+        return *self.step_back(method, lambda _: None), float(way[0])
+
+
+@pytest.mark.parametrize("budget", [20.0, 0.5, 0.05, 0.005, 1e-4])
+@pytest.mark.parametrize("size", [0.1, 8.0])
+def test_what_begins_at_the_base_ends_within(size: float, budget: float) -> None:
+    share, kl, way = Curve(lambda share: size * share**2, budget).back()
+    assert kl == pytest.approx(size * share**2, rel=1e-5)
+    assert way == pytest.approx(share)
+    assert kl <= budget
+    assert share == 1 or 3 * size * share**2 >= budget  # not much further back than it must be
+
+
+def test_where_no_share_is_within_the_lowest_is_taken() -> None:
+    share, kl, way = Curve(lambda share: 0.3 + (share - 0.5) ** 2, 0.1).back()
+    assert (share, way) == pytest.approx((0.5, 0.5), abs=0.15)
+    assert 0.3 <= kl < 0.33
+
+
+def test_what_is_no_number_is_not_within() -> None:
+    share, kl, way = Curve(lambda share: math.nan if share > 0.3 else share**2, 0.05).back()
+    assert kl == pytest.approx(way**2, rel=1e-5)
+    assert share == pytest.approx(way)
+    assert kl <= 0.05
+
+
 def test_a_budget_that_was_not_kept(resolve: Resolve, reviews: Path, probe: Path) -> None:
     voice = Listener()
-    more = {"forget.probe": str(probe), "forget.budget": 1e-4, "train.lr": 3e-2, "method.layers": "all"}
+    more = {**PROMPT, "forget.probe": str(probe), "forget.budget": 1e-4, "train.lr": 3e-2}
     guard = command(resolve("llama-tied", reviews, more=more), False, voice)["guard"]
     assert not guard["kept"]
     told = [note for note in voice.notes if "was not kept" in note]
