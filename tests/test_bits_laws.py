@@ -19,6 +19,7 @@ from ctxtune.adapter.merge import merge
 from ctxtune.adapter.read import open_adapter
 from ctxtune.adapter.scale import check_scalable
 from ctxtune.adapter.verify import verify
+from ctxtune.backend.binary import START
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.load import load_base
 from ctxtune.backend.trunk import Trunk
@@ -364,7 +365,9 @@ def test_a_step_of_the_scores(lab: Lab) -> None:
         for name, gradient in gradients.items():
             first[name] = 0.9 * first[name] + 0.1 * gradient.double()
             size = (common / (1 - 0.999**step)) ** 0.5
-            expected[name] = expected[name] * (1 - 5e-4) - 1e-3 * first[name] / (1 - 0.9**step) / size
+            expected[name] = (
+                expected[name] + 5e-4 * (START - expected[name]) - 1e-3 * first[name] / (1 - 0.9**step) / size
+            )
     for name, param in method.params.items():
         assert (param.detach().double() - expected[name]).abs().max() < 1e-7
     off = sum(int((value <= 5e-3).sum()) for value in expected.values())

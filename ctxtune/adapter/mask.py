@@ -175,6 +175,8 @@ def _part(kind: Kind, size: tuple[int, ...], info: TensorInfo, view: memoryview)
     index = _places(stored) if kind == "entries" else stored.astype(np.int64)
     if kind == "whole" and len(index):
         raise ValueError("all of it is chosen, nothing is left to say")
+    if kind != "whole" and not len(index):
+        raise ValueError("it chooses nothing")
     if len(index) and (index[0] < 0 or index[-1] >= units(kind, size) or (np.diff(index) <= 0).any()):
         raise ValueError(f"numbers from 0 to {units(kind, size) - 1}, each larger than the last, are needed")
     return Part(kind, size, index)

@@ -32,7 +32,7 @@ class Bits:
         self._params = {name: model.get_parameter(name) for name in names}
         self.scores = {name: _scores(param) for name, param in self._params.items()}
         self._own: dict[str, Tensor] = {}
-        self._written: dict[str, Tensor] = {}
+        self._written: dict[str, int] = {}
         self._undo: list[Callable[[], object]] = []
 
     def kept(self, name: str) -> Tensor:
@@ -60,13 +60,12 @@ class Bits:
         self._undo, self._own, self._written = [], {}, {}
 
     def _write(self) -> None:
-        """No optimiser says that it has stepped: bits are compared."""
+        """Scores that nobody wrote to since are not read again: their step is one in place (methods/bits.py), and counts."""
         for name, own in self._own.items():
-            kept = self.kept(name)
-            if kept.is_meta or (name in self._written and torch.equal(kept, self._written[name])):
-                continue
-            self._params[name].data.copy_(own.where(kept, own.new_zeros(())))
-            self._written[name] = kept
+            version = self.scores[name]._version
+            if self._written.get(name) != version and not own.is_meta:
+                self._params[name].data.copy_(own.where(self.kept(name), own.new_zeros(())))
+            self._written[name] = version
 
     def _take(self, name: str, param: Tensor) -> None:
         assert param.grad is not None

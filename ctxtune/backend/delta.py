@@ -17,6 +17,7 @@ time.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -188,7 +189,10 @@ class Delta:
 
     def places(self, name: str) -> Tensor:
         """Where in a flattened tensor the numbers of its part lie."""
-        return torch.from_numpy(self.pieces[name].part.entries()).to(self._params[name].device)
+        piece = self.pieces[name]
+        if piece.part.kind == "entries":
+            return piece.index
+        return torch.from_numpy(piece.part.entries()).to(self._params[name].device)
 
     def choose(self, name: str, part: Part) -> None:
         """Let other numbers of a tensor move, as many as until now; those that did have their own values again.
@@ -231,11 +235,13 @@ class Delta:
             lay()
             self.write()
 
+        homes = Counter(id(param) for _, param in self.model.named_parameters(remove_duplicate=False))
         outside = {name.rpartition(".")[0] for name in self.pieces if not name.startswith(f"{anatomy.backbone}.")}
         for name in self._own:
             piece, place = self.pieces[name], name.rpartition(".")[0]
             module = self.model.get_submodule(place)
-            if name.startswith(f"{anatomy.blocks}.") and is_linear(module) and piece.chooses_of_matrix:
+            alone = homes[id(self._params[name])] == 1 and is_linear(module)
+            if name.startswith(f"{anatomy.blocks}.") and alone and piece.chooses_of_matrix:
                 self._undo.append(replace_forward(module, partial(_tapped, module.forward, self.flat, piece)))
             else:
                 self._hook(name, piece)

@@ -235,7 +235,11 @@ def fit(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )
     if evaluate and state.best_step != state.step and (begun or state.best_step):
-        checkpoint.read_params(desk.best, params, desk.last, course.restore)
+        kept = checkpoint.read_params(desk.best, params, desk.last, course.restore)
+        state.best_step, state.best_loss = (
+            kept["step"],
+            kept["loss"],
+        )  # later than was counted, if a run died in between
     return state
 
 
@@ -280,7 +284,8 @@ def _save_due(step: int, options: Train, saved_at: float) -> bool:
 
 def _rank(numbers: Mapping[str, float], guard: Guard | None) -> tuple[float, float]:
     """What makes one step better than another: how far it is above a guard's budget, and among those within it the loss."""
-    return max(0.0, numbers["guard_kl"] - guard.budget) if guard is not None else 0.0, numbers["loss"]
+    above = numbers["guard_kl"] - guard.budget if guard is not None else 0.0
+    return math.inf if math.isnan(above) else max(0.0, above), numbers["loss"]
 
 
 def _judge(

@@ -8,7 +8,8 @@ al. 2020, of language models). A score begins above the threshold, so that the b
 m and v AdamW's moments of its gradient. By v of its own, which is Adam, every score goes as far as any other, whatever the loss
 asks for: in a short run none gets to the threshold, or a third of all weights at once, and what the model knew is gone.
 
-A run holds 20 bytes a weight beside the model: the weight itself, its score, the score's gradient and both moments.
+Weight decay draws scores to where they began. A run holds 20 bytes a weight beside the model: the weight itself, its score,
+the score's gradient and both moments.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctxtune.adapter.bits import BITS, encode, sizes_text
-from ctxtune.backend.binary import Bits
+from ctxtune.backend.binary import START, Bits
 from ctxtune.errors import RecipeError
 from ctxtune.methods.choosing import candidates
 from ctxtune.methods.layers import depths, inside
@@ -61,7 +62,7 @@ class Scores:
         size = math.sqrt(squares / sum(param.numel() for param in states) / (1 - two**step))
         with torch.no_grad():
             for param, state in states.items():
-                param.mul_(1 - group["rate"] * group["weight_decay"])
+                param.lerp_(param.new_tensor(START), group["rate"] * group["weight_decay"])
                 if size:
                     param.sub_(state["exp_avg"], alpha=group["rate"] / (1 - one**step) / size)
 

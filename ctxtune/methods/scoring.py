@@ -20,12 +20,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ctxtune.backend.gradients import reading_gradients
-from ctxtune.backend.mask import Part, units
+from ctxtune.backend.mask import side_of, units
 from ctxtune.backend.quantise import Quantised
 from ctxtune.errors import RecipeError
 
@@ -149,7 +148,6 @@ def means(entries: Tensor, kind: Kind) -> Tensor:
     if kind == "entries":
         return entries.reshape(-1)
     if kind == "blocks":
-        part = Part(kind, tuple(entries.shape), np.arange(units(kind, tuple(entries.shape))))
-        places = torch.from_numpy(part.entries()).to(entries.device)
-        return entries.reshape(-1)[places].view(len(part.index), -1).mean(1)
+        (down, across), side = entries.shape, side_of(tuple(entries.shape))
+        return entries.reshape(down // side, side, across // side, side).mean((1, 3)).reshape(-1)
     return entries.mean(1 if kind == "rows" else 0)
