@@ -85,7 +85,7 @@ def compose(adapters: Sequence[AdapterFile], weights: Sequence[float] | None, ou
 def _mask(adapter: AdapterFile) -> Mask:
     if adapter.container != CONTAINER:
         raise AdapterError(
-            f"{adapter.path} is no mask adapter, and {adapter.container} is not composed",
+            f"{adapter.path} holds no changes to add, it is a {adapter.kind} adapter of the container {adapter.container}",
             "`ctxtune adapter merge` one of them",
         )
     mask = read_mask(adapter.path, adapter.header)

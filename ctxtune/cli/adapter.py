@@ -249,9 +249,11 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("container", facts["container"]),
         ("base", str(facts["base"] or "not named")),
         ("tensors", f"{len(facts['tensors']):,}"),
-        ("numbers", f"{facts['numbers']:,}"),
+        ("numbers in the file", f"{facts['numbers']:,}"),
         ("bytes", f"{facts['bytes']:,}"),
     ]
+    if facts.get("moved") is not None:
+        rows.insert(2, ("numbers of the mask", f"{sum(one['moved'] for one in facts['moved']):,}"))
     manifest = facts["manifest"]
     if manifest is None:
         return [*rows, ("manifest", "none: written by another program")]

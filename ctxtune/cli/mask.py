@@ -101,7 +101,9 @@ def _choose(
     from ctxtune.recipe.load import load
 
     if otherwise:
-        raise RecipeError("--choose-only trains nothing: neither --resume nor --dry-run goes with it", "leave it out")
+        raise RecipeError(
+            "--choose-only trains nothing: neither --resume nor --dry-run goes with it", "leave these out"
+        )
     chosen = choose_only(load(recipe, given, sets), console.note)
     facts: dict[str, Any] = {
         "file": str(chosen.file), "bytes": chosen.num_bytes, "numbers": chosen.numbers, "parameters": chosen.parameters,

@@ -173,7 +173,7 @@ class _Run:
             judge, before = self._before(trunk, judge, spec, method, mark)
             guarded = self._guard(trunk, method, learned.examples, mark)
         minded = minded_text(trunk, self.recipe, self.sources.guard, guarded, mark)
-        weigh(method, minded, self.recipe.train.seed, self.clock)
+        weigh(method, minded, self.recipe.train.seed, self.clock, self.tell.note)
         objective = learned.objective(feed)
         with self.clock.part("rate"):
             rate = rate_of(self.recipe, self.run, method, objective, feed.lengths, steps, self.tell.note)

@@ -58,6 +58,8 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
     _check_untrained(recipe.method)
     out = _free_file(recipe.out)
     sources = read_sources(recipe, say) if recipe.method.select in BY_LOSS else None
+    for remark in recipe.method.unused() if sources is None else ():
+        say(remark)
     inputs = sources.inputs if sources is not None else mask_inputs(recipe)
     folder = resolve_model(recipe.model, say)
     base, mark = load_to_train(recipe, folder, say), fingerprint(folder)

@@ -94,7 +94,7 @@ class Control:
         torch.manual_seed(self.seed)
         run.control.path.mkdir(mode=0o700, exist_ok=True)
         with fitting.clock.part("control"):
-            weigh(drawn, fitting.minded, self.seed, aside := Clock())
+            weigh(drawn, fitting.minded, self.seed, aside := Clock(), fitting.tell.note)
             theirs = replace(fitting, clock=aside).fit(run.control, drawn, own, rows=True)
         penalty = drawn.penalty.facts() if drawn.penalty is not None else None
         with trunk.closed():
@@ -129,7 +129,11 @@ def verdict(differences: Mapping[str, Difference], ours: Mapping[str, float], th
         better = "better than" if (one.difference > 0) == (name == "acc") else "worse than"
     interval = f"{one.difference:+.4f}, 95 % interval {one.low:+.4f} to {one.high:+.4f}, p {one.p:.2g}"
     said = f"{better} {RANDOM}: {name} {one.other + one.difference:.4f} against {one.other:.4f} ({interval})"
+    if name != "loss" and (loss := differences.get("loss")) is not None:
+        said += (
+            f"; the loss of its answers is {loss.other + loss.difference:.4f} against {loss.other:.4f} (p {loss.p:.2g})"
+        )
     if "kl" not in ours:
         return said
     more = "more" if ours["kl"] > theirs["kl"] else "less" if ours["kl"] < theirs["kl"] else "as much"
-    return f"{said}; it forgets {more}, KL(base || tuned) {ours['kl']:.4f} against {theirs['kl']:.4f} nats a token"
+    return f"{said}; it forgets {more}, KL(base || tuned) {ours['kl']:.3g} against {theirs['kl']:.3g} nats a token"

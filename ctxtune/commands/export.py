@@ -57,7 +57,7 @@ def export(
     if adapter.container == BITS and to == "peft":
         raise AdapterError(
             f"{adapter.path}: PEFT has no type for weights that are switched off",
-            "`ctxtune adapter merge` writes them into the base",
+            "`ctxtune adapter merge` writes them into the base, --to lora holds what that changes",
         )
     as_it_is = to == "peft" and adapter.container != MASK
     _check_options(to, as_it_is, model, dtype, rank)

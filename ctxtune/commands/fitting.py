@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.chosen_mask import backward_of
 from ctxtune.commands.guard import ranked
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.lesson import choosing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ctxtune.backend.feed import Feed
     from ctxtune.commands.adapt import Tell
@@ -107,10 +108,10 @@ class Fitting:
         )
 
 
-def weigh(method: Method, text: Feed | None, seed: int, clock: Clock) -> None:
+def weigh(method: Method, text: Feed | None, seed: int, clock: Clock, say: Callable[[str], None]) -> None:
     """Let changes cost what the base minds of a text, where the recipe says so: there is one then."""
     from ctxtune.evals.curvature import fisher
 
     if (penalty := method.penalty) is not None and penalty.ewc and text is not None:
-        with clock.part("fisher"):
+        with clock.part("fisher"), heartbeat(say, "reading what the base minds of each change"):
             penalty.fisher = fisher(penalty.flat, text, seed)

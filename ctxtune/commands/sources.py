@@ -17,6 +17,7 @@ from ctxtune.data.hash import sha256_file
 from ctxtune.data.leakage import in_words, leaked_rows
 from ctxtune.errors import RecipeError
 from ctxtune.methods.motion import Span
+from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.schema import Prompt
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
     guard, guard_inputs = _guard_text(recipe, probe)
     inputs.update(guard_inputs)
+    for remark in recipe.method.unused() if isinstance(recipe.method, Mask) else ():
+        say(remark)
     model = resolve_model(recipe.model, say)
     spec = prepare.unbound(data, templates)
     leaked = leaked_rows(train.rows, dev.rows, spec if answered else prepare.unanswered(spec)) if dev else 0

@@ -1,5 +1,6 @@
 """The settings of mask tuning."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -33,6 +34,11 @@ RANKED = ("magnitude", "lift", *BY_LOSS)
 FILE = "file:"
 _JOINED = {" + ": "union", " & ": "intersection", " - ": "difference"}
 """how masks are written one behind the other on a command line -> what is taken of them"""
+_READ_BY = {
+    "rank": ("lift",), "score_batches": BY_LOSS, "score_rows": BY_LOSS, "regrow": ("grad",), "regrow_every": ("grad",),
+    "regrow_batches": ("grad",), "candidates": ("l0",), "decide": ("l0",),
+}  # fmt: skip
+"""key -> the choices in which it plays a part"""
 
 
 def masks_of(select: str | None) -> tuple[str | None, list[str] | None, str | None]:
@@ -73,7 +79,7 @@ class Mask(Section):
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"
     )
-    density: Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)] = Field(
+    density: Annotated[float, Field(gt=0, le=1), BeforeValidator(_share)] = Field(
         0.01, description="the share of the weights there that moves, such as 0.01 or 1%"
     )
     budget: Annotated[int, Field(ge=1, le=2**40)] | None = Field(
@@ -94,7 +100,7 @@ class Mask(Section):
     )
     regrow_every: Steps = Field(20, description="grad: steps after which they do")
     regrow_batches: Rows = Field(4, description="grad: batches, the next ones, whose gradients choose the others")
-    candidates: Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)] | None = Field(
+    candidates: Annotated[float, Field(gt=0, le=1), BeforeValidator(_share)] | None = Field(
         None, description="l0: the share of the weights that gates choose from, by lot; null is 10 times the density"
     )
     decide: float = Field(0.5, gt=0, le=1, description="l0: the share of the steps after which the gates have decided")
@@ -117,7 +123,7 @@ class Mask(Section):
 
     @model_validator(mode="after")
     def _bits_alone(self) -> "Mask":
-        for key in ("select", "shape", "density", "budget", "l2", "l1", "ewc", "stored"):
+        for key in ("select", "shape", "density", "budget", "l2", "l1", "ewc", "stored", "control"):
             value, field = getattr(self, key), type(self).model_fields[key]
             if self.learn == "bits" and value != field.default:
                 raise ValueError(
@@ -146,3 +152,17 @@ class Mask(Section):
         if self.select == "file" and self.layers != "all":
             raise ValueError(f"select file takes what its masks say, layers {self.layers} chooses anew")
         return self
+
+    def unused(self) -> Iterator[str]:
+        """The keys that say something, and play no part in what is chosen."""
+        alone = self.select in ("bias", "norms", "file")
+        reasons = {
+            key: None if self.select in selects else f"select {self.select}" for key, selects in _READ_BY.items()
+        }
+        if self.learn == "bits":
+            reasons = dict.fromkeys(_READ_BY, "learn bits")
+        reasons["density"] = f"select {self.select}" if alone else "budget says how many" if self.budget else None
+        for key, reason in reasons.items():
+            value, field = getattr(self, key), type(self).model_fields[key]
+            if reason is not None and value != field.default:
+                yield f"method.{key} {value} is not used: {reason}"

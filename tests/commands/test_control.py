@@ -219,7 +219,7 @@ def test_the_verdict(ours: list[float], theirs: list[float], said: str) -> None:
     found = command.verdict(compare(rows(ours), rows(theirs), "r"), {"kl": 0.5}, {"kl": 0.2})
     assert found.startswith(f"{said} a random mask of the same size: acc ")
     assert f"acc {sum(ours) / len(ours):.4f} against {sum(theirs) / len(theirs):.4f} (" in found
-    assert found.endswith("; it forgets more, KL(base || tuned) 0.5000 against 0.2000 nats a token")
+    assert found.endswith("; it forgets more, KL(base || tuned) 0.5 against 0.2 nats a token")
     less = command.verdict(compare(rows(ours), rows(theirs), "r"), {"kl": 0.1}, {"kl": 0.2})
     assert "it forgets less, " in less
 

@@ -8,7 +8,7 @@ import pytest
 
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.load import load
-from ctxtune.recipe.mask import masks_of
+from ctxtune.recipe.mask import Mask, masks_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,3 +64,18 @@ def test_masks_are_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: m\nmethod: {name: mask, select: file, masks: [a, ../b]}\n")
     recipe = load(str(tmp_path / "r.yaml"), {}).recipe
     assert recipe.method.masks == [str(tmp_path / "a"), str(tmp_path.parent / "b")]
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({}, []),
+    ({"budget": 9}, []),
+    ({"budget": 9, "density": 0.5}, ["method.density 0.5 is not used: budget says how many"]),
+    ({"select": "norms", "density": 0.5}, ["method.density 0.5 is not used: select norms"]),
+    ({"select": "grad", "regrow": 0.5, "score_rows": 2}, []),
+    ({"select": "fisher", "regrow": 0.5, "score_rows": 2}, ["method.regrow 0.5 is not used: select fisher"]),
+    ({"candidates": 0.5}, ["method.candidates 0.5 is not used: select random"]),
+    ({"select": "l0", "candidates": 0.5, "decide": 0.2}, []),
+    ({"learn": "bits", "rank": 4}, ["method.rank 4 is not used: learn bits"]),
+])  # fmt: skip
+def test_what_plays_no_part_is_said(more: dict[str, Any], said: str) -> None:
+    assert list(Mask(name="mask", **more).unused()) == said

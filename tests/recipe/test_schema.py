@@ -7,6 +7,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from ctxtune.recipe import keys
 from ctxtune.recipe.schema import Recipe, Train
 from ctxtune.recipe.section import Section
 
@@ -34,3 +35,11 @@ def test_a_recipe_cannot_be_changed():
 def test_a_section_refuses_unknown_keys():
     with pytest.raises(ValidationError, match="Extra inputs"):
         Train(epoch=1)
+
+
+@pytest.mark.parametrize("method", keys.method_names())
+def test_of_every_key_it_can_be_said_what_may_stand_there(method: str) -> None:
+    """A value that is refused is answered with this."""
+    for key, kinds in keys.owners().items():
+        if "" in kinds or method in kinds:
+            assert keys.allowed(key, method), key
