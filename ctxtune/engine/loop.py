@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -235,12 +235,13 @@ def fit(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )
     if evaluate and state.best_step != state.step and (begun or state.best_step):
-        kept = checkpoint.read_params(desk.best, params, desk.last, course.restore)
-        state.best_step, state.best_loss = (
-            kept["step"],
-            kept["loss"],
-        )  # later than was counted, if a run died in between
+        _name_best(state, checkpoint.read_params(desk.best, params, desk.last, course.restore))
     return state
+
+
+def _name_best(state: State, kept: Mapping[str, Any]) -> None:
+    """Count as best what was kept as that: a later step than was counted, if a run died between keeping and counting."""
+    state.best_step, state.best_loss = kept["step"], kept["loss"]
 
 
 def _advance(
