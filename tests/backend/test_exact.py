@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def test_it_is_checked_as_it_is_loaded(kind: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     assert base.difference is not None
-    assert 0 < base.difference < 2e-6
+    assert base.difference is not None  # 0 where both sum in one order
+    assert base.difference < 2e-6
     assert f"family {kind.partition('-')[0]!r} is not in the table" in base.remarks[1]
     assert base.anatomy.blocks in base.remarks[1]
     assert f"largest difference {base.difference:.0e}" in base.remarks[1]
@@ -61,14 +62,15 @@ def test_wherever_it_starts_it_says_the_same(
     family: str, open_base: Callable[[str], Base], model_folders: dict[str, Path]
 ) -> None:
     base = random_base(family, open_base("llama-tied"), model_folders["llama-tied"])
-    assert 0 < check_structure(base) < 2e-6
+    assert check_structure(base) < 2e-6
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FOUND if not kind.startswith("distilbert")])
 def test_whether_it_can_go_on_is_known(kind: str, open_base: Callable[[str], Base]) -> None:
     base = open_base(kind)
     assert base.going_on is not None
-    assert 0 < base.going_on < 2e-6
+    assert base.going_on is not None
+    assert base.going_on < 2e-6
     require_causal(base)
 
 

@@ -136,7 +136,9 @@ def test_shares_are_estimated_by_training_rows_that_are_not_shown(
     by_hand_ = estimated_shares(np.array(said), np.array(known), gold)
     assert list(shares.values()) == pytest.approx(by_hand_.tolist(), abs=1e-3)
     given = ask(method__prior=list(shares.values()), **more)
-    assert given["calibrations"] == estimated["calibrations"]
+    assert given["calibrations"].keys() == estimated["calibrations"].keys()
+    for name, one in estimated["calibrations"].items():
+        assert given["calibrations"][name] == pytest.approx(one, abs=1e-12), name
     assert estimated["scores"]["rows"] == len(MANY)
 
 
