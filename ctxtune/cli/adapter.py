@@ -273,9 +273,13 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _said(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings that say something: what is off, or left open, is not named."""
+    """The settings that say something: what is off, left open, or plays no part in the choice of a mask, is not named."""
+    from ctxtune.recipe.mask import READ_BY
+
+    select = settings.get("select") if "learn" in settings else None
     for key, value in settings.items():
-        if not (value is None or value is False or value == [] or isinstance(value, dict)):
+        without = value is None or value is False or value == [] or isinstance(value, dict)
+        if not without and (select is None or select in READ_BY.get(key, (select,))):
             yield key, value
 
 

@@ -34,9 +34,9 @@ RANKED = ("magnitude", "lift", *BY_LOSS)
 FILE = "file:"
 _JOINED = {" + ": "union", " & ": "intersection", " - ": "difference"}
 """how masks are written one behind the other on a command line -> what is taken of them"""
-_READ_BY = {
+READ_BY = {
     "rank": ("lift",), "score_batches": BY_LOSS, "score_rows": BY_LOSS, "regrow": ("grad",), "regrow_every": ("grad",),
-    "regrow_batches": ("grad",), "candidates": ("l0",), "decide": ("l0",),
+    "regrow_batches": ("grad",), "candidates": ("l0",), "decide": ("l0",), "combine": ("file",),
 }  # fmt: skip
 """key -> the choices in which it plays a part"""
 
@@ -156,11 +156,9 @@ class Mask(Section):
     def unused(self) -> Iterator[str]:
         """The keys that say something, and play no part in what is chosen."""
         alone = self.select in ("bias", "norms", "file")
-        reasons = {
-            key: None if self.select in selects else f"select {self.select}" for key, selects in _READ_BY.items()
-        }
+        reasons = {key: None if self.select in selects else f"select {self.select}" for key, selects in READ_BY.items()}
         if self.learn == "bits":
-            reasons = dict.fromkeys(_READ_BY, "learn bits")
+            reasons = dict.fromkeys(READ_BY, "learn bits")
         reasons["density"] = f"select {self.select}" if alone else "budget says how many" if self.budget else None
         for key, reason in reasons.items():
             value, field = getattr(self, key), type(self).model_fields[key]

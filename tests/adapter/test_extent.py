@@ -15,9 +15,10 @@ from ctxtune.adapter.extent import extents, places_of
 from ctxtune.adapter.mask import sizes_text
 from ctxtune.adapter.read import open_adapter
 from ctxtune.cli import extent
-from ctxtune.cli.adapter import app
+from ctxtune.cli.adapter import _said, app
 from ctxtune.commands.adapter import show
 from ctxtune.errors import AdapterError, RecipeError
+from ctxtune.recipe.mask import Mask
 
 from .conftest import MATRICES, build, save
 
@@ -170,3 +171,11 @@ def test_what_cannot_be_shown(what: str, move: Callable[..., Moved], make: Calla
 def test_what_lies_in_no_layer_stands_at_the_end(move: Callable[..., Moved]) -> None:
     moved = extents(open_adapter(move("gpt2-tied", "entries", "wte|h.1.attn.c_attn.weight").adapter))
     assert [(one.layer, one.kind) for one in moved] == [(1, "c_attn"), (None, "wte")]
+
+
+def test_settings_that_play_no_part_are_not_shown() -> None:
+    shown = dict(_said(Mask(name="mask", select="fisher", density=0.1).model_dump(exclude={"name"})))
+    assert shown["density"] == 0.1
+    assert "score_batches" in shown
+    assert not {"rank", "regrow", "decide", "combine"} & set(shown)
+    assert "candidates" in dict(_said({"select": "influence", "candidates": 64}))  # of demonstrations
