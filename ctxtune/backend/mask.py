@@ -105,11 +105,6 @@ def units(kind: Kind, size: tuple[int, ...]) -> int:
     return math.prod(size) if kind == "entries" else 1
 
 
-def all_of(kind: Kind, size: tuple[int, ...]) -> Part:
-    """All rows, columns, blocks or entries of a tensor."""
-    return Part(kind, size, np.arange(units(kind, size)))
-
-
 def union(one: Mask, other: Mask) -> Mask:
     """What either chooses."""
     alone = {

@@ -10,12 +10,13 @@ the widest unit. A tensor whose share is less than a unit may get none.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ctxtune.adapter.moved import require_home
-from ctxtune.backend.mask import Part, all_of, numel
+from ctxtune.backend.mask import Part, numel, units
 from ctxtune.backend.quantise import Quantised, is_linear, is_turned, stored_shape
 from ctxtune.errors import RecipeError
 from ctxtune.methods.layers import choose, inside, unique
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
-    from ctxtune.backend.mask import Index, Kind, Mask
+    from ctxtune.backend.mask import Kind, Mask
     from ctxtune.methods.motion import Span
     from ctxtune.recipe.mask import Mask as Settings
 
@@ -96,36 +97,33 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
     density = share_of(settings, tensors)
     if settings.select == "l0":
         density = _candidates(settings, density)
-    whole = everything(settings, model, anatomy)
-    kinds = {name: part.kind for name, part in whole.items()}
+    kinds = kinds_of(settings, model, tensors)
     told = not next(model.parameters()).is_meta  # a skeleton has no weights to rank: as many are drawn in their place
     if settings.select in ("random", "l0") or not told:
-        return _some(settings, drawn(whole, density, span.seed), whole)
+        return _some(settings, drawn(kinds, tensors, density, span.seed), kinds, tensors)
     if settings.select in BY_LOSS:
         assert span.backward is not None  # rows were read: a choice by them is made for a run
         scores = of_gradients(settings, model, kinds, span.backward)
     else:
         scores = of_weights(settings, model, kinds, span.seed)
-    return _some(settings, ranked(whole, scores, density), whole)
+    whole = {name: Part(kinds[name], size, np.arange(units(kinds[name], size))) for name, size in tensors.items()}
+    return _some(settings, ranked(whole, scores, density), kinds, tensors)
 
 
-def everything(settings: Settings, model: nn.Module, anatomy: Anatomy) -> Mask:
-    """All units of the tensors that numbers are chosen from.
-
-    Raises:
-        RecipeError: there are none.
-    """
-    sizes = candidates(settings, model, anatomy)
-    return {name: all_of(_kind(settings.shape, model, name, size), size) for name, size in sizes.items()}
+def kinds_of(settings: Settings, model: nn.Module, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Kind]:
+    """What a unit of each tensor is."""
+    return {name: _kind(settings.shape, model, name, size) for name, size in sizes.items()}
 
 
-def drawn(whole: Mapping[str, Part], density: float, seed: int) -> Mask:
-    """The same share of the units of each tensor, by lot."""
+def drawn(kinds: Mapping[str, Kind], sizes: Mapping[str, tuple[int, ...]], density: float, seed: int) -> Mask:
+    """The same share of the units of each tensor, by lot; no list is made of all units."""
     chance = np.random.default_rng([seed, 77])
-    wanted = {name: density * len(part.index) for name, part in whole.items()}
-    counts = _shared_out(wanted, whole, _numbers(density, whole), chance)
-    lots = {name: chance.choice(len(part.index), counts[name], replace=False) for name, part in whole.items()}
-    return _parts(whole, {name: np.sort(lot) for name, lot in lots.items()})
+    every = {name: units(kinds[name], size) for name, size in sizes.items()}
+    width = {name: math.prod(size) // every[name] for name, size in sizes.items()}
+    wanted = {name: density * count for name, count in every.items()}
+    counts = _shared_out(wanted, width, _numbers(density, sum(map(math.prod, sizes.values()))), chance)
+    lots = {name: chance.choice(count, counts[name], replace=False) for name, count in every.items()}
+    return {name: Part(kinds[name], sizes[name], np.sort(lot)) for name, lot in lots.items() if len(lot)}
 
 
 def share_of(settings: Settings, tensors: Mapping[str, tuple[int, ...]]) -> float:
@@ -173,7 +171,8 @@ def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: flo
     bisection, so that nothing is sorted across tensors; of equal ones there as many are taken as fit, the same share of each
     tensor's.
     """
-    width, budget = _widths(whole), _numbers(density, whole)
+    width = {name: part.numel // len(part.index) for name, part in whole.items()}
+    budget = _numbers(density, numel(whole))
     one = int(every or sum(width.values()) <= budget)
     least = {name: max(one, int(_LEAST * density * len(part.index))) for name, part in whole.items()}
 
@@ -191,16 +190,18 @@ def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: flo
     left = budget - sum(count * width[name] for name, count in above.items())
     share = left / (sum((equal[name] - count) * width[name] for name, count in above.items()) or 1)
     wanted = {name: count + min(1.0, share) * (equal[name] - count) for name, count in above.items()}
-    counts = _shared_out(wanted, whole, budget, np.random.default_rng(0))
-    return _parts(whole, {name: scores[name].topk(counts[name]).indices.sort().values.cpu().numpy() for name in whole})
+    counts = _shared_out(wanted, width, budget, np.random.default_rng(0))
+    best = {
+        name: scores[name].topk(count).indices.sort().values.cpu().numpy() for name, count in counts.items() if count
+    }
+    return {name: Part(whole[name].kind, whole[name].size, whole[name].index[places]) for name, places in best.items()}
 
 
 def _shared_out(
-    wanted: Mapping[str, float], whole: Mapping[str, Part], budget: int, chance: np.random.Generator
+    wanted: Mapping[str, float], width: Mapping[str, int], budget: int, chance: np.random.Generator
 ) -> dict[str, int]:
-    """How many units each tensor gets of so many wanted: the whole ones, and of what is left of the budget one more where
-    most of a unit is lacking, of equals by lot (the method of largest remainders)."""
-    width = _widths(whole)
+    """How many units, of `width` numbers each, a tensor gets of so many wanted: the whole ones, and of what is left of the
+    budget one more where most of a unit is lacking, of equals by lot (the method of largest remainders)."""
     counts = {name: int(want + _NEAR) for name, want in wanted.items()}
     left = budget - sum(count * width[name] for name, count in counts.items())
     lacking = {name: want - counts[name] for name, want in wanted.items() if want - counts[name] > _NEAR}
@@ -212,24 +213,12 @@ def _shared_out(
     return counts
 
 
-def _numbers(density: float, whole: Mapping[str, Part]) -> int:
-    """How many numbers a share of them is."""
-    return int(density * numel(whole) + _NEAR)
+def _numbers(density: float, total: int) -> int:
+    """How many numbers a share of so many is."""
+    return int(density * total + _NEAR)
 
 
-def _widths(whole: Mapping[str, Part]) -> dict[str, int]:
-    """How many numbers a unit of each tensor has."""
-    return {name: part.numel // len(part.index) for name, part in whole.items()}
-
-
-def _parts(whole: Mapping[str, Part], chosen: Mapping[str, Index]) -> Mask:
-    """Of each tensor these of its units, without those of which none is chosen."""
-    return {
-        name: Part(part.kind, part.size, part.index[chosen[name]]) for name, part in whole.items() if len(chosen[name])
-    }
-
-
-def _some(settings: Settings, mask: Mask, whole: Mapping[str, Part]) -> Mask:
+def _some(settings: Settings, mask: Mask, kinds: Mapping[str, Kind], sizes: Mapping[str, tuple[int, ...]]) -> Mask:
     """The mask, if it chooses anything.
 
     Raises:
@@ -237,7 +226,7 @@ def _some(settings: Settings, mask: Mask, whole: Mapping[str, Part]) -> Mask:
     """
     if mask:
         return mask
-    least = min(_widths(whole).values())
+    least = min(math.prod(size) // units(kinds[name], size) for name, size in sizes.items())
     asked = f"budget {settings.budget:,}" if settings.budget is not None else f"density {settings.density:g}"
     raise RecipeError(
         f"method.{asked} chooses nothing: of these layers the smallest of {settings.shape} has {least:,} numbers",

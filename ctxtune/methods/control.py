@@ -8,11 +8,12 @@ entries of the linear layers of their blocks take their place.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from ctxtune.backend.mask import all_of, numel
+from ctxtune.backend.mask import numel
 from ctxtune.errors import RecipeError
-from ctxtune.methods.choosing import drawn, everything, share_of
+from ctxtune.methods.choosing import candidates, drawn, kinds_of, share_of
 from ctxtune.methods.layers import inside
 from ctxtune.recipe.mask import Mask as Settings
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ctxtune.backend.anatomy import Anatomy
-    from ctxtune.backend.mask import Mask
+    from ctxtune.backend.mask import Kind, Mask
 
 
 def alike(chosen: Mask, settings: Settings, model: nn.Module, anatomy: Anatomy, seed: int) -> Mask:
@@ -30,28 +31,30 @@ def alike(chosen: Mask, settings: Settings, model: nn.Module, anatomy: Anatomy, 
     Raises:
         RecipeError: it takes all there is.
     """
-    if any(part.kind == "whole" for part in chosen.values()):
-        whole = _linear_layers(chosen, model, anatomy)
-    elif settings.select == "file":
-        whole = {name: all_of(part.kind, part.size) for name, part in chosen.items()}
-    else:
-        whole = everything(settings, model, anatomy)
-    if numel(chosen) >= numel(whole):
+    kinds: dict[str, Kind] = {name: part.kind for name, part in chosen.items()}
+    sizes = {name: part.size for name, part in chosen.items()}
+    if "whole" in kinds.values():
+        sizes = _linear_layers(chosen, model, anatomy)
+        kinds = dict.fromkeys(sizes, "entries")
+    elif settings.select != "file":
+        sizes = candidates(settings, model, anatomy)
+        kinds = kinds_of(settings, model, sizes)
+    total = sum(map(math.prod, sizes.values()))
+    if numel(chosen) >= total:
         raise RecipeError(
             "method.control: the mask takes all there is, and no other is left to draw by lot", "leave it out"
         )
-    share = numel(chosen) / numel(whole)
-    if settings.select == "l0":  # how many stay is known when the gates have decided, to less than a unit
-        share = share_of(settings, {name: part.size for name, part in whole.items()})
-    return drawn(whole, share, seed)
+    # Of gates it is known how many stay when they have decided, to less than a unit.
+    share = share_of(settings, sizes) if settings.select == "l0" else numel(chosen) / total
+    return drawn(kinds, sizes, share, seed)
 
 
-def _linear_layers(chosen: Mask, model: nn.Module, anatomy: Anatomy) -> Mask:
-    """All entries of those of the blocks in which a mask has a part."""
+def _linear_layers(chosen: Mask, model: nn.Module, anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
+    """Those of the blocks in which a mask has a part."""
 
     def block(name: str) -> str:
         return name.removeprefix(f"{anatomy.blocks}.").partition(".")[0]
 
     blocks = {block(name) for name in chosen if inside(name, anatomy.blocks)}
-    every = everything(Settings(name="mask", shape="entries"), model, anatomy)
-    return {name: part for name, part in every.items() if block(name) in blocks}
+    every = candidates(Settings(name="mask"), model, anatomy)
+    return {name: size for name, size in every.items() if block(name) in blocks}

@@ -51,7 +51,8 @@ def scores_of(whole: Mapping[str, Part], levels: int | None) -> dict[str, Tensor
 @pytest.mark.parametrize("kind", KINDS)
 def test_by_lot_each_tensor_gets_its_share(kind: Kind, share: float) -> None:
     whole = layers(kind)
-    found = drawn(whole, share, 3)
+    kinds, sizes = dict.fromkeys(whole, kind), {name: part.size for name, part in whole.items()}
+    found = drawn(kinds, sizes, share, 3)
     assert 0 <= share * numel(whole) - numel(found) < widest(whole)
     for name, part in whole.items():
         index = found[name].index if name in found else np.arange(0)
@@ -59,7 +60,7 @@ def test_by_lot_each_tensor_gets_its_share(kind: Kind, share: float) -> None:
         assert len(np.unique(index)) == len(index)
         assert not len(index) or index.max() < len(part.index)
     if 0.01 < share < 1:
-        other = drawn(whole, share, 4)
+        other = drawn(kinds, sizes, share, 4)
         assert any(not np.array_equal(found[name].index, other[name].index) for name in found if name in other)
 
 
