@@ -62,7 +62,7 @@ _ctxtune() {
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
         --prompt|--answer|--choices|--messages|--density|--budget|--l2|--l1|--ewc|--epochs|--batch|--forget-budget|--seed) :; return ;;
         --learn) _ctxtune_offer words 'changes bits'; return ;;
-        --select) _ctxtune_offer open 'random magnitude lift fisher snip movement grad l0 bias norms file:'; return ;;
+        --select) _ctxtune_offer open 'auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:'; return ;;
         --shape) _ctxtune_offer words 'columns rows blocks entries'; return ;;
         --layers|--lr) _ctxtune_offer words 'auto'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;

@@ -86,14 +86,15 @@ if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
 
 MASKS: dict[str, dict[str, Any]] = {
-    "columns": {"density": 0.1},
-    "rows": {"shape": "rows", "density": 0.1},
-    "blocks": {"shape": "blocks", "density": 0.2},
-    "entries": {"shape": "entries", "density": 0.05},
-    "top entries": {"shape": "entries", "density": 0.05, "layers": "last:2"},
+    "columns": {"select": "random", "density": 0.1},
+    "rows": {"select": "random", "shape": "rows", "density": 0.1},
+    "blocks": {"select": "random", "shape": "blocks", "density": 0.2},
+    "entries": {"select": "random", "shape": "entries", "density": 0.05},
+    "top entries": {"select": "random", "shape": "entries", "density": 0.05, "layers": "last:2"},
     "largest": {"select": "magnitude", "density": 0.1, "layers": "1-2.mlp"},
-    "spoken": {"layers": "head", "shape": "rows", "density": 0.1},
+    "spoken": {"select": "random", "layers": "head", "shape": "rows", "density": 0.1},
     "principal": {"select": "lift", "rank": 4, "shape": "entries", "density": 0.002},
+    "contrast": {"select": "contrast", "density": 0.1, "score_batches": 2},
     "fisher": {"select": "fisher", "density": 0.1, "score_batches": 2},
     "snip": {"select": "snip", "shape": "entries", "density": 0.05, "layers": "last:2", "score_rows": 4},
     "movement": {"select": "movement", "shape": "rows", "density": 0.1, "score_batches": 9},
@@ -104,11 +105,23 @@ MASKS: dict[str, dict[str, Any]] = {
     "learned": {"select": "l0", "density": 0.1, "candidates": 0.5},
     "learned entries": {"select": "l0", "shape": "entries", "density": 0.05, "layers": "last:2"},
     "bits": {"learn": "bits", "layers": "last:2"},
-    "small": {"shape": "entries", "density": 0.05, "l2": 0.2, "l1": 1e-3},
+    "small": {"select": "random", "shape": "entries", "density": 0.05, "l2": 0.2, "l1": 1e-3},
     "norms": {"select": "norms"},
-    "words": {"layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
+    "words": {"select": "random", "layers": "last:1+embeddings", "shape": "entries", "density": 0.05},
 }  # fmt: skip
-CHOSEN = ("spoken", "principal", "fisher", "snip", "movement", "grad", "small", "learned", "learned entries", "bits")
+CHOSEN = (
+    "spoken",
+    "principal",
+    "contrast",
+    "fisher",
+    "snip",
+    "movement",
+    "grad",
+    "small",
+    "learned",
+    "learned entries",
+    "bits",
+)
 """masks that differ in what is chosen, or in what a change costs, not in how it moves: a few cells tell"""
 GATED = ("learned", "learned entries")
 """masks of which a part stays"""
@@ -119,7 +132,7 @@ COVER = {
     ("llama-tied", "spoken", "none"), ("gpt2-tied", "principal", "none"), ("llama-untied", "fisher", "none"),
     ("gpt2-tied", "snip", "nf4"), ("bert-tied", "movement", "none"), ("llama-untied", "grad", "nf4"),
     ("gpt2-tied", "small", "none"), ("gpt2-tied", "learned", "none"), ("llama-untied", "learned entries", "nf4"),
-    ("bert-headless", "learned", "none"),
+    ("bert-headless", "learned", "none"), ("bert-tied", "contrast", "none"), ("gpt2-tied", "contrast", "nf4"),
 }  # fmt: skip
 RATE = 3e-2
 
@@ -695,7 +708,7 @@ def test_several_masks_are_combined(combine: str, lab: Lab, tmp_path: Path) -> N
         ("llama-tied", "columns", "none"),
         ("gpt2-tied", "principal", "none"),
         ("llama-untied", "entries", "nf4"),
-        ("llama-untied", "fisher", "none"),
+        ("gpt2-tied", "contrast", "nf4"),
     ],
 )
 def test_a_mask_that_is_chosen_only(kind: str, mask: str, quant: str, lab: Lab, tmp_path: Path) -> None:

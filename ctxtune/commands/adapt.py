@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_over, mask_manifest, settled
+from ctxtune.commands.chosen_mask import backward_over, mask_manifest, minding_over, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.control import Control
 from ctxtune.commands.earlier_masks import check_masks
@@ -132,7 +132,8 @@ class _Run:
             choice = self._choose(base, examples, mixture, course)
         batches = Batches.of([len(one.ids) for one in examples.examples], mixture, course.steps, self.recipe.train)
         learned = learned.only(batches.used)
-        course = replace(course, backward=backward_over(base, learned, batches, course.steps))
+        minding = minding_over(base, self.sources.guard, self.recipe.train.seed)
+        course = replace(course, backward=backward_over(base, learned, batches, course.steps), minding=minding)
         with self.clock.part("choice"):
             settings = settled(self.run, self.recipe, base, course, self._mask_manifest(base, mark), self.tell.note)
         method = open_method(settings, base.model, base.anatomy, course)

@@ -12,8 +12,9 @@ from ctxtune.backend.atomic import check_writable, storing
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_over, mask_manifest
+from ctxtune.commands.chosen_mask import backward_over, mask_manifest, minding_over
 from ctxtune.commands.earlier_masks import check_masks, mask_inputs
+from ctxtune.commands.guard import check_guarded
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import lesson
@@ -21,7 +22,7 @@ from ctxtune.commands.sources import read_sources, span
 from ctxtune.errors import PlaceError, RecipeError
 from ctxtune.methods.motion import Span
 from ctxtune.recipe.dump import dump
-from ctxtune.recipe.mask import BY_LOSS, Mask
+from ctxtune.recipe.mask import AUTO, BY_LOSS, Mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,17 +58,19 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
     assert isinstance(recipe.method, Mask)
     _check_untrained(recipe.method)
     out = _free_file(recipe.out)
-    sources = read_sources(recipe, say) if recipe.method.select in BY_LOSS else None
+    sources = read_sources(recipe, say) if recipe.method.select in (AUTO, *BY_LOSS) else None
     for remark in recipe.method.unused() if sources is None else ():
         say(remark)
     inputs = sources.inputs if sources is not None else mask_inputs(recipe)
     folder = resolve_model(recipe.model, say)
     base, mark = load_to_train(recipe, folder, say), fingerprint(folder)
     prepare.check_model(recipe, mark)
+    check_guarded(recipe, base.anatomy)
     check_masks(recipe, mark)
     course = _course(recipe, sources, base) if sources is not None else Span(0, 0, recipe.train.seed)
-    with heartbeat(say, f"choosing the numbers of the mask by {recipe.method.select}"):
-        mask = select(recipe.method, base.model, base.anatomy, course)
+    settings = recipe.method.of_base(base.anatomy.kind)
+    with heartbeat(say, f"choosing the numbers of the mask by {settings.select}"):
+        mask = select(settings, base.model, base.anatomy, course)
     text = dump(resolved, relative_to=Path.cwd(), inputs={**inputs, "model": mark})
     manifest = mask_manifest(recipe, text, base, mark, inputs)
     return ChosenMask(out, write_mask(out, mask, manifest), numel(mask), len(mask))
@@ -96,7 +99,10 @@ def _course(recipe: Recipe, sources: Sources, base: Base) -> Span:
     course = span(recipe, mixture.per_epoch)
     lengths = [len(one.ids) for one in learned.examples.examples]
     batches = Batches.of(lengths, mixture, course.steps, recipe.train)
-    return replace(course, backward=backward_over(base, learned.only(batches.used), batches, course.steps))
+    minding = minding_over(base, sources.guard, recipe.train.seed)
+    return replace(
+        course, backward=backward_over(base, learned.only(batches.used), batches, course.steps), minding=minding
+    )
 
 
 def _free_file(out: str | None) -> Path:

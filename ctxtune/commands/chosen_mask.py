@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from ctxtune.adapter.manifest import BaseModel, Manifest
 from ctxtune.adapter.mask import write_mask
 from ctxtune.adapter.read import check_base, check_bytes
+from ctxtune.commands.guard import guard_rows
 from ctxtune.commands.heartbeat import heartbeat
+from ctxtune.errors import RecipeError
 from ctxtune.recipe.mask import RANKED, Mask
 
 if TYPE_CHECKING:
@@ -38,6 +40,24 @@ def backward_over(base: Base, learned: Lesson, batches: Batches, steps: int) -> 
             backward_of(objective, batches, steps)(step, number, rows)
 
     return backward
+
+
+def minding_over(base: Base, text: str | None, seed: int) -> Callable[[], None] | None:
+    """How a method looks at what the base minds of a text, where there is one."""
+    if text is None:
+        return None
+
+    def minding() -> None:
+        from ctxtune.backend.feed import Feed
+        from ctxtune.backend.trunk import Trunk
+        from ctxtune.evals.curvature import passes
+
+        _, whole = guard_rows(text, base.tokenizer, base.anatomy, base.max_length)
+        with Trunk(base) as trunk:
+            for _ in passes(Feed(trunk, whole), seed):
+                pass
+
+    return minding
 
 
 def backward_of(objective: Objective, batches: Batches, steps: int) -> Backward:
@@ -76,8 +96,15 @@ def settled(
     from ctxtune.methods.choosing import select
     from ctxtune.methods.reused import open_mask
 
-    settings = recipe.method
-    if not isinstance(settings, Mask) or settings.select not in RANKED:
+    if not isinstance(recipe.method, Mask):
+        return recipe.method
+    settings = recipe.method.of_base(base.anatomy.kind)
+    if settings.control and settings.select == "random":
+        raise RecipeError(
+            "method.control is a random mask beside the chosen one, and select auto is random for this encoder",
+            "leave it out, or another --select",
+        )
+    if settings.select not in RANKED:
         return settings
     if run.recipe.exists() and run.mask.exists():
         kept = open_mask(str(run.mask))

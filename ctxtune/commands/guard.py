@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.evals.forgetting import BaseProbe
     from ctxtune.methods.registry import Method, Virtual
     from ctxtune.objectives.guard import Guard
+    from ctxtune.recipe.schema import Method as Settings
     from ctxtune.recipe.schema import Recipe
 
 LEAST_SHARE = 1 / 1024  # of the way: there KL is a millionth, about
@@ -117,10 +118,10 @@ def check_guarded(recipe: Recipe, anatomy: Anatomy) -> None:
         RecipeError: nothing of a running text can change, or be compared.
     """
     budget, method = recipe.forget.budget, recipe.method
-    if anatomy.kind == "classifier" and minds(recipe):
+    if anatomy.kind == "classifier" and (asked := _minds(method)):
         raise RecipeError(
-            "method.ewc: an encoder without the head that fills a mask says nothing of a text that the base could mind",
-            "--l2 in place of --ewc",
+            f"method.{asked}: an encoder without the head that fills a mask says nothing of a text that the base could mind",
+            "--l2 in place of --ewc" if asked == "ewc" else "--select random",
         )
     if budget is None:
         return
@@ -136,16 +137,18 @@ def check_guarded(recipe: Recipe, anatomy: Anatomy) -> None:
         )
 
 
-def minds(recipe: Recipe) -> bool:
-    """Whether changes cost what the base minds of `forget.text`."""
-    return isinstance(recipe.method, Mask) and recipe.method.ewc > 0
+def _minds(method: Settings) -> str | None:
+    """What asks for what the base minds of `forget.text`."""
+    if not isinstance(method, Mask):
+        return None
+    return "ewc" if method.ewc else "select contrast" if method.select == "contrast" else None
 
 
 def minded_text(trunk: Trunk, recipe: Recipe, text: str | None, guarded: Guarded | None, mark: str) -> Feed | None:
     """That text as examples of a model, where they do: those of a budget, where there is one."""
     from ctxtune.backend.feed import Feed
 
-    if text is None or not minds(recipe):
+    if text is None or _minds(recipe.method) != "ewc":
         return None
     if guarded is not None:
         return guarded.whole

@@ -11,7 +11,6 @@ from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.control import check_control
 from ctxtune.commands.earlier_masks import mask_inputs
-from ctxtune.commands.guard import minds
 from ctxtune.data.format import bare_name
 from ctxtune.data.hash import sha256_file
 from ctxtune.data.leakage import in_words, leaked_rows
@@ -84,17 +83,19 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
 
 
 def _guard_text(recipe: Recipe, probe: str | None) -> tuple[str | None, dict[str, str]]:
-    """The text that a forgetting budget or EWC is trained on, None where there is neither, and the hash of one's own.
+    """The text that a forgetting budget is trained on, that says what EWC costs and what a mask is chosen by; None where there
+    is none of these; and the hash of one's own.
 
     Raises:
         RecipeError: it is the probe, by another name, or nothing reads it.
         DataError: it cannot be read.
     """
     path = recipe.forget.text
-    if recipe.forget.budget is None and not minds(recipe):
+    if recipe.forget.budget is None and not (isinstance(recipe.method, Mask) and recipe.method.reads_text):
         if path != "builtin":
             raise RecipeError(
-                f"forget.text {path} is what a budget or method.ewc is trained on, and there is neither", "leave it out"
+                f"forget.text {path} is for a budget, method.ewc or method.select contrast, and there is none of these",
+                "leave it out",
             )
         return None, {}
     text = prepare.guard_text(path)

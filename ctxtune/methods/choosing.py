@@ -2,10 +2,10 @@
 
 A unit is what `shape` says: a row, a column, a block, a single entry; what speaks for it stands in scoring.py.
 
-Units are ranked over all tensors together, each tensor keeping a tenth of its share at least; `random` draws the same share
-of each by lot, and so does `l0` for the units that get gates (gates.py); `bias` and `norms` take all of these, `masks` what
-earlier ones say (reused.py). What is asked for is a number of numbers, and no choice is larger: it may be smaller by less than
-the widest unit. A tensor whose share is less than a unit may get none.
+Units are ranked over all tensors together, each tensor keeping a tenth of its share at least; `contrast` takes the same share
+of each, `random` draws it by lot, and so does `l0` for the units that get gates (gates.py); `bias` and `norms` take all of
+these, `masks` what earlier ones say (reused.py). What is asked for is a number of numbers, and no choice is larger: it may be
+smaller by less than the widest unit. A tensor whose share is less than a unit may get none.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from ctxtune.backend.quantise import Quantised, is_linear, is_turned, stored_sha
 from ctxtune.errors import RecipeError
 from ctxtune.methods.layers import choose, inside, unique
 from ctxtune.methods.reused import earlier_mask
-from ctxtune.methods.scoring import of_gradients, of_weights
+from ctxtune.methods.scoring import contrasted, of_gradients, of_weights
 from ctxtune.recipe.layers import read_layers
 from ctxtune.recipe.mask import BY_LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from ctxtune.backend.anatomy import Anatomy
@@ -83,7 +84,7 @@ def _takes(select: str, name: str, module: nn.Module, anatomy: Anatomy, named: s
 
 
 def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -> Mask:
-    """The mask that a recipe asks for.
+    """The mask that a recipe asks for; what is `auto` is known for a run (recipe/mask.py), and without one it is by lot.
 
     Raises:
         RecipeError: it chooses nothing of this model, or the budget is larger than all there is to choose from.
@@ -99,11 +100,15 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
         density = _candidates(settings, density)
     kinds = kinds_of(settings, model, tensors)
     told = not next(model.parameters()).is_meta  # a skeleton has no weights to rank: as many are drawn in their place
-    if settings.select in ("random", "l0") or not told:
+    if settings.select in ("random", "auto", "l0") or not told:
         return _some(settings, drawn(kinds, tensors, density, span.seed), kinds, tensors)
     if settings.select in BY_LOSS:
         assert span.backward is not None  # rows were read: a choice by them is made for a run
         scores = of_gradients(settings, model, kinds, span.backward)
+        if settings.select == "contrast":
+            assert span.minding is not None
+            scores = contrasted(scores, model, kinds, span.minding)
+            return _some(settings, highest(kinds, tensors, density, scores, span.seed), kinds, tensors)
     else:
         scores = of_weights(settings, model, kinds, span.seed)
     whole = {name: Part(kinds[name], size, np.arange(units(kinds[name], size))) for name, size in tensors.items()}
@@ -118,12 +123,35 @@ def kinds_of(settings: Settings, model: nn.Module, sizes: Mapping[str, tuple[int
 def drawn(kinds: Mapping[str, Kind], sizes: Mapping[str, tuple[int, ...]], density: float, seed: int) -> Mask:
     """The same share of the units of each tensor, by lot; no list is made of all units."""
     chance = np.random.default_rng([seed, 77])
+    counts = _even(kinds, sizes, density, chance)
+    lots = {
+        name: chance.choice(units(kinds[name], sizes[name]), count, replace=False) for name, count in counts.items()
+    }
+    return {name: Part(kinds[name], sizes[name], np.sort(lot)) for name, lot in lots.items() if len(lot)}
+
+
+def highest(
+    kinds: Mapping[str, Kind], sizes: Mapping[str, tuple[int, ...]], density: float, scores: Mapping[str, Tensor], seed: int
+) -> Mask:  # fmt: skip
+    """The same share of the units of each tensor, those with the highest scores."""
+    counts = _even(kinds, sizes, density, np.random.default_rng([seed, 77]))
+    return {name: Part(kinds[name], sizes[name], _top(scores[name], count)) for name, count in counts.items() if count}
+
+
+def _top(scores: Tensor, count: int) -> NDArray[np.int64]:
+    """Where the highest lie."""
+    found: NDArray[np.int64] = scores.topk(count).indices.sort().values.cpu().numpy()
+    return found
+
+
+def _even(
+    kinds: Mapping[str, Kind], sizes: Mapping[str, tuple[int, ...]], density: float, chance: np.random.Generator
+) -> dict[str, int]:
+    """How many units the same share of each tensor is."""
     every = {name: units(kinds[name], size) for name, size in sizes.items()}
     width = {name: math.prod(size) // every[name] for name, size in sizes.items()}
     wanted = {name: density * count for name, count in every.items()}
-    counts = _shared_out(wanted, width, _numbers(density, sum(map(math.prod, sizes.values()))), chance)
-    lots = {name: chance.choice(count, counts[name], replace=False) for name, count in every.items()}
-    return {name: Part(kinds[name], sizes[name], np.sort(lot)) for name, lot in lots.items() if len(lot)}
+    return _shared_out(wanted, width, _numbers(density, sum(map(math.prod, sizes.values()))), chance)
 
 
 def share_of(settings: Settings, tensors: Mapping[str, tuple[int, ...]]) -> float:
@@ -191,9 +219,7 @@ def ranked(whole: Mapping[str, Part], scores: Mapping[str, Tensor], density: flo
     share = left / (sum((equal[name] - count) * width[name] for name, count in above.items()) or 1)
     wanted = {name: count + min(1.0, share) * (equal[name] - count) for name, count in above.items()}
     counts = _shared_out(wanted, width, budget, np.random.default_rng(0))
-    best = {
-        name: scores[name].topk(count).indices.sort().values.cpu().numpy() for name, count in counts.items() if count
-    }
+    best = {name: _top(scores[name], count) for name, count in counts.items() if count}
     return {name: Part(whole[name].kind, whole[name].size, whole[name].index[places]) for name, places in best.items()}
 
 

@@ -33,13 +33,15 @@ of their rows; at most as many as the run has"""
 class Span:
     """How long a run is, in optimiser steps, how many of them are an epoch, and where its chance starts.
 
-    `backward` is how a method looks at what the run's rows say of a loaded model before it opens it.
+    `backward` is how a method looks at what the run's rows say of a loaded model before it opens it, `minding` how at what the
+    base minds: backward passes over a text, as evals/curvature.py has them.
     """
 
     steps: int
     per_epoch: int
     seed: int = 0
     backward: Backward | None = None
+    minding: Callable[[], None] | None = None
 
 
 # As long as it takes for everything that may move to have moved.

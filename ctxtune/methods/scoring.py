@@ -6,13 +6,16 @@
     snip        |W sum_t g_t|                                           (Lee et al. 2019)
     movement    -W sum_t g_t                                            (Sanh et al. 2020)
     grad        |sum_t g_t|                                             (Evci et al. 2020, "RigL"; goes on in regrow.py)
+    contrast    sum_t g_t^2 / (F + F_mean / 100)                        (Foster et al. 2024, "SSD", who so find what to unlearn)
 
 g_t is the gradient of the mean loss of a pass over training rows, with the labels they have; W is as the files have it. A pass
 is a batch, or as much of it as fits one; FISH squares the gradient of every row by itself, which is batches of one. Movement is
 a sum over the steps of a training in which W moves: here it stays, as in the first of them, and the rows are those of many.
+F is what the base minds of a change (evals/curvature.py), by a text that is none of the rows, F_mean its mean over a tensor:
+high is what the rows ask for and the text has little part in. Where F is far below F_mean the rows alone rank.
 
 Gradients are read one tensor at a time. Kept from pass to pass is one number a unit, where a unit's mean is a sum over passes
-(fisher, movement), and else sum_t g_t.
+(fisher, movement, contrast), and else sum_t g_t.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 _EXACT = 128  # the smaller side of a matrix, up to which all singular values cost no more than the largest few
 _MORE = 8  # directions beside those asked for, and passes, with which the largest are found (Halko et al. 2011)
 _PASSES = 4
+_LITTLE = 0.01  # of the mean of what the base minds of a tensor's units: what is below counts as equal
 
 
 def of_weights(settings: Settings, model: nn.Module, kinds: Mapping[str, Kind], seed: int) -> dict[str, Tensor]:
@@ -62,7 +66,7 @@ def of_gradients(
     """
 
     def of(name: str, gradient: Tensor) -> Tensor:
-        if settings.select == "fisher":
+        if settings.select in ("fisher", "contrast"):
             return means(gradient.square(), kinds[name])
         if settings.select == "movement":
             return means(-float_weight(model, name) * gradient, kinds[name])
@@ -80,6 +84,20 @@ def of_gradients(
             found[name] = sums[name]
     _check_told(settings, found)
     return found
+
+
+def contrasted(
+    asked: Mapping[str, Tensor], model: nn.Module, kinds: Mapping[str, Kind], minding: Callable[[], None]
+) -> dict[str, Tensor]:
+    """What the rows say for each unit, over what the base minds of it."""
+    minded, _ = summed(model, kinds, minding, lambda name, gradient: means(gradient.square(), kinds[name]))
+
+    def over(said: Tensor, fisher: Tensor | None) -> Tensor:
+        if fisher is None or not fisher.any():  # the text never comes by
+            return said
+        return said / (fisher + _LITTLE * fisher.mean())
+
+    return {name: over(said, minded.get(name)) for name, said in asked.items()}
 
 
 def summed(

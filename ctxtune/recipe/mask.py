@@ -27,15 +27,17 @@ def _share(density: object) -> object:
 
 Cost = Annotated[float, Field(ge=0, le=1e9)]
 
-BY_LOSS = ("fisher", "snip", "movement", "grad")
+BY_LOSS = ("contrast", "fisher", "snip", "movement", "grad")
 """choices for which training rows are read"""
+AUTO = "auto"
 RANKED = ("magnitude", "lift", *BY_LOSS)
 """choices by what speaks for each unit"""
 FILE = "file:"
 _JOINED = {" + ": "union", " & ": "intersection", " - ": "difference"}
 """how masks are written one behind the other on a command line -> what is taken of them"""
 READ_BY = {
-    "rank": ("lift",), "score_batches": BY_LOSS, "score_rows": BY_LOSS, "regrow": ("grad",), "regrow_every": ("grad",),
+    "rank": ("lift",), "score_batches": (AUTO, *BY_LOSS), "score_rows": (AUTO, *BY_LOSS),
+    "regrow": ("grad",), "regrow_every": ("grad",),
     "regrow_batches": ("grad",), "candidates": ("l0",), "decide": ("l0",), "combine": ("file",),
 }  # fmt: skip
 """key -> the choices in which it plays a part"""
@@ -71,10 +73,22 @@ class Mask(Section):
         "changes", description="changes of the numbers chosen, or bits: which weights of the layers stay, others are 0"
     )
     select: Literal[
-        "random", "magnitude", "lift", "fisher", "snip", "movement", "grad", "l0", "bias", "norms", "file"
-    ] = Field(
+        "auto",
         "random",
-        description="random; magnitude, lift; by gradient fisher, snip, movement, grad; learned l0; bias, norms; file",
+        "magnitude",
+        "lift",
+        "contrast",
+        "fisher",
+        "snip",
+        "movement",
+        "grad",
+        "l0",
+        "bias",
+        "norms",
+        "file",
+    ] = Field(
+        "auto",
+        description="auto, random, magnitude, lift; contrast, fisher, snip, movement, grad; l0; bias, norms; file",
     )
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"
@@ -120,6 +134,18 @@ class Mask(Section):
     stored: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="how changes are written; at the end they are rounded to it, and then scored"
     )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether `forget.text` tells what to choose, or what a change costs."""
+        return self.ewc > 0 or self.select == "contrast" or (self.select == AUTO and self.learn == "changes")
+
+    def of_base(self, kind: str) -> "Mask":
+        """These settings for a base of that kind (backend/anatomy.py), where `auto` is known."""
+        if self.select != AUTO:
+            return self
+        by_lot = self.learn == "bits" or kind == "classifier"
+        return self.model_copy(update={"select": "random" if by_lot else "contrast"})
 
     @model_validator(mode="after")
     def _bits_alone(self) -> "Mask":
