@@ -8,7 +8,7 @@ the same 40 steps of 8 rows, with the same schedule; every seed shuffles the tra
 of four with the highest accuracy, of equal ones the lowest, after 20 steps with the first seed, on 200 training rows that are
 not learned from; nothing is chosen on the rows that are scored. KL is KL(base || tuned) on the built-in probe, in nats a token.
 One JSON line a run; lines that are there already are not computed again, so that tasks, ways and seeds can be asked for one at
-a time. A table is printed, and a plot lies beside RESULTS as .svg. To reach: the default mask (columns at random) is as
+a time. A table is printed, and a plot lies beside RESULTS as .svg. To reach: the default mask (columns by contrast) is as
 accurate as LoRA on average, at a third of its KL or less.
 """
 
@@ -38,14 +38,15 @@ STEPS, BATCH = 40, 8
 MASK_RATES = [1e-3, 3e-3, 1e-2, 3e-2]
 # Way -> options, rates.
 WAYS: dict[str, tuple[list[str], list[float]]] = {
-    "random columns": (["mask"], MASK_RATES),
-    "random entries": (["mask", "--shape", "entries"], MASK_RATES),
+    "contrast columns": (["mask"], [3e-4, 1e-3, 3e-3, 1e-2]),
+    "random columns": (["mask", "--select", "random"], MASK_RATES),
+    "random entries": (["mask", "--select", "random", "--shape", "entries"], MASK_RATES),
     "fisher columns": (["mask", "--select", "fisher"], MASK_RATES),
     "lora": ([], [3e-4, 1e-3, 3e-3, 1e-2]),
     "last:4": (["freeze", "--layers", "last:4"], [1e-4, 3e-4, 1e-3, 3e-3]),
     "all layers": (["freeze", "--layers", "all"], [1e-5, 3e-5, 1e-4, 3e-4]),
 }
-DEFAULT, PEER, SHARE = "random columns", "lora", 1 / 3
+DEFAULT, PEER, SHARE = "contrast columns", "lora", 1 / 3
 
 
 def parts_of(args: argparse.Namespace, task: str, seed: int) -> dict[str, list[dict[str, str]]]:
@@ -133,7 +134,7 @@ def table(found: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
     )
 
 
-COLORS = ("#1b6ca8", "#3a9ad9", "#7b3fa0", "#d1495b", "#e0a030", "#555555")
+COLORS = ("#111111", "#1b6ca8", "#3a9ad9", "#7b3fa0", "#d1495b", "#e0a030", "#77a077")
 WIDE, HIGH, EDGE = 300, 260, 46
 
 
@@ -169,7 +170,7 @@ def plot(found: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
         parts.append(f'<circle cx="{across}" cy="{HIGH + 6}" r="4" fill="{color}"/>')
         parts.append(f'<text x="{across + 8}" y="{HIGH + 10}">{way}</text>')
     parts.append(f'<text x="{EDGE}" y="{HIGH - 12}">KL(base || tuned), nats a token; upwards: accuracy</text>')
-    size = f'width="{max(len(tasks) * WIDE, 780)}" height="{HIGH + 20}" font-family="sans-serif" font-size="11"'
+    size = f'width="{max(len(tasks) * WIDE, 900)}" height="{HIGH + 20}" font-family="sans-serif" font-size="11"'
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', *parts, "</svg>\n"])
 
 

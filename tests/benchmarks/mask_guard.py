@@ -22,7 +22,7 @@ from freeze_accuracy import ctxtune
 from lines import kept
 from mask_accuracy import STEPS, learned
 
-RATES = {"random columns": 1e-2, "random entries": 1e-2, "fisher columns": 1e-2}
+RATES = {"contrast columns": 1e-2, "random columns": 1e-2, "random entries": 1e-2, "fisher columns": 1e-2}
 MOST = 0.06
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--budget", type=float, default=0.05)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--who", nargs="+", default=["random columns", "fisher columns"], choices=RATES)
+    parser.add_argument("--who", nargs="+", default=["contrast columns", "fisher columns"], choices=RATES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--held-out", type=int, default=200)
