@@ -1,7 +1,8 @@
 """Mask: a few numbers of the weights move, W' = W + D with D = 0 outside of a mask; all others stay as they are.
 
-Which ones matters less than that they are spread: a random mask of one weight in a hundred learns as well as LoRA of the same
-size (Bhardwaj et al. 2024, "SHiRA"; Xu & Zhang 2024, "Random masking") and moves the model less than one chosen by gradients.
+A random mask of one weight in a hundred learns as well as LoRA of the same size (Bhardwaj et al. 2024, "SHiRA"; Xu & Zhang
+2024, "Random masking") and moves the model less than one chosen by gradients alone, which takes what every text needs. The
+default is what the rows ask for and other text does not: `contrast` (scoring.py), the same share of every layer.
 Columns are the default: all weights that read one input of a layer. They cost least, since of the input of the layer these
 columns alone are kept for the backward pass (backend/delta.py).
 

@@ -88,7 +88,7 @@ class Mask(Section):
         "file",
     ] = Field(
         "auto",
-        description="auto, random; magnitude, lift; by gradient contrast, fisher, snip, movement, grad; l0; bias, norms; file",
+        description="auto, random; magnitude, lift; contrast, fisher, snip, movement, grad; l0; bias, norms; file",
     )
     shape: Literal["columns", "rows", "blocks", "entries"] = Field(
         "columns", description="what is chosen: columns (all weights of an input), rows (of an output), blocks, entries"

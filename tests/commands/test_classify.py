@@ -20,7 +20,17 @@ from ctxtune.commands.export import export
 from ctxtune.commands.generate import asks_of_prompts, generate
 from ctxtune.errors import AdapterError, ModelError, RecipeError
 
-from ..conftest import CHOICES, HEADLESS_KINDS, PROMPT, Listener, resolve_recipe, review_rows, write_jsonl
+from ..conftest import (
+    CHOICES,
+    HEADLESS_KINDS,
+    PROMPT,
+    Listener,
+    adapter_tensors,
+    resolve_recipe,
+    review_rows,
+    same_tensors,
+    write_jsonl,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +136,26 @@ def test_a_mask_beside_a_new_classifier_is_exported(
         assert (theirs(input_ids=ids).logits - said).abs().max() <= 1e-5
     with torch.no_grad(), attached(ours, open_adapter(tmp_path / form)):
         assert (ours(input_ids=ids).logits - said).abs().max() <= 1e-5
+
+
+def test_a_mask_by_lot_where_no_text_is_predicted(
+    kind: str, model_folders: dict[str, Path], reviews: Path, dev: Path, tmp_path: Path
+) -> None:
+    """What is `auto` is random for an encoder without its head, and nothing to compare with; contrast itself is refused."""
+    folder, ends = model_folders[kind], {}
+    more = {"method.name": "mask", "method.density": 0.1, "train.lr": 1e-2, "train.steps": 2, "forget.probe": "none"}
+    for select in ("auto", "random"):
+        out = tmp_path / select
+        adapt(resolve_recipe(folder, reviews, out, more | {"method.select": select}), False, Listener())
+        ends[select] = adapter_tensors(out)
+    assert same_tensors(*ends.values())
+    for asked, said in (
+        ({"method.select": "contrast"}, "says nothing of a text"),
+        ({"method.control": True, "data.eval": str(dev)}, "select auto is random"),
+    ):
+        with pytest.raises(RecipeError, match=said) as caught:
+            adapt(resolve_recipe(folder, reviews, tmp_path / "none", more | asked), False, Listener())
+        assert caught.value.hint
 
 
 def test_a_merged_model_learns_on_from_what_it_knows(tuned: Path, reviews: Path, dev: Path, tmp_path: Path) -> None:

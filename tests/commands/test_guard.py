@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     Adapt = Callable[..., dict[str, Any]]
     Resolve = Callable[..., Any]
 
-MASK: dict[str, Any] = {"method.name": "mask", "method.layers": "all", "method.density": 0.2, "train.lr": 3e-2}
+MASK: dict[str, Any] = {
+    "method.name": "mask", "method.select": "random", "method.layers": "all", "method.density": 0.2, "train.lr": 3e-2,
+}  # fmt: skip
 PROMPT: dict[str, Any] = {"method.layers": None, "method.name": "prompt", "method.init": "vocab", "method.tokens": 3}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "freeze": ("llama-tied", {"method.layers": "last:2", "train.lr": 1e-2}),
@@ -237,7 +239,9 @@ def test_a_budget_that_is_none(more: dict[str, Any], said: str, resolve: Resolve
 
 
 def test_a_text_that_nothing_reads(resolve: Resolve, reviews: Path) -> None:
-    with pytest.raises(RecipeError, match=r"what a budget or method\.ewc is trained on, and there is neither"):
+    with pytest.raises(
+        RecipeError, match=r"is for a budget, method\.ewc or method\.select contrast, and there is none"
+    ):
         command(resolve("llama-tied", reviews, more={"forget.text": "text.txt"}), False, Listener())
 
 

@@ -15,14 +15,15 @@ from ctxtune.backend.load import load_base
 from ctxtune.backend.mask import Part, units
 from ctxtune.backend.quantise import Quantised
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_over
+from ctxtune.commands.chosen_mask import backward_over, minding_over
+from ctxtune.commands.guard import guard_rows
 from ctxtune.commands.lesson import Lesson
 from ctxtune.data.encode import EncodedSet, encode_pairs
 from ctxtune.data.mixture import Mixture, Share
 from ctxtune.errors import RecipeError
 from ctxtune.methods.choosing import select
 from ctxtune.methods.motion import ENDLESS
-from ctxtune.methods.scoring import of_gradients
+from ctxtune.methods.scoring import contrasted, of_gradients
 from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.schema import Train
 
@@ -120,6 +121,55 @@ def test_scores_are_those_of_all_dense_gradients(
             mean = entries[places].view(count, -1).mean(1)
             assert (scores[tensor] - mean).abs().max() <= 1e-5 * mean.abs().max(), (name, tensor)
     assert all(param.grad is None and not param.requires_grad for param in base.model.parameters())
+
+
+@pytest.mark.parametrize("case", ["llama-untied none", "gpt2-tied nf4"])
+def test_contrast_is_what_rows_ask_over_what_a_text_does(case: str, model_folders: dict[str, Path]) -> None:
+    """By hand: dense gradients of the rows, and of labels that the base draws for each token of a text."""
+    kind, quant = case.split()
+    kinds = TENSORS[kind]
+    base = load_base(model_folders[kind], "cpu", quant, [name for name in kinds if "wte" in name or "lm_head" in name])
+    other, run = as_computed(model_folders[kind], base), Run(base)
+    text = " ".join(row["text"] for row in review_rows(30, 40))
+    _, whole = guard_rows(text, base.tokenizer, base.anatomy, base.max_length)
+    assert len(whole) > 1
+    asked = run.gradients(other, list(kinds), run.batches.epoch(0))
+    params = [other.model.get_parameter(name) for name in kinds]
+    chance, minded = torch.Generator().manual_seed(4), dict.fromkeys(kinds, 0.0)
+    for one in whole:
+        said = other.model(input_ids=torch.tensor([one.ids])).logits[0].log_softmax(-1)
+        drawn = torch.multinomial(said.detach().exp(), 1, generator=chance)
+        for name, gradient in zip(kinds, torch.autograd.grad(-said.gather(1, drawn).sum(), params), strict=True):
+            minded[name] += gradient.square() / len(one.ids)
+    settings = Mask(name="mask", select="contrast", score_batches=len(asked))
+    minding = minding_over(base, text, 4)
+    assert minding is not None
+    scores = contrasted(of_gradients(settings, base.model, kinds, run.backward), base.model, kinds, minding)
+    for name, shape in kinds.items():
+        size = tuple(other.model.get_parameter(name).shape)
+        places = torch.from_numpy(Part(shape, size, np.arange(units(shape, size))).entries())
+        over, under = (
+            of.detach().reshape(-1)[places].view(units(shape, size), -1).mean(1)
+            for of in (sum(one[name].square() for one in asked), minded[name])
+        )
+        expected = over / (under + 0.01 * under.mean())
+        assert (scores[name] - expected).abs().max() <= 1e-3 * expected.max(), name
+
+
+def test_contrast_takes_the_same_share_of_each_tensor(model_folders: dict[str, Path]) -> None:
+    """Those that speak most; a text that never comes by leaves the word to the rows."""
+    base = load_base(model_folders["llama-untied"], "cpu")
+    settings = Mask(name="mask", select="contrast", shape="entries", density=0.1)
+    backward = Run(base).backward
+    span = replace(ENDLESS, backward=backward, minding=lambda: None)
+    mask = select(settings, base.model, base.anatomy, span)
+    scores = of_gradients(settings, base.model, dict.fromkeys(mask, "entries"), backward)
+    for name, part in mask.items():
+        assert len(part.index) == pytest.approx(0.1 * len(scores[name]), abs=1)
+        left = scores[name][np.setdiff1d(np.arange(len(scores[name])), part.index)]
+        assert scores[name][part.index].min() >= left.max()
+    drawn = select(settings.model_copy(update={"select": "random"}), base.model, base.anatomy, ENDLESS)
+    assert {name: part.shape for name, part in mask.items()} == {name: part.shape for name, part in drawn.items()}
 
 
 def test_a_short_run_has_no_more_batches(model_folders: dict[str, Path]) -> None:

@@ -60,6 +60,24 @@ def test_what_does_not_go_together(more: dict[str, Any], said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("more", "kind", "select", "text"),
+    [
+        ({}, "causal", "contrast", True),
+        ({}, "masked", "contrast", True),
+        ({}, "classifier", "random", True),
+        ({"learn": "bits"}, "causal", "random", False),
+        ({"select": "fisher"}, "causal", "fisher", False),
+        ({"select": "fisher", "ewc": 1.0}, "causal", "fisher", True),
+        ({"select": "contrast"}, "classifier", "contrast", True),
+    ],
+)
+def test_what_is_chosen_by_where_nothing_is_said(more: dict[str, Any], kind: str, select: str, text: bool) -> None:
+    settings = Mask(name="mask", **more)
+    assert settings.of_base(kind).select == select
+    assert settings.reads_text == text
+
+
 def test_masks_are_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: m\nmethod: {name: mask, select: file, masks: [a, ../b]}\n")
     recipe = load(str(tmp_path / "r.yaml"), {}).recipe
@@ -73,7 +91,9 @@ def test_masks_are_relative_to_the_recipe(tmp_path: Path) -> None:
     ({"select": "norms", "density": 0.5}, ["method.density 0.5 is not used: select norms"]),
     ({"select": "grad", "regrow": 0.5, "score_rows": 2}, []),
     ({"select": "fisher", "regrow": 0.5, "score_rows": 2}, ["method.regrow 0.5 is not used: select fisher"]),
-    ({"candidates": 0.5}, ["method.candidates 0.5 is not used: select random"]),
+    ({"candidates": 0.5}, ["method.candidates 0.5 is not used: select auto"]),
+    ({"score_rows": 2}, []),
+    ({"select": "random", "score_rows": 2}, ["method.score_rows 2 is not used: select random"]),
     ({"select": "l0", "candidates": 0.5, "decide": 0.2}, []),
     ({"learn": "bits", "rank": 4}, ["method.rank 4 is not used: learn bits"]),
 ])  # fmt: skip
