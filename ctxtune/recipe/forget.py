@@ -15,7 +15,8 @@ class Forget(Section):
         None, description="the most KL(base || tuned) on the probe, nats a token; null lets it move freely"
     )
     text: Text = Field(
-        "builtin", description="the text that a budget is trained on, that ewc and contrast read: builtin, or a file; no probe"
+        "builtin",
+        description="the text that a budget is trained on, that ewc and contrast read: builtin, or a file; no probe",
     )
 
     @model_validator(mode="after")
