@@ -102,9 +102,9 @@ class Mask(Section):
     rank: Annotated[int, Field(ge=1, le=65_536)] = Field(
         32, description="lift: the rank of the approximation of each weight whose largest numbers move"
     )
-    score_batches: Rows = Field(16, description="by gradient: batches, the run's first, that are read to choose")
+    score_batches: Rows = Field(32, description="by gradient: batches, the run's first, that are read to choose")
     score_rows: Rows | None = Field(
-        None, description="by gradient: rows in each of these; null is those of a step, 1 is each row by itself"
+        4, description="by gradient: rows in each of these; null is those of a step, 1 is each row by itself"
     )
     regrow: float = Field(
         0.2,

@@ -5,11 +5,11 @@
 DATA holds sst2/train.jsonl (as in freeze_speed.py), MODEL is a folder. The peer is peers/hf_peer.py: SHiRA and LoRA of rank 4
 move about one weight in a hundred, as our masks do, and full tuning moves all. Whole processes one after the other, every way
 once in each round. Compared is the median step after the first; `times_fresh` counts to each step what it takes to read its
-rows for the first time, where these are kept. Memory is what a process needs at its most beyond what it had when the model was
-loaded: of ours beyond what was in use then, of the peer beyond its most until then, which flatters the peer. The work limit is
-what a step's matrix products cost at the rate that this machine reaches on them: a forward pass, and as much again for the
-gradient of activations. One JSON line a run; lines that are there already are not computed again. The verdicts are printed of
-the ways that were asked for.
+rows for the first time, where these are kept. What it takes to choose the numbers, once, is told as `choice`. Memory is what a
+process needs at its most beyond what it had when the model was loaded: of ours beyond what was in use then, of the peer beyond
+its most until then, which flatters the peer. The work limit is what a step's matrix products cost at the rate that this machine
+reaches on them: a forward pass, and as much again for the gradient of activations. One JSON line a run; lines that are there
+already are not computed again. The verdicts are printed of the ways that were asked for.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def ours(args: argparse.Namespace, way: str) -> dict[str, float]:
     return {
         "trainable": facts["trainable"], "seconds": round(statistics.median(step["seconds"] for step in steps), 3),
         "reading": round(facts["seconds"]["cache"] / args.steps, 3) if facts["cache"]["place"] != "off" else 0.0,
-        "mib": round(mib), "flop": 4 * (tokens * LAYER * layers + BATCH * HEAD),
+        "choice": facts["seconds"]["choice"], "mib": round(mib), "flop": 4 * (tokens * LAYER * layers + BATCH * HEAD),
     }  # fmt: skip
 
 
