@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_over, mask_manifest, minding_over, settled
+from ctxtune.commands.chosen_mask import backward_over, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.control import Control
 from ctxtune.commands.earlier_masks import check_masks
@@ -19,6 +19,7 @@ from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.kept import facts_of, keep_checked
 from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import Lesson, lesson
+from ctxtune.commands.minding import minding_over
 from ctxtune.commands.rate import rate_of
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
@@ -132,7 +133,7 @@ class _Run:
             choice = self._choose(base, examples, mixture, course)
         batches = Batches.of([len(one.ids) for one in examples.examples], mixture, course.steps, self.recipe.train)
         learned = learned.only(batches.used)
-        minding = minding_over(base, self.sources.guard, self.recipe.train.seed)
+        minding = minding_over(base, self.sources.guard, mark, self.recipe.cache)
         course = replace(course, backward=backward_over(base, learned, batches, course.steps), minding=minding)
         with self.clock.part("choice"):
             settings = settled(self.run, self.recipe, base, course, self._mask_manifest(base, mark), self.tell.note)

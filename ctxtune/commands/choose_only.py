@@ -12,12 +12,13 @@ from ctxtune.backend.atomic import check_writable, storing
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_over, mask_manifest, minding_over
+from ctxtune.commands.chosen_mask import backward_over, mask_manifest
 from ctxtune.commands.earlier_masks import check_masks, mask_inputs
 from ctxtune.commands.guard import check_guarded
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import lesson
+from ctxtune.commands.minding import minding_over
 from ctxtune.commands.sources import read_sources, span
 from ctxtune.errors import PlaceError, RecipeError
 from ctxtune.methods.motion import Span
@@ -67,7 +68,7 @@ def choose_only(resolved: Resolved, say: Callable[[str], None]) -> ChosenMask:
     prepare.check_model(recipe, mark)
     check_guarded(recipe, base.anatomy)
     check_masks(recipe, mark)
-    course = _course(recipe, sources, base) if sources is not None else Span(0, 0, recipe.train.seed)
+    course = _course(recipe, sources, base, mark) if sources is not None else Span(0, 0, recipe.train.seed)
     settings = recipe.method.of_base(base.anatomy.kind)
     with heartbeat(say, f"choosing the numbers of the mask by {settings.select}"):
         mask = select(settings, base.model, base.anatomy, course)
@@ -90,7 +91,7 @@ def _check_untrained(settings: Mask) -> None:
         )
 
 
-def _course(recipe: Recipe, sources: Sources, base: Base) -> Span:
+def _course(recipe: Recipe, sources: Sources, base: Base, mark: str) -> Span:
     """The run that would train the mask, with the rows that speak for it."""
     spec = prepare.encoder(recipe.data, sources.templates, base.tokenizer, base.anatomy, base.max_length)
     sources.inputs.update(prepare.chat_inputs(recipe.data, base.tokenizer, recipe.inputs or {}))
@@ -99,7 +100,7 @@ def _course(recipe: Recipe, sources: Sources, base: Base) -> Span:
     course = span(recipe, mixture.per_epoch)
     lengths = [len(one.ids) for one in learned.examples.examples]
     batches = Batches.of(lengths, mixture, course.steps, recipe.train)
-    minding = minding_over(base, sources.guard, recipe.train.seed)
+    minding = minding_over(base, sources.guard, mark, recipe.cache)
     return replace(
         course, backward=backward_over(base, learned.only(batches.used), batches, course.steps), minding=minding
     )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from ctxtune.adapter.manifest import BaseModel, Manifest
 from ctxtune.adapter.mask import write_mask
 from ctxtune.adapter.read import check_base, check_bytes
-from ctxtune.commands.guard import guard_rows
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.mask import RANKED, Mask
@@ -40,24 +39,6 @@ def backward_over(base: Base, learned: Lesson, batches: Batches, steps: int) -> 
             backward_of(objective, batches, steps)(step, number, rows)
 
     return backward
-
-
-def minding_over(base: Base, text: str | None, seed: int) -> Callable[[], None] | None:
-    """How a method looks at what the base minds of a text, where there is one."""
-    if text is None:
-        return None
-
-    def minding() -> None:
-        from ctxtune.backend.feed import Feed
-        from ctxtune.backend.trunk import Trunk
-        from ctxtune.evals.curvature import passes
-
-        _, whole = guard_rows(text, base.tokenizer, base.anatomy, base.max_length)
-        with Trunk(base) as trunk:
-            for _ in passes(Feed(trunk, whole), seed):
-                pass
-
-    return minding
 
 
 def backward_of(objective: Objective, batches: Batches, steps: int) -> Backward:

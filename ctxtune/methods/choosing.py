@@ -107,7 +107,7 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
         scores = of_gradients(settings, model, kinds, span.backward)
         if settings.select == "contrast":
             assert span.minding is not None
-            scores = contrasted(scores, model, kinds, span.minding)
+            scores = contrasted(scores, span.minding(kinds, [len(scores[name]) for name in kinds]))
             return _some(settings, highest(kinds, tensors, density, scores, span.seed), kinds, tensors)
     else:
         scores = of_weights(settings, model, kinds, span.seed)

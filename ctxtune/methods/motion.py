@@ -19,8 +19,11 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe.section import MOST_STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
+    from ctxtune.backend.mask import Kind
     from ctxtune.recipe.schema import Freeze
 
 
@@ -28,20 +31,24 @@ Backward = Callable[[int, int, int | None], None]
 """(step, number, rows): the backward pass of the loss on so many batches, those of the run from a step on, or as many of `rows`
 of their rows; at most as many as the run has"""
 
+Minding = Callable[["Mapping[str, Kind]", "Sequence[int]"], "Mapping[str, Tensor]"]
+"""(name of a tensor -> its kind of units, how many each has) -> the mean over the entries of each unit of their Fisher
+information (evals/curvature.py); a tensor that the text never comes by may be lacking"""
+
 
 @dataclass(frozen=True)
 class Span:
     """How long a run is, in optimiser steps, how many of them are an epoch, and where its chance starts.
 
     `backward` is how a method looks at what the run's rows say of a loaded model before it opens it, `minding` how at what the
-    base minds: backward passes over a text, as evals/curvature.py has them.
+    base minds of them, by a text that is none of the rows.
     """
 
     steps: int
     per_epoch: int
     seed: int = 0
     backward: Backward | None = None
-    minding: Callable[[], None] | None = None
+    minding: Minding | None = None
 
 
 # As long as it takes for everything that may move to have moved.

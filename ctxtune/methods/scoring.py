@@ -86,11 +86,8 @@ def of_gradients(
     return found
 
 
-def contrasted(
-    asked: Mapping[str, Tensor], model: nn.Module, kinds: Mapping[str, Kind], minding: Callable[[], None]
-) -> dict[str, Tensor]:
-    """What the rows say for each unit, over what the base minds of it."""
-    minded, _ = summed(model, kinds, minding, lambda name, gradient: means(gradient.square(), kinds[name]))
+def contrasted(asked: Mapping[str, Tensor], minded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the rows ask of each unit, over what the base minds of it: both the mean over the unit of squares of gradients."""
 
     def over(said: Tensor, fisher: Tensor | None) -> Tensor:
         if fisher is None or not fisher.any():  # the text never comes by
