@@ -68,7 +68,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l answer -r -f -d 'The answe
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l choices -r -f -d 'The possible answers, split at commas, or a template that lists a row\'s own.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l messages -r -f -d 'Chat rows: the field of their messages, in place of --prompt and --answer.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l learn -r -f -a 'changes bits' -d 'changes, or bits: which weights stay and which are 0, all others frozen.'
-complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l select -r -f -a 'auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:' -d 'auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; file: masks.'
+complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l select -r -f -a 'auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:' -d 'auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; file: and masks (\' + \', \' & \', \' - \').'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l shape -r -f -a 'columns rows blocks entries' -d 'columns, rows, blocks or entries.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l density -r -f -d 'The share of the weights that moves, such as 1%.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l budget -r -f -d 'How many numbers move, in place of a share.'

@@ -105,7 +105,7 @@ _ctxtune_mask() {
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
         '--learn=[changes, or bits\: which weights stay and which are 0, all others frozen.]:learn:(changes bits)' \
-        '--select=[auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; file\: masks.]:select:{compadd -S '\'''\'' -- auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:}' \
+        '--select=[auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; file\: and masks ('\'' + '\'', '\'' & '\'', '\'' - '\'').]:select:{compadd -S '\'''\'' -- auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:}' \
         '--shape=[columns, rows, blocks or entries.]:shape:(columns rows blocks entries)' \
         '--density=[The share of the weights that moves, such as 1%.]:density: ' \
         '--budget=[How many numbers move, in place of a share.]:budget: ' \

@@ -11,7 +11,8 @@ Select = Annotated[
     str | None,
     typer.Option(
         "--select",
-        help="auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; file: masks.",
+        help="auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; "
+        "file: and masks (' + ', ' & ', ' - ').",
     ),
 ]
 Learn = Annotated[

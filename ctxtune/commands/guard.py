@@ -148,7 +148,7 @@ def minded_text(trunk: Trunk, recipe: Recipe, text: str | None, guarded: Guarded
     """That text as examples of a model, where they do: those of a budget, where there is one."""
     from ctxtune.backend.feed import Feed
 
-    if text is None or _minds(recipe.method) != "ewc":
+    if text is None or not (isinstance(recipe.method, Mask) and recipe.method.ewc):
         return None
     if guarded is not None:
         return guarded.whole

@@ -37,12 +37,8 @@ def minding_over(base: Base, text: str | None, mark: str, where: str) -> Minding
     return minding
 
 
-def _kept(
-    text: Feed, kinds: Mapping[str, Kind], counts: Sequence[int], mark: str, where: str
-) -> dict[str, Tensor]:  # fmt: skip
+def _kept(text: Feed, kinds: Mapping[str, Kind], counts: Sequence[int], mark: str, where: str) -> dict[str, Tensor]:
     """The mean of F over each unit, as an earlier run left it or read now."""
-    import torch
-
     from ctxtune.backend.cache import keep_states, store_key
 
     base = text.trunk.base
@@ -58,7 +54,7 @@ def _kept(
         return _read(text, kinds)
     device = next(base.model.parameters()).device
     spans = zip(kinds, pairwise(kept.offsets), strict=True)
-    return {name: kept.data[begin:end, 0].to(device, torch.float32) for name, (begin, end) in spans}
+    return {name: kept.data[begin:end, 0].to(device) for name, (begin, end) in spans}
 
 
 def _read(text: Feed, kinds: Mapping[str, Kind]) -> dict[str, Tensor]:

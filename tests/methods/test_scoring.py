@@ -127,11 +127,10 @@ def test_scores_are_those_of_all_dense_gradients(
 
 @pytest.mark.parametrize("case", ["llama-untied none", "gpt2-tied nf4"])
 def test_contrast_is_what_rows_ask_over_what_a_text_does(
-    case: str, model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By hand: dense gradients of the rows, and of labels that the base draws for each token of a text."""
     kind, quant = case.split()
-    monkeypatch.setenv("CTXTUNE_HOME", str(tmp_path / "home"))
     kinds = TENSORS[kind]
     base = load_base(model_folders[kind], "cpu", quant, [name for name in kinds if "wte" in name or "lm_head" in name])
     other, run = as_computed(model_folders[kind], base), Run(base)
