@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,13 +14,13 @@ from ctxtune.commands.chosen_mask import backward_over, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.control import Control
 from ctxtune.commands.earlier_masks import check_masks
-from ctxtune.commands.fitting import Fitting, weigh
+from ctxtune.commands.fitting import Fitting
 from ctxtune.commands.guard import check_guarded, minded_text, open_guard
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.kept import facts_of, keep_checked
 from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import Lesson, lesson
-from ctxtune.commands.minding import minding_over
+from ctxtune.commands.minding import Minds, minding_over, units_minded
 from ctxtune.commands.rate import rate_of
 from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
 from ctxtune.commands.run_folder import RunFolder, open_run
@@ -30,7 +31,9 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
 
     from ctxtune.adapter.manifest import Manifest
     from ctxtune.backend.feed import Feed
@@ -90,6 +93,8 @@ class _Run:
     stop: Stop
     tell: Tell
     clock: Clock = field(default_factory=Clock)
+    units: Mapping[str, Tensor] = field(default_factory=dict)
+    """what the base minds of each unit that a mask was chosen from"""
 
     @property
     def recipe(self) -> Recipe:
@@ -137,6 +142,7 @@ class _Run:
         course = replace(course, backward=backward_over(base, learned, batches, course.steps), minding=minding)
         with self.clock.part("choice"):
             settings = settled(self.run, self.recipe, base, course, self._mask_manifest(base, mark), self.tell.note)
+            self.units = units_minded(settings, base, course)
         method = open_method(settings, base.model, base.anatomy, course)
         self._write_recipe(mark)
         learned = learned.taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
@@ -174,14 +180,14 @@ class _Run:
         with self.clock.part("before"):
             judge, before = self._before(trunk, judge, spec, method, mark)
             guarded = self._guard(trunk, method, learned.examples, mark)
-        minded = minded_text(trunk, self.recipe, self.sources.guard, guarded, mark)
-        weigh(method, minded, self.recipe.train.seed, self.clock, self.tell.note)
+        minds = self._minds(trunk, guarded, mark)
+        minds.weigh(method, self.clock, self.tell.note)
         objective = learned.objective(feed)
         with self.clock.part("rate"):
             rate = rate_of(self.recipe, self.run, method, objective, feed.lengths, steps, self.tell.note)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         fitting = Fitting(
-            self.recipe.train, objective, feed, batches, steps, notes, guarded, minded, self.stop, self.tell, self.clock
+            self.recipe.train, objective, feed, batches, steps, notes, guarded, minds, self.stop, self.tell, self.clock
         )
         fitted = fitting.fit(self.run, method, judge, rows=control is not None)
         after = fitted.after
@@ -231,6 +237,13 @@ class _Run:
             return None
         with heartbeat(self.tell.note, "reading the text that the forgetting budget is trained on"):
             return open_guard(trunk, method, self.recipe, text, examples, mark)
+
+    def _minds(self, trunk: Trunk, guarded: Guarded | None, mark: str) -> Minds:
+        """What the base minds of changes, where there is a text that tells."""
+        if (text := self.sources.guard) is None:
+            return Minds()
+        read = partial(minded_text, trunk, self.recipe, text, guarded, mark)
+        return Minds(self.units, read, self.recipe.train.seed)
 
     def _probe(self, base: Base) -> str | None:
         """The text that forgetting is measured on; a classifier says nothing of a text that could be forgotten.

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ctxtune.commands.clock import Clock
-from ctxtune.commands.fitting import weigh
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.mask import Mask
 
@@ -94,7 +93,7 @@ class Control:
         torch.manual_seed(self.seed)
         run.control.path.mkdir(mode=0o700, exist_ok=True)
         with fitting.clock.part("control"):
-            weigh(drawn, fitting.minded, self.seed, aside := Clock(), fitting.tell.note)
+            fitting.minds.weigh(drawn, aside := Clock(), fitting.tell.note)
             theirs = replace(fitting, clock=aside).fit(run.control, drawn, own, rows=True)
         penalty = drawn.penalty.facts() if drawn.penalty is not None else None
         with trunk.closed():

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.chosen_mask import backward_of
 from ctxtune.commands.guard import ranked
-from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.lesson import choosing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ctxtune.backend.feed import Feed
     from ctxtune.commands.adapt import Tell
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from ctxtune.commands.clock import Clock
     from ctxtune.commands.guard import Guarded
     from ctxtune.commands.judge import Judge
+    from ctxtune.commands.minding import Minds
     from ctxtune.commands.run_folder import RunFolder
     from ctxtune.engine.loop import Objective, State
     from ctxtune.engine.stop import Stop
@@ -51,8 +51,8 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What a run trains with, whatever moves: `notes`, its rate among them, are kept in every checkpoint; `minded` is the text
-    that tells what the base minds, where changes cost that."""
+    """What a run trains with, whatever moves: `notes`, its rate among them, are kept in every checkpoint; `minds` says
+    what the base minds of changes, where they cost that."""
 
     options: Train
     objective: Objective
@@ -61,7 +61,7 @@ class Fitting:
     steps: int
     notes: Mapping[str, Any]
     guarded: Guarded | None
-    minded: Feed | None
+    minds: Minds
     stop: Stop
     tell: Tell
     clock: Clock
@@ -106,12 +106,3 @@ class Fitting:
             token_count=lambda batch: sum(self.feed.lengths[i] for i in batch),
             notes=self.notes,
         )
-
-
-def weigh(method: Method, text: Feed | None, seed: int, clock: Clock, say: Callable[[str], None]) -> None:
-    """Let changes cost what the base minds of a text, where the recipe says so: there is one then."""
-    from ctxtune.evals.curvature import fisher
-
-    if (penalty := method.penalty) is not None and penalty.ewc and text is not None:
-        with clock.part("fisher"), heartbeat(say, "reading what the base minds of each change"):
-            penalty.fisher = fisher(penalty.flat, text, seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands.lesson import choosing
 from ctxtune.errors import DataError, RecipeError
-from ctxtune.recipe.mask import Mask
+from ctxtune.recipe.mask import AUTO, Mask
 from ctxtune.recipe.schema import Prompt
 
 if TYPE_CHECKING:
@@ -141,15 +141,15 @@ def _minds(method: Settings) -> str | None:
     """What asks for what the base minds of `forget.text`."""
     if not isinstance(method, Mask):
         return None
-    return "ewc" if method.ewc else "select contrast" if method.select == "contrast" else None
+    if method.select == "contrast":
+        return "select contrast"
+    return "ewc" if method.ewc not in (AUTO, 0) else None
 
 
-def minded_text(trunk: Trunk, recipe: Recipe, text: str | None, guarded: Guarded | None, mark: str) -> Feed | None:
-    """That text as examples of a model, where they do: those of a budget, where there is one."""
+def minded_text(trunk: Trunk, recipe: Recipe, text: str, guarded: Guarded | None, mark: str) -> Feed:
+    """That text as examples of a model: those of a budget, where there is one."""
     from ctxtune.backend.feed import Feed
 
-    if text is None or not (isinstance(recipe.method, Mask) and recipe.method.ewc):
-        return None
     if guarded is not None:
         return guarded.whole
     _, whole = guard_rows(text, trunk.base.tokenizer, trunk.base.anatomy, trunk.base.max_length)

@@ -106,13 +106,20 @@ def select(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -
         assert span.backward is not None  # rows were read: a choice by them is made for a run
         scores = of_gradients(settings, model, kinds, span.backward)
         if settings.select == "contrast":
-            assert span.minding is not None
-            scores = contrasted(scores, span.minding(kinds, [len(scores[name]) for name in kinds]))
+            scores = contrasted(scores, minded(settings, model, anatomy, span))
             return _some(settings, highest(kinds, tensors, density, scores, span.seed), kinds, tensors)
     else:
         scores = of_weights(settings, model, kinds, span.seed)
     whole = {name: Part(kinds[name], size, np.arange(units(kinds[name], size))) for name, size in tensors.items()}
     return _some(settings, ranked(whole, scores, density), kinds, tensors)
+
+
+def minded(settings: Settings, model: nn.Module, anatomy: Anatomy, span: Span) -> Mapping[str, Tensor]:
+    """What the base minds of a change to each unit that there is to choose from, as `span` says it."""
+    assert span.minding is not None  # a choice that asks for it is made for a run
+    tensors = candidates(settings, model, anatomy)
+    kinds = kinds_of(settings, model, tensors)
+    return span.minding(kinds, [units(kinds[name], size) for name, size in tensors.items()])
 
 
 def kinds_of(settings: Settings, model: nn.Module, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Kind]:

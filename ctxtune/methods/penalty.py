@@ -3,6 +3,7 @@
     l2    a/2 sum D_i^2    its gradient a D joins that of the rows, once a step          (Li et al. 2018, "L2-SP")
     l1    a sum |D_i|      after a step D_i comes nearer to 0 by a r / h_i, and rests there (Yun et al. 2021, "ProxGen")
     ewc   a/2 sum F_i D_i^2    as l2, F_i what the base minds (evals/curvature.py)    (Kirkpatrick et al. 2017, "EWC")
+                               of a choice by contrast the mean over i's unit, which is known already
 
 where AdamW's step is r m_i / h_i. By a gradient a sign(D) D_i would be thrown to and fro about 0; what comes nearer by the
 step's own measure rests at 0 as long as the rows' gradient is smaller than a, which is where the sum of both is least.
@@ -19,9 +20,12 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from ctxtune.backend.mask import Mask
     from ctxtune.recipe.mask import Mask as Settings
 
 
@@ -71,10 +75,19 @@ class Penalty:
         return {"value": float(cost), "zeros": float((wide == 0).sum()) / max(1, self.count)}
 
 
+def of_units(units: Mapping[str, Tensor], mask: Mask) -> Tensor:
+    """For each number of a mask, in their order, what is known of its unit: name of a tensor -> one number for each unit."""
+    known = []
+    for name, part in mask.items():
+        index = torch.from_numpy(part.index).to(units[name].device)
+        known.append(units[name][index].repeat_interleave(part.numel // len(part.index)))
+    return torch.cat(known)
+
+
 def penalty_of(settings: Settings, flat: nn.Parameter, count: int) -> Penalty | None:
     """What a recipe asks for; None where D costs nothing."""
     return (
-        Penalty(flat, count, settings.l2, settings.l1, settings.ewc)
-        if settings.l2 or settings.l1 or settings.ewc
+        Penalty(flat, count, settings.l2, settings.l1, settings.price)
+        if settings.l2 or settings.l1 or settings.price
         else None
     )

@@ -30,6 +30,8 @@ Cost = Annotated[float, Field(ge=0, le=1e9)]
 BY_LOSS = ("contrast", "fisher", "snip", "movement", "grad")
 """choices for which training rows are read"""
 AUTO = "auto"
+EWC = 100.0
+"""what changes cost by themselves where it is known what the base minds"""
 RANKED = ("magnitude", "lift", *BY_LOSS)
 """choices by what speaks for each unit"""
 FILE = "file:"
@@ -125,8 +127,9 @@ class Mask(Section):
     )
     l2: Cost = Field(0.0, description="what half the square of each change costs beside the loss (L2-SP); 0 is nothing")
     l1: Cost = Field(0.0, description="what the size of each change costs beside the loss; those not worth it become 0")
-    ewc: Cost = Field(
-        0.0, description="what each change costs by how much the base minds it on forget.text (EWC); 1 is a KL, about"
+    ewc: Literal["auto"] | Cost = Field(
+        "auto",
+        description="what changes cost by how much the base minds them on forget.text (EWC); auto: 100 by contrast",
     )
     control: bool = Field(
         False, description="whether a random mask of the same size is trained too, and the result compared with it"
@@ -138,7 +141,14 @@ class Mask(Section):
     @property
     def reads_text(self) -> bool:
         """Whether `forget.text` tells what to choose, or what a change costs."""
-        return self.ewc > 0 or self.select == "contrast" or (self.select == AUTO and self.learn == "changes")
+        return self.price > 0 or self.select == "contrast" or (self.select == AUTO and self.learn == "changes")
+
+    @property
+    def price(self) -> float:
+        """What a change costs by how much the base minds it; by itself where a choice by contrast has read that anyway."""
+        if not isinstance(self.ewc, str):
+            return self.ewc
+        return EWC if self.learn == "changes" and self.select in (AUTO, "contrast") else 0.0
 
     def of_base(self, kind: str) -> "Mask":
         """These settings for a base of that kind (backend/anatomy.py), where `auto` is known."""
@@ -161,11 +171,11 @@ class Mask(Section):
     def _whole_kinds(self) -> "Mask":
         if (self.select == "file") != bool(self.masks):
             raise ValueError("select file takes the numbers of masks: name both, on a command line --select file:PATH")
-        if self.select == "grad" and self.ewc:
+        if self.select == "grad" and self.price:
             raise ValueError(
                 "select grad moves others as it goes on, ewc knows those of the start alone: --l2 in its place"
             )
-        if self.select == "l0" and (self.l2 or self.l1 or self.ewc):
+        if self.select == "l0" and (self.l2 or self.l1 or self.price):
             raise ValueError("select l0 says how many changes stay: l2, l1 and ewc are for the run of a mask that does")
         if self.select == "random" and self.control:
             raise ValueError("control is a random mask beside the chosen one, and select random is one itself")
