@@ -60,11 +60,11 @@ _ctxtune() {
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--messages|--density|--budget|--l2|--l1|--ewc|--epochs|--batch|--forget-budget|--seed) :; return ;;
+        --prompt|--answer|--choices|--messages|--density|--budget|--l2|--l1|--epochs|--batch|--forget-budget|--seed) :; return ;;
         --learn) _ctxtune_offer words 'changes bits'; return ;;
         --select) _ctxtune_offer open 'auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:'; return ;;
         --shape) _ctxtune_offer words 'columns rows blocks entries'; return ;;
-        --layers|--lr) _ctxtune_offer words 'auto'; return ;;
+        --layers|--ewc|--lr) _ctxtune_offer words 'auto'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
         --device) _ctxtune_offer words 'auto cpu cuda'; return ;;

@@ -75,7 +75,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l budget -r -f -d 'How many 
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l layers -r -f -a 'auto' -d 'Where they are chosen: all, last:4, 10-19, last:4.mlp, embeddings.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l l2 -r -f -d 'What half the square of a change costs (L2-SP).'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l l1 -r -f -d 'What a change costs; what is not worth it is 0.'
-complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l ewc -r -f -d 'What a change costs by how much the base minds it.'
+complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l ewc -r -f -a 'auto' -d 'What a change costs by how much the base minds it; auto is 100 by contrast.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l control -d 'Train a random mask of the same size as well, and compare the two.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l choose-only -d 'Train nothing: write which numbers are chosen to the file --out.'
 complete -c ctxtune -n '__ctxtune_at ctxtune mask' -l epochs -r -f -d 'Passes over the rows.'

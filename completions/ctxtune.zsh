@@ -112,7 +112,7 @@ _ctxtune_mask() {
         '--layers=[Where they are chosen\: all, last\:4, 10-19, last\:4.mlp, embeddings.]:layers:(auto)' \
         '--l2=[What half the square of a change costs (L2-SP).]:l2: ' \
         '--l1=[What a change costs; what is not worth it is 0.]:l1: ' \
-        '--ewc=[What a change costs by how much the base minds it.]:ewc: ' \
+        '--ewc=[What a change costs by how much the base minds it; auto is 100 by contrast.]:ewc:(auto)' \
         '--control[Train a random mask of the same size as well, and compare the two.]' \
         '--choose-only[Train nothing\: write which numbers are chosen to the file --out.]' \
         '--epochs=[Passes over the rows.]:epochs: ' \

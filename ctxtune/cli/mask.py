@@ -24,7 +24,10 @@ Layers = Annotated[
 ]
 L2 = Annotated[float | None, typer.Option("--l2", help="What half the square of a change costs (L2-SP).")]
 L1 = Annotated[float | None, typer.Option("--l1", help="What a change costs; what is not worth it is 0.")]
-EWC = Annotated[float | None, typer.Option("--ewc", help="What a change costs by how much the base minds it.")]
+EWC = Annotated[
+    str | None,
+    typer.Option("--ewc", help="What a change costs by how much the base minds it; auto is 100 by contrast."),
+]
 Control = Annotated[
     bool, typer.Option("--control", help="Train a random mask of the same size as well, and compare the two.")
 ]

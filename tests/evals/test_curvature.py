@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.load import load_base
+from ctxtune.backend.mask import Part, units
 from ctxtune.backend.trunk import Trunk
 from ctxtune.commands.adapt import adapt
 from ctxtune.errors import RecipeError
 from ctxtune.evals.curvature import fisher
 from ctxtune.evals.forgetting import probe_examples
 from ctxtune.methods.mask import open_method
-from ctxtune.methods.penalty import Penalty
+from ctxtune.methods.penalty import Penalty, of_units
 from ctxtune.recipe.load import load
 from ctxtune.recipe.mask import Mask
 
@@ -25,6 +27,7 @@ from ..test_laws import assert_same_run
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ctxtune.backend.mask import Kind
     from ctxtune.recipe.load import Resolved
 
 
@@ -70,6 +73,43 @@ def test_the_cost_is_a_term_of_the_loss() -> None:
     penalty.pull()
     assert torch.allclose(flat.grad, expected)
     assert penalty.facts()["value"] == pytest.approx(cost.item())
+
+
+@pytest.mark.parametrize("kind", ["columns", "rows", "blocks", "entries"])
+def test_what_is_known_of_units_is_spread_over_their_numbers(kind: Kind) -> None:
+    """Against the same written out in the shape of the tensor."""
+    size = (32, 64)
+    known = torch.rand(units(kind, size))
+    part = Part(kind, size, np.array([1, 3, 4]) % units(kind, size))
+    whole = {
+        "columns": lambda: known.expand(size),
+        "rows": lambda: known[:, None].expand(size),
+        "blocks": lambda: known.view(1, 2).repeat_interleave(32, 0).repeat_interleave(32, 1),
+        "entries": lambda: known.view(size),
+    }[kind]()
+    part = Part(kind, size, np.unique(part.index))
+    spread = of_units({"a": known}, {"a": part})
+    assert torch.equal(spread, whole.reshape(-1)[torch.from_numpy(part.entries())])
+
+
+@pytest.mark.parametrize("shape", ["columns", "rows", "entries"])
+def test_a_choice_by_contrast_has_its_price_by_itself(
+    model_folders: dict[str, Path], tmp_path: Path, shape: str
+) -> None:
+    """With a price of 0 it moves further; where it was stopped it goes on to the same end."""
+    folder = model_folders["llama-tied"]
+    (tmp_path / "probe.txt").write_text("A plain text that nobody asked for, about birds and the sea. " * 4)
+    more = {"forget.probe": str(tmp_path / "probe.txt"), "method.select": "contrast", "method.shape": shape}
+    more |= {"method.density": 0.2, "train.lr": 0.05}
+    paid = adapt(run(folder, tmp_path / "paid", more), False, Listener())
+    free = adapt(run(folder, tmp_path / "free", more | {"method.ewc": 0.0}), False, Listener())
+    assert paid["penalty"]["value"] > 0
+    assert free["penalty"] is None
+    assert paid["forgetting"]["after"]["kl"] < free["forgetting"]["after"]["kl"]
+    with pytest.raises(Killed):
+        adapt(run(folder, tmp_path / "broken", more), False, Listener(kill_at(3)))
+    adapt(run(folder, tmp_path / "broken", more), True, Listener())
+    assert_same_run(tmp_path / "broken", tmp_path / "paid")
 
 
 def test_a_run_that_pays_by_what_the_base_minds(model_folders: dict[str, Path], tmp_path: Path) -> None:

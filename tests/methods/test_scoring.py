@@ -152,7 +152,9 @@ def test_contrast_is_what_rows_ask_over_what_a_text_does(
     counts = [len(scores[name]) for name in kinds]
     read = minding(kinds, counts)
     monkeypatch.setattr(curvature, "passes", None)  # another run finds what this one has read
-    kept = minding(kinds, counts)
+    again = minding_over(base, text, "mark", "disk")
+    assert again is not None
+    kept = again(kinds, counts)
     assert all(torch.equal(kept[name], read[name]) for name in kinds)
     scores = contrasted(scores, kept)
     for name, shape in kinds.items():
