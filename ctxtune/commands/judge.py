@@ -25,7 +25,7 @@ from ctxtune.engine.checkpoint import read_state
 from ctxtune.errors import DataError
 from ctxtune.evals.calibrate import log_shares
 from ctxtune.evals.choice import Requests, choice_scores, divergence
-from ctxtune.evals.forgetting import LENGTH, ROWS, BaseProbe, drift, probe_examples, read_base, unmoved
+from ctxtune.evals.forgetting import LENGTH, ROWS, BaseProbe, drift, kept_base, probe_examples, unmoved
 from ctxtune.evals.items import Item, summarise
 from ctxtune.evals.perplexity import answer_perplexities
 from ctxtune.recipe.plural import counted
@@ -116,9 +116,9 @@ class Judge:
         """
         if self.probe is not None:
             with heartbeat(self.say, "reading the probe that forgetting is measured on"):
-                self.base = read_base(self.probe)
+                self.base = kept_base(self.probe, where, mark)
         if self.free is not None:
-            self.free_base = read_base(self.free)
+            self.free_base = kept_base(self.free, where, mark)
         kept, items = read_state(checkpoint), []
         if self.requests is not None and self.choices is not None and (kept is None or self.choices.choices):
             with self._scoring("before training"):

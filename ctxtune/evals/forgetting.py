@@ -18,6 +18,8 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional
 
+from ctxtune.backend.cache import keep_states, store_key
+from ctxtune.backend.feed import examples_hash
 from ctxtune.data.encode import Encoded
 
 if TYPE_CHECKING:
@@ -85,11 +87,42 @@ def _asked(rows: Sequence[tuple[int, ...]], kind: str, mask_token: int | None) -
 
 def read_base(feed: Feed, keep_head: bool = False) -> BaseProbe:
     """What the base says of the probe, before anything moves; `keep_head` for comparing with another model."""
-    head = feed.trunk.head.named_parameters(remove_duplicate=False)
-    moving = {name: param.detach().clone() for name, param in head if keep_head or param.requires_grad}
     with torch.no_grad():
         hidden = torch.cat([feed.hidden([i]) for i in range(len(feed.examples))])
-    return BaseProbe(hidden, moving)
+    return BaseProbe(hidden, head_numbers(feed, keep_head))
+
+
+def kept_base(feed: Feed, where: str, mark: str) -> BaseProbe:
+    """The same of a base that nothing has moved yet: what an earlier run has kept of it is not read again.
+
+    `where` and `mark` are as of `Feed.keep`.
+    """
+    trunk = feed.trunk
+    base, row = trunk.base, trunk.base.anatomy
+    # float32 holds what is kept exactly; what lies between norm and head may make the states wider or narrower.
+    if where not in ("auto", "disk") or base.device.dtype is torch.float64 or row.kind == "classifier" or row.outward:
+        return read_base(feed)
+    said: list[BaseProbe] = []
+
+    def fill(data: Tensor, offsets: Sequence[int]) -> None:
+        said.append(read_base(feed))
+        data.copy_(said[0].hidden)
+
+    asked = examples_hash(feed.examples, asked=True)
+    key = store_key(
+        model=mark, what="final states", layer=trunk.start, plain=trunk.plain, asked=asked, **base.computes()
+    )
+    kept = keep_states(key, [len(one.rows) for one in feed.examples], base.width, where, fill)
+    if said or kept is None:
+        return said[0] if said else read_base(feed)
+    device = next(base.model.parameters()).device
+    return BaseProbe(kept.data.to(device, base.device.dtype), head_numbers(feed))
+
+
+def head_numbers(feed: Feed, every: bool = False) -> dict[str, Tensor]:
+    """The numbers of the head that will move, or all of them, as they are now."""
+    head = feed.trunk.head.named_parameters(remove_duplicate=False)
+    return {name: param.detach().clone() for name, param in head if every or param.requires_grad}
 
 
 def unmoved(feed: Feed, base: BaseProbe) -> Drift:

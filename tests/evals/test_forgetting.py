@@ -10,7 +10,7 @@ import torch
 
 from ctxtune.backend.feed import Feed
 from ctxtune.backend.trunk import Trunk
-from ctxtune.evals.forgetting import drift, probe_examples, read_base, unmoved
+from ctxtune.evals.forgetting import BaseProbe, drift, kept_base, probe_examples, read_base, unmoved
 from ctxtune.methods.freeze import open_method
 from ctxtune.recipe.schema import Freeze
 
@@ -89,6 +89,41 @@ def test_against_whole_logits(kind: str, layers: str, open_base: Callable[[str],
     assert found.kl == pytest.approx(kl, rel=1e-3, abs=1e-7)
     assert found.loss == pytest.approx(loss, abs=1e-5)
     assert found.kl > 1e-5
+
+
+@pytest.mark.parametrize("layers", ["last:1", "all", "head"])
+@pytest.mark.parametrize("kind", ["llama-tied", "gpt2-untied", "bert-tied", "opt-projected-tied"])
+def test_what_a_base_has_said_is_read_once(
+    kind: str, layers: str, open_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, and of other questions, from another cut or where nothing is to be kept, anew."""
+    base = open_base(kind)
+    method = opened(base, layers)
+    passes: list[int] = []
+    plain = Feed.hidden
+    monkeypatch.setattr(Feed, "hidden", lambda feed, part: passes.append(len(part)) or plain(feed, part))
+
+    def said(
+        count: int | None = None, where: str = "disk", mark: str = "sha256:base", start: int = method.start
+    ) -> tuple[BaseProbe, int]:
+        with Trunk(base, start) as trunk:
+            feed = Feed(trunk, probe(base)[:count])
+            passes.clear()
+            found = kept_base(feed, where, mark)
+            return found, len(passes)
+
+    rows = len(probe(base))
+    first, second = said(), said()
+    kept = not base.anatomy.outward
+    assert (first[1], second[1]) == (rows, 0 if kept else rows)
+    assert torch.equal(first[0].hidden, second[0].hidden)
+    assert all(torch.equal(second[0].head[name], value) for name, value in first[0].head.items())
+    assert first[0].head.keys() == second[0].head.keys()
+    assert said(rows - 1)[1] == rows - 1
+    assert said(where="off")[1] == rows
+    assert said(mark="sha256:other")[1] == rows
+    if method.start:
+        assert said(start=0)[1] == rows
 
 
 def test_a_model_that_blew_up_has_not_forgotten_nothing(open_base: Callable[[str], Base]) -> None:
