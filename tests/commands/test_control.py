@@ -147,7 +147,7 @@ def test_nothing_is_computed_twice(adapt: Adapt, more: Any, monkeypatch: pytest.
         monkeypatch.setattr(owner, name, counted)
 
     for owner, name in (
-        (Feed, "_fill"), (Feed, "keep"), (judge, "read_base"), (judge, "unmoved"), (Requests, "kept_scores"),
+        (Feed, "_fill"), (Feed, "keep"), (judge, "kept_base"), (judge, "unmoved"), (Requests, "kept_scores"),
         (prepare, "to_score"), (prepare, "to_learn"), (rate, "find_rate"),
     ):  # fmt: skip
         count(owner, name)
