@@ -161,6 +161,10 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         rows.append(["trial steps of lr: auto, at most", f"{facts['trial_steps']:,}"])
     if "control" in facts:
         rows.append(["steps with a random mask, to compare with", f"{facts['control']['steps']:,}"])
+    if "choice_tokens" in facts:
+        rows.append(["tokens of the rows that are read to choose the mask", f"{facts['choice_tokens']:,}"])
+    if "minded_tokens" in facts:
+        rows.append(["tokens of other text read for it, once a base", f"{facts['minded_tokens']:,}"])
     if "guard_tokens" in facts:
         rows.append(["tokens that the forgetting budget adds to a step", f"{facts['guard_tokens']:,}"])
     if "teacher_tokens" in facts:

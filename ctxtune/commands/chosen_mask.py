@@ -52,6 +52,12 @@ def backward_of(objective: Objective, batches: Batches, steps: int) -> Backward:
     return backward
 
 
+def tokens_to_choose(settings: Mask, batches: Batches, steps: int) -> int:
+    """The tokens of the rows that are read, forwards and backwards, to choose a mask in a run of so many steps."""
+    read = islice(_cut(batches, 0, steps, settings.score_rows), settings.score_batches)
+    return sum(batches.lengths[batches.used[example]] for batch in read for example in batch)
+
+
 def _cut(batches: Batches, step: int, steps: int, rows: int | None) -> Iterator[list[int]]:
     """The batches of a run from a step on, or their examples, so many at a time."""
     every = islice((batch for epoch in count() for batch in batches.epoch(epoch)), step, steps)

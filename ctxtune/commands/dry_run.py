@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import settle
+from ctxtune.commands.chosen_mask import tokens_to_choose
 from ctxtune.commands.control import Control
 from ctxtune.commands.guard import check_guarded, guard_rows, tokens_a_step
 from ctxtune.commands.lesson import lesson
 from ctxtune.commands.run_folder import check_place
 from ctxtune.commands.sources import default_out, read_sources, span
+from ctxtune.recipe.mask import BY_LOSS, Mask
 from ctxtune.recipe.schema import Freeze
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     course = span(recipe, mixture.per_epoch)
     method = open_method(settings, model, anatomy, course)
     lengths = [len(one.ids) for one in examples.examples]
-    seen = learned.only(Batches.of(lengths, mixture, course.steps, recipe.train).used).examples
+    batches = Batches.of(lengths, mixture, course.steps, recipe.train)
+    seen = learned.only(batches.used).examples
     control = Control.of(recipe, method, model, anatomy)
     return {
         "model": recipe.model,
@@ -82,9 +85,23 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "start_layer": method.start,
         **({"teacher_tokens": learned.teacher.tokens} if learned.teacher is not None else {}),
         **({"control": {"trainable": control.trainable, "steps": course.steps}} if control else {}),
+        **_choice_facts(recipe, sources.guard, tokenizer, anatomy, context, batches, course.steps),
         **_guard_facts(recipe, sources.guard, tokenizer, anatomy, context, seen),
         "cache_bytes": _kept_bytes(model, method, seen) if recipe.cache != "off" else 0,
     }
+
+
+def _choice_facts(
+    recipe: Recipe, text: str | None, tokenizer: Any, anatomy: Anatomy, context: int, batches: Batches, steps: int
+) -> dict[str, int]:
+    """The tokens that are read before the first step to choose a mask by the loss, and those that tell what the base minds."""
+    if not isinstance(recipe.method, Mask) or (settings := recipe.method.of_base(anatomy.kind)).select not in BY_LOSS:
+        return {}
+    facts = {"choice_tokens": tokens_to_choose(settings, batches, steps)}
+    if settings.select != "contrast" or text is None:
+        return facts
+    _, whole = guard_rows(text, tokenizer, anatomy, context)
+    return {**facts, "minded_tokens": sum(len(one.ids) for one in whole)}
 
 
 def _guard_facts(

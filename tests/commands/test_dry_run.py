@@ -17,9 +17,12 @@ from ctxtune.errors import CtxtuneError, DataError, ModelError, RecipeError
 from ..conftest import NUM_LAYERS, review_rows, write_jsonl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from torch import Tensor
+
+    from ctxtune.backend.feed import Feed
     from ctxtune.recipe.load import Resolved
 
     Resolve = Callable[..., Resolved]
@@ -232,3 +235,40 @@ def test_a_family_found_by_structure_is_told(resolve: Resolve, reviews: Path) ->
         "family 'olmo2' is not in the table, its parts were found by structure: model.embed_tokens, model.layers, model.norm, "
         "lm_head; whether that is exact is checked when it is loaded"
     ]
+
+
+@pytest.mark.parametrize(("select", "rows"), [("contrast", 3), ("fisher", None), ("auto", 1), ("random", 4)])
+def test_it_foresees_what_a_choice_reads(
+    select: str, rows: int | None, resolve: Callable[..., Resolved], reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many tokens go through the loss before the first step, and as many of the text once."""
+    from ctxtune.commands.adapt import adapt
+    from ctxtune.evals import curvature
+    from ctxtune.objectives.labels import Labels
+
+    from ..conftest import Listener
+
+    read: dict[str, int] = {"rows": 0, "text": 0}
+    loss, passes = Labels.loss, curvature.passes
+
+    def counted(labels: Labels, part: Sequence[int]) -> Tensor:
+        read["rows"] += sum(len(labels.feed.examples[i].ids) for i in part)
+        return loss(labels, part)
+
+    def counted_passes(text: Feed, seed: int) -> Iterator[None]:
+        read["text"] += sum(len(one.ids) for one in text.examples)
+        return passes(text, seed)
+
+    monkeypatch.setattr(Labels, "loss", counted)
+    monkeypatch.setattr(curvature, "passes", counted_passes)
+    more = {
+        "method.name": "mask", "method.select": select, "method.density": 0.2, "method.score_batches": 3,
+        "method.score_rows": rows, "train.steps": 4, "train.batch": 2, "train.lr": 1e-3, "cache": "memory",
+    }  # fmt: skip
+    foreseen = dry_run(resolve("llama-tied", reviews, "foreseen", more))
+    facts = adapt(resolve("llama-tied", reviews, "run", more), False, steps := Listener())
+    assert facts["steps"] == 4
+    assert foreseen.get("choice_tokens", 0) == read["rows"] - sum(step.tokens for step in steps.steps)
+    assert foreseen.get("minded_tokens", 0) == read["text"]
+    assert (read["text"] > 0) == (select in ("auto", "contrast"))
+    assert ("choice_tokens" in foreseen) == (select != "random")
