@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.batches import Batches
-from ctxtune.commands.chosen_mask import backward_over, mask_manifest, settled
+from ctxtune.commands.chosen_mask import backward_over, known, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.control import Control
 from ctxtune.commands.earlier_masks import check_masks
@@ -193,7 +193,7 @@ class _Run:
         after = fitted.after
         beside = {} if control is None else {"control": control.facts(method, fitted, fitting, self.run, trunk, judge)}
         return {
-            "method": self.recipe.method.model_dump(),
+            "method": known(self.recipe.method, trunk.base.anatomy).model_dump(),
             "model": self.recipe.model,
             "base": mark,
             "out": str(self.run.path),
@@ -309,7 +309,7 @@ class _Run:
         causal = base.anatomy.kind == "causal"
         manifest = Manifest(
             method=self.recipe.method.name,
-            settings=self.recipe.method.model_dump(exclude={"name"})
+            settings=known(self.recipe.method, base.anatomy).model_dump(exclude={"name"})
             | ({"chosen_from": facts["choice"]} if facts["choice"] else {}),
             recipe=self.recipe_text(mark, Path.cwd()),
             base=BaseModel(self.recipe.model, mark, causal),

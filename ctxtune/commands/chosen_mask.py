@@ -15,6 +15,7 @@ from ctxtune.recipe.mask import RANKED, Mask
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.load import Base
     from ctxtune.commands.batches import Batches
     from ctxtune.commands.lesson import Lesson
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from ctxtune.engine.loop import Objective
     from ctxtune.methods.motion import Backward, Span
     from ctxtune.recipe.schema import Method, Recipe
+
+
+def known(method: Method, anatomy: Anatomy) -> Method:
+    """The settings of a method for a base, where it is known what is `auto`."""
+    return method.of_base(anatomy.kind) if isinstance(method, Mask) else method
 
 
 def backward_over(base: Base, learned: Lesson, batches: Batches, steps: int) -> Backward:
@@ -107,7 +113,7 @@ def mask_manifest(recipe: Recipe, text: str, base: Base, mark: str, inputs: Mapp
     """What a mask alone says of itself; `text` is the recipe that chose it, `mark` the fingerprint of its base."""
     return Manifest(
         method=recipe.method.name,
-        settings=recipe.method.model_dump(exclude={"name"}),
+        settings=known(recipe.method, base.anatomy).model_dump(exclude={"name"}),
         recipe=text,
         base=BaseModel(recipe.model, mark, base.anatomy.kind == "causal"),
         quant=recipe.quant,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ctxtune.commands import depth, prepare
 from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import settle
-from ctxtune.commands.chosen_mask import tokens_to_choose
+from ctxtune.commands.chosen_mask import known, tokens_to_choose
 from ctxtune.commands.control import Control
 from ctxtune.commands.guard import check_guarded, guard_rows, tokens_a_step
 from ctxtune.commands.lesson import lesson
@@ -66,7 +66,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     control = Control.of(recipe, method, model, anatomy)
     return {
         "model": recipe.model,
-        "method": recipe.method.model_dump() if isinstance(settings, Freeze) else settings.model_dump(),
+        "method": recipe.method.model_dump() if isinstance(settings, Freeze) else known(settings, anatomy).model_dump(),
         "at_most": settings.layers if isinstance(settings, Freeze) and depth.undecided(recipe) else None,
         "out": out,
         "trainable": sum(param.numel() for param in method.params.values()),

@@ -151,11 +151,11 @@ class Mask(Section):
         return EWC if self.learn == "changes" and self.select in (AUTO, "contrast") else 0.0
 
     def of_base(self, kind: str) -> "Mask":
-        """These settings for a base of that kind (backend/anatomy.py), where `auto` is known."""
-        if self.select != AUTO:
-            return self
+        """These settings for a base of that kind (backend/anatomy.py), where it is known what each `auto` is."""
         by_lot = self.learn == "bits" or kind == "classifier"
-        return self.model_copy(update={"select": "random" if by_lot else "contrast"})
+        by_itself = {"select": "random" if by_lot else "contrast"} if self.select == AUTO else {}
+        chosen = self.model_copy(update=by_itself)
+        return chosen.model_copy(update={"ewc": chosen.price})
 
     @model_validator(mode="after")
     def _bits_alone(self) -> "Mask":

@@ -61,20 +61,26 @@ def test_what_does_not_go_together(more: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "kind", "select", "text"),
+    ("more", "kind", "select", "price", "text"),
     [
-        ({}, "causal", "contrast", True),
-        ({}, "masked", "contrast", True),
-        ({}, "classifier", "random", True),
-        ({"learn": "bits"}, "causal", "random", False),
-        ({"select": "fisher"}, "causal", "fisher", False),
-        ({"select": "fisher", "ewc": 1.0}, "causal", "fisher", True),
-        ({"select": "contrast"}, "classifier", "contrast", True),
+        ({}, "causal", "contrast", 100, True),
+        ({}, "masked", "contrast", 100, True),
+        ({}, "classifier", "random", 0, True),
+        ({"ewc": 0.0}, "causal", "contrast", 0, True),
+        ({"learn": "bits"}, "causal", "random", 0, False),
+        ({"select": "random"}, "causal", "random", 0, False),
+        ({"select": "fisher"}, "causal", "fisher", 0, False),
+        ({"select": "fisher", "ewc": 1.0}, "causal", "fisher", 1, True),
+        ({"select": "contrast"}, "classifier", "contrast", 100, True),
+        ({"select": "file", "masks": ["a"]}, "causal", "file", 0, False),
     ],
 )
-def test_what_is_chosen_by_where_nothing_is_said(more: dict[str, Any], kind: str, select: str, text: bool) -> None:
+def test_what_is_chosen_by_where_nothing_is_said(
+    more: dict[str, Any], kind: str, select: str, price: float, text: bool
+) -> None:
     settings = Mask(name="mask", **more)
-    assert settings.of_base(kind).select == select
+    known = settings.of_base(kind)
+    assert (known.select, known.ewc) == (select, price)
     assert settings.reads_text == text
 
 
