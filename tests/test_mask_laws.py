@@ -772,8 +772,9 @@ def test_masks_that_do_not_fit(lab: Lab, tmp_path: Path) -> None:
                 adapt(again(lab, kind, tmp_path / f"{kind} {number}", more), False, Listener())
             assert "\n" not in str(caught.value)
             assert caught.value.hint
-    with pytest.raises(CtxtuneError, match="which the model does not have"):
-        dry_run(again(lab, "gpt2-tied", tmp_path / "foreseen", from_files(rows)))
+            assert "--force" not in caught.value.hint
+            with pytest.raises(CtxtuneError, match=said):
+                dry_run(again(lab, kind, tmp_path / "foreseen", more))
 
 
 @pytest.mark.parametrize("kind", ["llama-untied", "gpt2-tied"])

@@ -47,9 +47,10 @@ def model_card(manifest: Manifest, in_peft: bool = False) -> str:
     if manifest.classes:
         kind, task, given = "AutoModelForSequenceClassification", "eval", f", num_labels={len(manifest.classes)}"
     asked = {"generate": "'text'", "eval": "--eval rows.jsonl"}[task]
+    own = manifest.method == "mask" and not in_peft
     parts = [
         f"---\nbase_model: {json.dumps(base.name, ensure_ascii=False)}\n"
-        f"library_name: peft\ntags: [ctxtune, {manifest.method}]\n---",
+        f"library_name: {'ctxtune' if own else 'peft'}\ntags: [ctxtune, {manifest.method}]\n---",
         f"# {manifest.method} adapter for {base.name}",
         f"Made by ctxtune {manifest.version} on {manifest.created}; {manifest.trainable:,} trained numbers, "
         f"seed {manifest.seed}, base quantised: {manifest.quant}.",

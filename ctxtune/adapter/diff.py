@@ -73,14 +73,19 @@ class Distance:
             apart = a - b
             self.aa, self.bb, self.ab = self.aa + float(a @ a), self.bb + float(b @ b), self.ab + float(a @ b)
             self.apart += float(apart @ apart)
-            self.largest = max(self.largest or 0.0, float(np.abs(apart).max()))
+            self.largest = _larger(self.largest, float(np.abs(apart).max()))
 
     def join(self, other: Distance) -> None:
         """Those of another part as well."""
         self.aa, self.bb, self.ab = self.aa + other.aa, self.bb + other.bb, self.ab + other.ab
         self.apart += other.apart
         if other.largest is not None:
-            self.largest = max(self.largest or 0.0, other.largest)
+            self.largest = _larger(self.largest, other.largest)
+
+
+def _larger(one: float | None, other: float) -> float:
+    """The larger of two; of what is not a number that, which Python's own `max` would pass over."""
+    return other if one is None or math.isnan(other) or other > one else one
 
 
 @dataclass

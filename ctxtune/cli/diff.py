@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
+
+from ctxtune.data.finite import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +24,8 @@ def facts(compared: ComparedAdapters) -> dict[str, Any]:
         "only_one": found.only_one,
         "only_other": found.only_other,
         "other_shape": found.other_shape,
-        "all": _numbers(found.all, found.compared),
-        "parts": [{"name": part.name, **_numbers(part, found.compared)} for part in found.parts],
+        "all": plain(_numbers(found.all, found.compared)),
+        "parts": [{"name": part.name, **plain(_numbers(part, found.compared))} for part in found.parts],
     }
 
 
@@ -35,7 +36,7 @@ def _numbers(part: Distance, compared: bool) -> dict[str, Any]:
         "relative": part.relative if compared else None,
         "largest": part.largest,
     }
-    return {key: value if value is None or math.isfinite(value) else None for key, value in values.items()}
+    return values
 
 
 def tables(compared: ComparedAdapters) -> Iterator[Any]:

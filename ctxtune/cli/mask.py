@@ -11,8 +11,8 @@ Select = Annotated[
     str | None,
     typer.Option(
         "--select",
-        help="auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; "
-        "file: and masks (' + ', ' & ', ' - ').",
+        help="auto: what the rows ask for and other text does not (contrast). random, magnitude, lift, fisher, snip, movement, "
+        "grad, l0, bias, norms; file: and masks (' + ', ' & ', ' - ').",
     ),
 ]
 Learn = Annotated[
@@ -26,7 +26,7 @@ L2 = Annotated[float | None, typer.Option("--l2", help="What half the square of 
 L1 = Annotated[float | None, typer.Option("--l1", help="What a change costs; what is not worth it is 0.")]
 EWC = Annotated[
     str | None,
-    typer.Option("--ewc", help="What a change costs by how much the base minds it; auto is 100 by contrast."),
+    typer.Option("--ewc", help="How dear changes are that other text would suffer from; auto is 100 by contrast."),
 ]
 Control = Annotated[
     bool, typer.Option("--control", help="Train a random mask of the same size as well, and compare the two.")
@@ -47,7 +47,12 @@ def mask(
     messages: options.Messages = None,
     learn: Learn = None,
     select: Select = None,
-    shape: Annotated[str | None, typer.Option("--shape", help="columns, rows, blocks or entries.")] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape", help="columns (all weights of an input; the default), rows (of an output), blocks, entries."
+        ),
+    ] = None,
     density: Density = None,
     budget: Annotated[int | None, typer.Option("--budget", help="How many numbers move, in place of a share.")] = None,
     layers: Layers = None,

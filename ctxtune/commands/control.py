@@ -120,19 +120,31 @@ def compared(ours: Fitted, theirs: Fitted) -> dict[str, Any]:
 
 
 def verdict(differences: Mapping[str, Difference], ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
-    """Whether the chosen mask is better than the random one, by accuracy or else the loss of answers, and what it forgets."""
+    """Whether the chosen mask is better than the random one, by accuracy or else the loss of answers, and what it forgets.
+
+    Few rows decide nothing by accuracy: what their loss says is said then, and nothing is called no better.
+    """
     name = "acc" if "acc" in differences else "loss"
     one = differences[name]
-    better = "no better than"
-    if one.p < LEVEL and not one.low <= 0 <= one.high:
-        better = "better than" if (one.difference > 0) == (name == "acc") else "worse than"
+    way = _decided(one)
+    better = (
+        "not shown to be better than" if not way else "better than" if (way > 0) == (name == "acc") else "worse than"
+    )
     interval = f"{one.difference:+.4f}, 95 % interval {one.low:+.4f} to {one.high:+.4f}, p {one.p:.2g}"
     said = f"{better} {RANDOM}: {name} {one.other + one.difference:.4f} against {one.other:.4f} ({interval})"
     if name != "loss" and (loss := differences.get("loss")) is not None:
-        said += (
-            f"; the loss of its answers is {loss.other + loss.difference:.4f} against {loss.other:.4f} (p {loss.p:.2g})"
-        )
+        way = _decided(loss)
+        lower = "is lower" if way < 0 else "is higher" if way > 0 else "shows no difference"
+        numbers = f"{loss.other + loss.difference:.4f} against {loss.other:.4f} (p {loss.p:.2g})"
+        said += f"; the loss of its answers {lower}, {numbers}"
     if "kl" not in ours:
         return said
     more = "more" if ours["kl"] > theirs["kl"] else "less" if ours["kl"] < theirs["kl"] else "as much"
     return f"{said}; it forgets {more}, KL(base || tuned) {ours['kl']:.3g} against {theirs['kl']:.3g} nats a token"
+
+
+def _decided(one: Difference) -> int:
+    """1 or -1 where the sign test and the interval say that ours is higher or lower, else 0."""
+    if one.p >= LEVEL or one.low <= 0 <= one.high:
+        return 0
+    return 1 if one.difference > 0 else -1

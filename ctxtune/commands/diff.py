@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.diff import difference
-from ctxtune.adapter.read import open_adapter
+from ctxtune.adapter.read import check_bytes, open_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +29,11 @@ def diff(one: Path, other: Path) -> ComparedAdapters:
     """Compare two adapters.
 
     Raises:
-        AdapterError: one cannot be read, or they are of two kinds.
+        AdapterError: one cannot be read, or is damaged, or they are of two kinds.
     """
     adapters = open_adapter(one), open_adapter(other)
+    for adapter in adapters:
+        check_bytes(adapter)
     found = difference(*adapters)
     mine, theirs = map(_told, adapters)
     differing = {key: (mine.get(key), theirs.get(key)) for key in mine | theirs if mine.get(key) != theirs.get(key)}

@@ -10,6 +10,7 @@ from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import settle
 from ctxtune.commands.chosen_mask import known, tokens_to_choose
 from ctxtune.commands.control import Control
+from ctxtune.commands.earlier_masks import check_masks
 from ctxtune.commands.guard import check_guarded, guard_rows, tokens_a_step
 from ctxtune.commands.lesson import lesson
 from ctxtune.commands.run_folder import check_place
@@ -40,6 +41,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         CtxtuneError: whatever the run itself would meet before it begins to train.
     """
     from ctxtune.backend.context import context_length
+    from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.skeleton import check_headers, skeleton
     from ctxtune.backend.tokenizer import load_tokenizer
     from ctxtune.methods.registry import open_method
@@ -55,6 +57,8 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     config: Any = model.config
     tokenizer, context = load_tokenizer(sources.model), context_length(config.to_dict())
     check_guarded(recipe, anatomy)
+    if isinstance(recipe.method, Mask) and recipe.method.masks:
+        check_masks(recipe, fingerprint(sources.model))
     spec = prepare.encoder(recipe.data, sources.templates, tokenizer, anatomy, context)
     settings, learned = _to_learn(resolved, sources.train, spec, len(anatomy.block_list(model)), say)
     mixture = prepare.mixture(sources.train, examples := learned.examples)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ctxtune.adapter.read import check_base, check_bytes
 from ctxtune.commands.prepare import hashed
+from ctxtune.errors import AdapterError
 from ctxtune.methods.reused import open_mask
 from ctxtune.recipe.mask import Mask
 
@@ -31,7 +32,10 @@ def check_masks(recipe: Recipe, mark: str) -> None:
         AdapterError: it says which.
     """
     for adapter in _opened(recipe):
-        check_base(adapter, mark)
+        try:
+            check_base(adapter, mark)
+        except AdapterError as error:
+            raise AdapterError(str(error), "train on that base, or choose anew: a mask is of one base") from error
         check_bytes(adapter)
 
 

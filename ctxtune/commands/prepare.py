@@ -147,7 +147,13 @@ def checked_files(paths: str | list[str | Part], expected: str | None, key: str)
         DataError: there is none, or it is not the one that the recipe's `inputs` names.
     """
     parts = parts_of(paths)
-    found = [pulled_files(part.path) or find_files(part.path) for part in parts]
+    try:
+        found = [pulled_files(part.path) or find_files(part.path) for part in parts]
+    except DataError as error:
+        if not any(Path(part.path).parent == template_folder() for part in parts):
+            raise
+        told = f"the bundled recipe has it in the place of your own rows: name them, --{key} FILE"
+        raise DataError(str(error), told) from error
     weights = [part.weight for part in parts] if isinstance(paths, list) else None
     named = " and ".join(part.path for part in parts)
     return parts, found, checked_hash(sha256_parts(found, weights), named, expected, key)

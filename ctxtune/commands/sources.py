@@ -70,7 +70,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     inputs = train.inputs("train") | (dev.inputs("eval") if dev else {}) | mask_inputs(recipe)
     if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
-    guard, guard_inputs = _guard_text(recipe, probe)
+    guard, guard_inputs = _guard_text(recipe, probe, say)
     inputs.update(guard_inputs)
     for remark in recipe.method.unused() if isinstance(recipe.method, Mask) else ():
         say(remark)
@@ -82,21 +82,18 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     return Sources(train, dev, probe, guard, templates, model, inputs, leaked)
 
 
-def _guard_text(recipe: Recipe, probe: str | None) -> tuple[str | None, dict[str, str]]:
+def _guard_text(recipe: Recipe, probe: str | None, say: Callable[[str], None]) -> tuple[str | None, dict[str, str]]:
     """The text that a forgetting budget is trained on, that says what EWC costs and what a mask is chosen by; None where there
     is none of these; and the hash of one's own.
 
     Raises:
-        RecipeError: it is the probe, by another name, or nothing reads it.
+        RecipeError: it is the probe, by another name.
         DataError: it cannot be read.
     """
     path = recipe.forget.text
     if recipe.forget.budget is None and not (isinstance(recipe.method, Mask) and recipe.method.reads_text):
         if path != "builtin":
-            raise RecipeError(
-                f"forget.text {path} is for a budget, method.ewc or method.select contrast, and there is none of these",
-                "leave it out",
-            )
+            say(f"forget.text {path} is not used: there is no budget, no method.ewc and no method.select contrast")
         return None, {}
     text = prepare.guard_text(path)
     if text == probe:

@@ -57,9 +57,11 @@ def candidates(settings: Settings, model: nn.Module, anatomy: Anatomy) -> dict[s
             found[name] = stored_shape(module, everything[name])
     if not found:
         kinds = {"bias": "biases", "norms": "norms"}.get(settings.select, "linear layers")
+        hint = "another --select: of these a model has them everywhere or nowhere"
+        if kinds == "linear layers":
+            hint = "other --layers; --select norms or bias takes all of these"
         raise RecipeError(
-            f"method.layers {settings.layers!r}, select {settings.select}: this model has no {kinds} there",
-            "--select random, or other --layers",
+            f"method.layers {settings.layers!r}, select {settings.select}: this model has no {kinds} there", hint
         )
     return found
 

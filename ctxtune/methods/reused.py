@@ -33,7 +33,9 @@ def open_mask(place: str) -> AdapterFile:
     if adapter.container != CONTAINER:
         raise AdapterError(
             f"{adapter.path} holds no mask, it is a {adapter.kind} adapter{' of bits' * (adapter.container == BITS)}",
-            "name an adapter of `ctxtune mask`",
+            "bits are no mask of changes: name a run of `ctxtune mask` that learned those"
+            if adapter.container == BITS
+            else "name an adapter of `ctxtune mask`",
         )
     return adapter
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ctxtune.adapter.attach import attached
+from ctxtune.adapter.diff import Distance
 from ctxtune.adapter.mask import DELTA, sizes_text
 from ctxtune.adapter.read import open_adapter
 from ctxtune.adapter.write import write_adapter
@@ -159,6 +162,26 @@ def test_a_mask_alone_has_no_distance(move: Callable[..., Moved], tmp_path: Path
     assert facts["all"] == {"jaccard": facts["all"]["jaccard"], "cosine": None, "relative": None, "largest": None}
     assert 0 < facts["all"]["jaccard"] < 1
     assert facts["told"] == {**facts["told"], "manifest": [None, "none"]}
+
+
+def test_what_is_no_number_is_not_passed_over() -> None:
+    """Whatever comes before or after it, in a part and in all of them together."""
+    first, second, both = Distance("a"), Distance("b"), Distance("all")
+    for numbers in ([np.nan, 0.0], [32.0, 1.0]):
+        first.add(np.array(numbers), np.zeros(2))
+    second.add(np.array([32.0, np.nan]), np.zeros(2))
+    for part in (Distance("c", largest=1.0), second, Distance("d", largest=64.0)):
+        both.join(part)
+    assert all(math.isnan(part.largest or 0.0) for part in (first, second, both))
+
+
+def test_a_damaged_file_is_not_compared(move: Callable[..., Moved]) -> None:
+    mine, theirs = (move("llama-tied", "columns", name=name) for name in ("mine", "theirs"))
+    path = open_adapter(theirs.adapter).path
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    for pair in ((mine.adapter, theirs.adapter), (theirs.adapter, mine.adapter)):
+        with pytest.raises(AdapterError, match="is damaged"):
+            diff(*pair)
 
 
 def test_the_table_is_narrow(move: Callable[..., Moved]) -> None:

@@ -211,8 +211,8 @@ def rows(accs: list[float], losses: list[float] | None = None) -> list[Item]:
     [
         ([1.0] * 40, [0.0] * 20 + [1.0] * 20, "better than"),
         ([0.0] * 20 + [1.0] * 20, [1.0] * 40, "worse than"),
-        ([1.0] * 40, [0.0] * 3 + [1.0] * 37, "no better than"),
-        ([1.0] * 4, [0.0] * 4, "no better than"),  # four rows are no proof, whatever the interval
+        ([1.0] * 40, [0.0] * 3 + [1.0] * 37, "not shown to be better than"),
+        ([1.0] * 4, [0.0] * 4, "not shown to be better than"),  # four rows are no proof, whatever the interval
     ],
 )
 def test_the_verdict(ours: list[float], theirs: list[float], said: str) -> None:
@@ -233,6 +233,21 @@ def test_a_lower_loss_is_the_better_one() -> None:
     found = command.verdict(compare(high, low, "r"), {}, {})
     assert found.startswith("worse than")
     assert "forgets" not in found
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ([0.1] * 30, [0.3] * 30, "is lower, 0.1000 against 0.3000"),
+        ([0.3] * 30, [0.1] * 30, "is higher, 0.3000 against 0.1000"),
+        ([0.1, 0.3] * 15, [0.3, 0.1] * 15, "shows no difference, 0.2000 against 0.2000"),
+    ],
+)
+def test_where_accuracy_decides_nothing_the_loss_is_told(ours: list[float], theirs: list[float], said: str) -> None:
+    equal = [1.0] * 30
+    found = command.verdict(compare(rows(equal, ours), rows(equal, theirs), "r"), {}, {})
+    assert found.startswith("not shown to be better than a random mask of the same size: acc 1.0000 against 1.0000")
+    assert f"; the loss of its answers {said}" in found
 
 
 @pytest.mark.parametrize(
