@@ -218,13 +218,16 @@ def _measured(told: Sequence[Mapping[str, Any]], moved: Sequence[Mapping[str, An
         rows.append([_APART, *(f"{scores['kl_teacher']:.4f}" for scores in told)])
     if "kl" in moved[-1]:
         rows.append(["probe loss, nats a token", *(f"{one['loss']:.4f}" for one in moved)])
-        rows.append(["KL(base || tuned), nats a token", "0", *(f"{one['kl']:.4f}" for one in moved[1:])])
+        rows.append(["KL(base || tuned), nats a token", "0", *(_nats(one["kl"]) for one in moved[1:])])
     if "task_kl" in moved[-1]:
         a_row = "row" if "acc" in told[-1] else "token"
-        rows.append(
-            [f"the same on rows to score, nats a {a_row}", "0", *(f"{one['task_kl']:.4f}" for one in moved[1:])]
-        )
+        rows.append([f"the same on rows to score, nats a {a_row}", "0", *(_nats(one["task_kl"]) for one in moved[1:])])
     return rows
+
+
+def _nats(value: float) -> str:
+    """What is forgotten; where that is little, how little."""
+    return f"{value:.4f}" if not 0 < value < 5e-4 else f"{value:.1e}"
 
 
 def _costs(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -233,7 +236,7 @@ def _costs(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = [("forgetting", "", "not measured")] if "not_measured" in facts["forgetting"] else []
     if (guard := facts.get("guard")) is not None:
         kept = "kept" if guard["kept"] else "NOT KEPT"
-        taken = f", {guard['share']:.2f} of the way taken" if guard["share"] < 1 else ""
+        taken = f", {guard['share']:.0%} of the changes are left for it" if guard["share"] < 1 else ""
         rows.append(
             ("budget, nats a token", "", f"{guard['budget']:g}, {kept}, at weight {guard['weight']:.2g}{taken}")
         )
