@@ -7,9 +7,9 @@ peers/peft_lora.py: LoRA of rank 4 in all linear layers, 1.2 million numbers, wh
 the same 40 steps of 8 rows, with the same schedule; every seed shuffles the training rows, the same for all. The rate is that
 of four with the highest accuracy, of equal ones the lowest, after 20 steps with the first seed, on 200 training rows that are
 not learned from; nothing is chosen on the rows that are scored. KL is KL(base || tuned) on the built-in probe, in nats a token.
-`contrast, ewc 0` is the default without what changes cost by themselves. One JSON line a run; lines that are there already are not computed again, so that tasks, ways and seeds can be asked for one at
-a time. A table is printed, and a plot lies beside RESULTS as .svg. To reach: the default mask (columns by contrast) is as
-accurate as LoRA on average, at a third of its KL or less.
+`contrast, ewc 0` is the default without what changes cost by themselves. One JSON line a run; lines that are there already
+are not computed again, so that tasks, ways and seeds can be asked for one at a time. A table is printed, and a plot lies beside
+RESULTS as .svg. To reach: the default mask (columns by contrast) is as accurate as LoRA on average, at a third of its KL or less.
 """
 
 from __future__ import annotations
