@@ -9,7 +9,7 @@ of four with the highest accuracy, of equal ones the lowest, after 20 steps with
 not learned from; nothing is chosen on the rows that are scored. KL is KL(base || tuned) on the built-in probe, in nats a token.
 `contrast, ewc 0` is the default without what changes cost by themselves. One JSON line a run; lines that are there already
 are not computed again, so that tasks, ways and seeds can be asked for one at a time. A table is printed, and a plot lies beside
-RESULTS as .svg. To reach: the default mask (columns by contrast) is as accurate as LoRA on average, at a third of its KL or less.
+RESULTS as .svg. To reach: the default mask (columns by contrast) is as accurate as LoRA on average, at a third of its KL.
 """
 
 from __future__ import annotations
