@@ -122,4 +122,4 @@ def _read(text: Feed, kinds: Mapping[str, Kind]) -> dict[str, Tensor]:
     sums, rows = summed(
         text.trunk.base.model, kinds, backward, lambda name, gradient: means(gradient.square(), kinds[name])
     )
-    return {name: some / rows for name, some in sums.items()}
+    return {name: some.div_(rows) for name, some in sums.items()}

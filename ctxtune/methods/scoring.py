@@ -87,12 +87,15 @@ def of_gradients(
 
 
 def contrasted(asked: Mapping[str, Tensor], minded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the rows ask of each unit, over what the base minds of it: both the mean over the unit of squares of gradients."""
+    """What the rows ask of each unit, over what the base minds of it: both the mean over the unit of squares of gradients.
+
+    It is put in the place of what the rows ask: of single entries either is as large as the model.
+    """
 
     def over(said: Tensor, fisher: Tensor | None) -> Tensor:
         if fisher is None or not fisher.any():  # the text never comes by
             return said
-        return said / (fisher + _LITTLE * fisher.mean())
+        return said.div_(fisher + _LITTLE * fisher.mean())
 
     return {name: over(said, minded.get(name)) for name, said in asked.items()}
 

@@ -5,11 +5,12 @@
 DATA holds sst2/train.jsonl (as in freeze_speed.py), MODEL is a folder. The peer is peers/hf_peer.py: SHiRA and LoRA of rank 4
 move about one weight in a hundred, as our masks do, and full tuning moves all. Whole processes one after the other, every way
 once in each round. Compared is the median step after the first; `times_fresh` counts to each step what it takes to read its
-rows for the first time, where these are kept. What it takes to choose the numbers, once, is told as `choice`. Memory is what a
-process needs at its most beyond what it had when the model was loaded: of ours beyond what was in use then, of the peer beyond
-its most until then, which flatters the peer. The work limit is what a step's matrix products cost at the rate that this machine
-reaches on them: a forward pass, and as much again for the gradient of activations. One JSON line a run; lines that are there
-already are not computed again. The verdicts are printed of the ways that were asked for.
+rows for the first time, where these are kept. What it takes to choose the numbers, once, is told as `choice`. Memory is what
+a process needs at its most beyond what it had when the model was loaded: of ours beyond what was in use then, with all
+weights in memory, which are mapped from their files and come as they are used, of the peer beyond its most until then, which
+flatters the peer. The work limit is what a step's matrix products cost at the rate that this machine reaches on them: a
+forward pass, and as much again for the gradient of activations. One JSON line a run; lines that are there already are not
+computed again. The verdicts are printed of the ways that were asked for.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def mib(field):
 own, told = adapt.load_to_train, Path(sys.argv.pop(1))
 def load(*given):
     base = own(*given)
+    for number in base.model.parameters():
+        number.sum()
     Path("/proc/self/clear_refs").write_text("5")
     before = mib("VmRSS")
     atexit.register(lambda: told.write_text(str(mib("VmHWM") - before)))
