@@ -105,14 +105,14 @@ _ctxtune_mask() {
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
         '--learn=[changes, or bits\: which weights stay and which are 0, all others frozen.]:learn:(changes bits)' \
-        '--select=[auto, random, magnitude, lift, contrast, fisher, snip, movement, grad, l0, bias, norms; file\: and masks ('\'' + '\'', '\'' & '\'', '\'' - '\'').]:select:{compadd -S '\'''\'' -- auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:}' \
-        '--shape=[columns, rows, blocks or entries.]:shape:(columns rows blocks entries)' \
+        '--select=[auto\: what the rows ask for and other text does not (contrast). random, magnitude, lift, fisher, snip, movement, grad, l0, bias, norms; file\: and masks ('\'' + '\'', '\'' & '\'', '\'' - '\'').]:select:{compadd -S '\'''\'' -- auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:}' \
+        '--shape=[columns (all weights of an input; the default), rows (of an output), blocks, entries.]:shape:(columns rows blocks entries)' \
         '--density=[The share of the weights that moves, such as 1%.]:density: ' \
         '--budget=[How many numbers move, in place of a share.]:budget: ' \
         '--layers=[Where they are chosen\: all, last\:4, 10-19, last\:4.mlp, embeddings.]:layers:(auto)' \
         '--l2=[What half the square of a change costs (L2-SP).]:l2: ' \
         '--l1=[What a change costs; what is not worth it is 0.]:l1: ' \
-        '--ewc=[What a change costs by how much the base minds it; auto is 100 by contrast.]:ewc:(auto)' \
+        '--ewc=[How dear changes are that other text would suffer from; auto is 100 by contrast.]:ewc:(auto)' \
         '--control[Train a random mask of the same size as well, and compare the two.]' \
         '--choose-only[Train nothing\: write which numbers are chosen to the file --out.]' \
         '--epochs=[Passes over the rows.]:epochs: ' \
