@@ -18,6 +18,12 @@ Select = Annotated[
 Learn = Annotated[
     str | None, typer.Option("--learn", help="changes, or bits: which weights stay and which are 0, all others frozen.")
 ]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--shape", help="columns (all weights of an input; the default), rows (of an output), blocks, entries."
+    ),
+]
 Density = Annotated[str | None, typer.Option("--density", help="The share of the weights that moves, such as 1%.")]
 Layers = Annotated[
     str | None, typer.Option("--layers", help="Where they are chosen: all, last:4, 10-19, last:4.mlp, embeddings.")
@@ -47,12 +53,7 @@ def mask(
     messages: options.Messages = None,
     learn: Learn = None,
     select: Select = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(
-            "--shape", help="columns (all weights of an input; the default), rows (of an output), blocks, entries."
-        ),
-    ] = None,
+    shape: Shape = None,
     density: Density = None,
     budget: Annotated[int | None, typer.Option("--budget", help="How many numbers move, in place of a share.")] = None,
     layers: Layers = None,

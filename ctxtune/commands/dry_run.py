@@ -41,7 +41,6 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         CtxtuneError: whatever the run itself would meet before it begins to train.
     """
     from ctxtune.backend.context import context_length
-    from ctxtune.backend.fingerprint import fingerprint
     from ctxtune.backend.skeleton import check_headers, skeleton
     from ctxtune.backend.tokenizer import load_tokenizer
     from ctxtune.methods.registry import open_method
@@ -57,8 +56,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     config: Any = model.config
     tokenizer, context = load_tokenizer(sources.model), context_length(config.to_dict())
     check_guarded(recipe, anatomy)
-    if isinstance(recipe.method, Mask) and recipe.method.masks:
-        check_masks(recipe, fingerprint(sources.model))
+    _check_masks(recipe, sources.model)
     spec = prepare.encoder(recipe.data, sources.templates, tokenizer, anatomy, context)
     settings, learned = _to_learn(resolved, sources.train, spec, len(anatomy.block_list(model)), say)
     mixture = prepare.mixture(sources.train, examples := learned.examples)
@@ -93,6 +91,14 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         **_guard_facts(recipe, sources.guard, tokenizer, anatomy, context, seen),
         "cache_bytes": _kept_bytes(model, method, seen) if recipe.cache != "off" else 0,
     }
+
+
+def _check_masks(recipe: Recipe, folder: Path) -> None:
+    """The masks that the numbers are taken from must be whole, and of this base: its files are read for that, once."""
+    from ctxtune.backend.fingerprint import fingerprint
+
+    if isinstance(recipe.method, Mask) and recipe.method.masks:
+        check_masks(recipe, fingerprint(folder))
 
 
 def _choice_facts(
