@@ -62,7 +62,7 @@ def model_card(manifest: Manifest, in_peft: bool = False) -> str:
         *_about_shown(manifest),
         "## Use",
         f"```sh\nctxtune adapter verify . --model BASE\nctxtune {task} --model BASE --adapter . {asked}\n```",
-        _elsewhere(manifest, kind, given, in_peft),
+        _elsewhere(manifest, kind, given, own),
         f"`BASE` is the folder of {base.name}, fingerprint `{base.fingerprint}`. "
         "On another base the numbers above do not hold.",
         "## Recipe",
@@ -153,14 +153,14 @@ def _about_shown(manifest: Manifest) -> list[str]:
     return parts
 
 
-def _elsewhere(manifest: Manifest, kind: str, given: str, in_peft: bool) -> str:
-    """How it is used without ctxtune."""
+def _elsewhere(manifest: Manifest, kind: str, given: str, own: bool) -> str:
+    """How it is used without ctxtune; `own` is a file of a form that only ctxtune reads."""
     if manifest.settings.get("learn") == "bits":
         return (
             "PEFT has no type for weights that are switched off. For other programs they are written into the base, which is "
             "an ordinary model then:\n\n```sh\nctxtune adapter merge . --model BASE --out FOLDER\n```"
         )
-    if manifest.method == "mask" and not in_peft:
+    if own:
         return (
             "PEFT does not read masks as they are. For other programs the changes are written in a form that it does, or into "
             "the base, which is an ordinary model then:\n\n```sh\nctxtune adapter export . --model BASE --out FOLDER\n"

@@ -30,13 +30,12 @@ def facts(compared: ComparedAdapters) -> dict[str, Any]:
 
 
 def _numbers(part: Distance, compared: bool) -> dict[str, Any]:
-    values = {
+    return {
         "jaccard": part.overlap.jaccard if part.overlap else None,
         "cosine": part.cosine if compared else None,
         "relative": part.relative if compared else None,
         "largest": part.largest,
     }
-    return values
 
 
 def tables(compared: ComparedAdapters) -> Iterator[Any]:

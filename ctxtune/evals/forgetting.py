@@ -102,21 +102,20 @@ def kept_base(feed: Feed, where: str, mark: str) -> BaseProbe:
     # float32 holds what is kept exactly; what lies between norm and head may make the states wider or narrower.
     if where not in ("auto", "disk") or base.device.dtype is torch.float64 or row.kind == "classifier" or row.outward:
         return read_base(feed)
-    said: list[BaseProbe] = []
 
     def fill(data: Tensor, offsets: Sequence[int]) -> None:
-        said.append(read_base(feed))
-        data.copy_(said[0].hidden)
+        data.copy_(read_base(feed).hidden)
 
     asked = examples_hash(feed.examples, asked=True)
     key = store_key(
         model=mark, what="final states", layer=trunk.start, plain=trunk.plain, asked=asked, **base.computes()
     )
     kept = keep_states(key, [len(one.rows) for one in feed.examples], base.width, where, fill)
-    if said or kept is None:
-        return said[0] if said else read_base(feed)
+    if kept is None:
+        return read_base(feed)
     device = next(base.model.parameters()).device
-    return BaseProbe(kept.data.to(device, base.device.dtype), head_numbers(feed))
+    # A copy lies in memory as what is read does: from where a file is mapped products may sum in another order.
+    return BaseProbe(kept.data.to(device, base.device.dtype, copy=True), head_numbers(feed))
 
 
 def head_numbers(feed: Feed, every: bool = False) -> dict[str, Tensor]:

@@ -80,14 +80,13 @@ def test_what_is_known_of_units_is_spread_over_their_numbers(kind: Kind) -> None
     """Against the same written out in the shape of the tensor."""
     size = (32, 64)
     known = torch.rand(units(kind, size))
-    part = Part(kind, size, np.array([1, 3, 4]) % units(kind, size))
     whole = {
         "columns": lambda: known.expand(size),
         "rows": lambda: known[:, None].expand(size),
         "blocks": lambda: known.view(1, 2).repeat_interleave(32, 0).repeat_interleave(32, 1),
         "entries": lambda: known.view(size),
     }[kind]()
-    part = Part(kind, size, np.unique(part.index))
+    part = Part(kind, size, np.unique(np.array([1, 3, 4]) % units(kind, size)))
     spread = of_units({"a": known}, {"a": part})
     assert torch.equal(spread, whole.reshape(-1)[torch.from_numpy(part.entries())])
 
