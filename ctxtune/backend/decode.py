@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
     from ctxtune.backend.prefix import Prefix
     from ctxtune.backend.trunk import Trunk
-    from ctxtune.recipe.schema import Generation
+    from ctxtune.recipe.written import Generation
 
 MOST_COLUMNS = 2048  # side by side behind a prefix: each token looks at all of them
 MOST_TOKENS = 8192  # in one batch, prompts and answers together: what their keys and values take in memory

@@ -31,7 +31,7 @@ from ctxtune.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctxtune.recipe.schema import Generation
+    from ctxtune.recipe.written import Generation
 
 
 REMEMBERED = 16_384  # prompts, about 3 MiB

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ctxtune.evals.items import Item
     from ctxtune.methods.fewshot import Groups, Shots
     from ctxtune.recipe.load import Resolved
-    from ctxtune.recipe.schema import Generation, Recipe
+    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.written import Generation
 
 _ALONE = 256  # rows that share nothing, in memory at once
 LEAST = 16  # tokens from which a prefix is worth a pass of its own

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from ctxtune.commands.prepare import Source, Spec
     from ctxtune.data.encode import Encoded
     from ctxtune.evals.items import Item
-    from ctxtune.recipe.schema import Generation, Recipe
+    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.written import Generation
 
 
 @dataclass

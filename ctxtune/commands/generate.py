@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
     from ctxtune.backend.sample import Seeds
     from ctxtune.commands.behind import Context
-    from ctxtune.recipe.schema import Generation
+    from ctxtune.recipe.written import Generation
 
 RESULT = ("text", "tokens", "reason")
 """the fields that an answer adds to a row"""

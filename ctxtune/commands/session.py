@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ctxtune.backend.past import Past
     from ctxtune.backend.sample import Seeds
     from ctxtune.commands.switch import Key
-    from ctxtune.recipe.schema import Generation, Recipe
+    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.written import Generation
 
 HELP = """\
 /reset              forget the conversation

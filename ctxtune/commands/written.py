@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ctxtune.backend.load import Base
     from ctxtune.data.encode import ChoiceSet, Encoded
     from ctxtune.data.read import Row
-    from ctxtune.recipe.schema import Recipe, Score
+    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.written import Score
 
 MOST_ANSWERS = 1_000
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ctxtune.evals.items import Item
-    from ctxtune.recipe.schema import Score
+    from ctxtune.recipe.written import Score
 
     RowScores = Callable[[str, Sequence[str]], dict[str, float]]
 

@@ -8,6 +8,7 @@ MOST_STEPS = 10_000_000
 
 Text = Annotated[str, Field(min_length=1)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Template = Annotated[str, Field(pattern=r"\{\{")]
 Rows = Annotated[int, Field(ge=1, le=65_536)]
 
 

@@ -13,7 +13,7 @@ from ctxtune.backend.decode import Written, generate_batch, stream
 from ctxtune.backend.past import Past
 from ctxtune.backend.sample import Seeds
 from ctxtune.errors import DataError, ModelError
-from ctxtune.recipe.schema import Generation
+from ctxtune.recipe.written import Generation
 
 from ..conftest import make_tokenizer
 

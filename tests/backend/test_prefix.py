@@ -15,7 +15,7 @@ from ctxtune.backend.prefix import as_rows, read_prefix
 from ctxtune.backend.trunk import Trunk
 from ctxtune.data.encode import Encoded
 from ctxtune.evals.choice import Requests, behind, common_prefix
-from ctxtune.recipe.schema import Generation
+from ctxtune.recipe.written import Generation
 
 from ..conftest import FAMILY_KINDS, FOUND, WINDOW
 from .test_trunk import double  # noqa: F401

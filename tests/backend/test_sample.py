@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from ctxtune.backend import sample
 from ctxtune.backend.sample import Sampler, Seeds, draw, filters, seen
-from ctxtune.recipe.schema import Generation
+from ctxtune.recipe.written import Generation
 
 LOGITS = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 3
 

@@ -236,7 +236,7 @@ def test_generate_goes_on_behind_it(
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.adapt import adapt
     from ctxtune.commands.behind import open_context
-    from ctxtune.recipe.schema import Generation
+    from ctxtune.recipe.written import Generation
 
     for kind in FRONT:  # of a suffix: test_suffix.py
         adapt(asked(model_folders["llama-tied"], train, tmp_path / kind, {"method.kind": kind}), False, Listener())

@@ -16,7 +16,7 @@ from ctxtune.backend.load import load_base
 from ctxtune.commands.generate import asks_of_prompts, generate
 from ctxtune.commands.session import Session
 from ctxtune.errors import AdapterError, CtxtuneError, DataError, ModelError, RecipeError, StorageError
-from ctxtune.recipe.schema import Generation
+from ctxtune.recipe.written import Generation
 
 from ..conftest import same_tensors, save_chatty
 

@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from ctxtune.errors import RecipeError
 from ctxtune.evals.items import Item, summarise
 from ctxtune.evals.overlap import row_scores, total_scores
-from ctxtune.recipe.schema import Score
+from ctxtune.recipe.written import Score
 
 ENGLISH = [
     "a",
