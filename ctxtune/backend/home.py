@@ -38,6 +38,11 @@ def conversions() -> Path:
     return _private(home() / "converted")
 
 
+def corpora(make: bool = True) -> Path:
+    """One folder a corpus that was tokenised."""
+    return _private(home(make) / "corpora", make)
+
+
 def states(make: bool = True) -> Path:
     """What a frozen part of a model has said about an input."""
     return _private(home(make) / "states", make)

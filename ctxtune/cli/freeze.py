@@ -1,16 +1,15 @@
 """`ctxtune freeze` and `ctxtune run`: adapt a model, print what it cost and what it brought."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctxtune.cli import console, fewshot, options
+from ctxtune.cli import console, fewshot, options, pretrain
+from ctxtune.cli.voice import speaking
 
 if TYPE_CHECKING:
-    from ctxtune.engine.loop import StepFacts
     from ctxtune.recipe.load import Resolved
 
 
@@ -93,6 +92,9 @@ def start(
         else:
             fewshot.start(resolved, as_json, resume=resume)
         return
+    if resolved.recipe.method.name == "pretrain":
+        pretrain.start(resolved, resume, dry_run, as_json)
+        return
     if dry_run:
         from ctxtune.commands.dry_run import dry_run as foresee
 
@@ -108,33 +110,8 @@ def adapt_loudly(resolved: "Resolved", resume: bool) -> dict[str, Any]:
     """Run with progress on standard error."""
     from ctxtune.commands.adapt import adapt
 
-    voice = Voice()
-    try:
+    with speaking() as voice:
         return adapt(resolved, resume, voice)
-    finally:
-        voice.progress.close()
-
-
-class Voice:
-    """How a run speaks on the terminal."""
-
-    def __init__(self) -> None:
-        self.progress = console.Progress()
-        self._begun = 0.0
-        self._first = self._last = 0
-
-    def note(self, text: str) -> None:
-        """A line."""
-        console.note(text)
-
-    def step(self, facts: "StepFacts") -> None:
-        """A step of the loop."""
-        if not self._begun or facts.step <= self._last:  # or another loop has begun
-            self._begun, self._first = time.monotonic() - facts.seconds, facts.step - 1
-        self._last = facts.step
-        pace = (time.monotonic() - self._begun) / (facts.step - self._first)
-        left = pace * (facts.steps - facts.step)
-        self.progress.step(facts.step, facts.steps, facts.loss, facts.lr, facts.tokens / max(facts.seconds, 1e-9), left)
 
 
 def _cost_table(facts: Mapping[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from ctxtune.cli import (
     interrupt,
     mask,
     model,
+    pretrain,
     prompt,
     quickstart,
     recipe,
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("quickstart")(quickstart.quickstart)
+app.command("pretrain")(pretrain.pretrain)
 app.command("freeze")(freeze.freeze)
 app.command("mask")(mask.mask)
 app.command("prompt")(prompt.prompt)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctxtune.cli import console, freeze, options
+from ctxtune.cli.voice import speaking
 
 
 def quickstart(out: options.Out = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
@@ -16,11 +17,8 @@ def quickstart(out: options.Out = None, json: options.Json = False, quiet: optio
     console.Quiet.on = quiet
     from ctxtune.commands.quickstart import quickstart as command
 
-    voice = freeze.Voice()
-    try:
+    with speaking() as voice:
         facts = command(out, voice)
-    finally:
-        voice.progress.close()
     console.emit(facts, json, lambda: _tables(facts))
     console.note("other examples give other answers; how far apart they lie: ctxtune fewshot fewshot --seeds 5")
     console.note(f"the adapter lies in {facts['adapter']['folder']}; use it with:")

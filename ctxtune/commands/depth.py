@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.mask import Mask
+from ctxtune.recipe.pretrain import Pretrain
 from ctxtune.recipe.schema import Fewshot, Freeze
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def widest(recipe: Recipe, num_layers: int) -> Freeze | Mask | Prompt:
     from ctxtune.methods.depth import candidates
 
     settings = recipe.method
-    assert not isinstance(settings, Fewshot)  # it trains nothing
+    assert not isinstance(settings, Fewshot | Pretrain)  # one trains nothing, the other a model of its own
     if not isinstance(settings, Freeze) or not undecided(recipe):
         return settings
     return _with(settings, candidates(num_layers, settings.sample or 1)[-1])

@@ -8,7 +8,7 @@ metrics.jsonl           one line a step
 checkpoint.safetensors  the last state; best.safetensors the best numbers so far
 stdin.jsonl             what came through a pipe
 control/                the same of a random mask beside a chosen one
-adapter/                the result
+adapter/                the result; model/ that of pretraining
 scores.jsonl            what every row gave, of a few-shot run
 result.json             every number of the run; its presence says that the run is complete
 """
@@ -75,6 +75,10 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
 
     @property
     def scores(self) -> Path:

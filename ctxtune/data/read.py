@@ -77,6 +77,16 @@ def _rows_of(path: Path, files: Files) -> list[Row]:
     return [Row(fields, source, number, "row") for number, (_, fields) in enumerate(found, 1)]
 
 
+def stream_rows(path: Path, files: Files) -> Iterator[Row]:
+    """The rows of one file, one at a time: as many as there are, they need no more memory than the longest of them."""
+    source = said_name(path)
+    if files.format in COLUMNS:
+        yield from (Row(fields, source, number, "row") for number, fields in COLUMNS[files.format](path))
+        return
+    with open_lines(path) as lines:
+        yield from (Row(fields, source, line) for line, fields in READERS[files.format](lines, source))
+
+
 def check_types(rows: Sequence[Row], names: Iterable[str]) -> None:
     """Refuse a field that is, say, text in one row and a number in another; null counts as missing."""
     for name in names:

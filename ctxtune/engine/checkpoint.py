@@ -1,6 +1,6 @@
 """A run's state on disk: one safetensors file, written whole or not at all.
 
-It holds the trained numbers, both moments of AdamW, torch's random state, and in the header what the loop counts: so a
+It holds the trained numbers, the optimiser's moments, torch's random state, and in the header what the loop counts: so a
 run that was killed goes on as if nothing had happened, bit for bit on one device.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 _BESIDE = "beside."
 _Restore = Callable[[Mapping[str, Tensor]], None]
 
@@ -40,7 +40,7 @@ def write_checkpoint(
     for name, param in params.items():
         tensors[f"param.{name}"] = param.detach()
         for moment in _MOMENTS:
-            if param in optimizer.state:
+            if moment in optimizer.state.get(param, {}):
                 tensors[f"{moment}.{name}"] = optimizer.state[param][moment]
     _write(path, tensors, state)
 
@@ -61,8 +61,8 @@ def read_checkpoint(
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(tensors[f"param.{name}"])
-            if f"step.{name}" in tensors:
-                optimizer.state[param] = {moment: tensors[f"{moment}.{name}"].clone() for moment in _MOMENTS}
+            if found := {key: tensors[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in tensors}:
+                optimizer.state[param] = found
     torch.set_rng_state(tensors["rng"])
     return state
 

@@ -24,7 +24,7 @@ from ctxtune.engine.schedule import factor
 from ctxtune.errors import CtxtuneError, Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -82,16 +82,17 @@ class Course:
     """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices.
 
     shares(step, epoch) are the numbers that move in a step, each with its share of the rate. Where these numbers belong may
-    change: `regrow` says so. Beside a `guard` a step follows its gradient as well.
+    change: `regrow` says so. Beside a `guard` a step follows its gradient as well. `matrices` are those that Muon turns.
     """
 
     steps: int
     lr: float
-    batches: Callable[[int], list[list[int]]]
+    batches: Callable[[int], Sequence[list[int]]]
     shares: Shares
     penalty: Penalty | None = None
     regrow: tuple[Regrow, Backward] | None = None
     guard: Guard | None = None
+    matrices: Collection[str] = ()
 
     def after(self, step: int, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
         """What is changed after a step, counted from 1."""
@@ -203,7 +204,7 @@ def fit(
         Interrupted: a signal came; a checkpoint was written.
         CtxtuneError: the loss is no longer a number; the last checkpoint is from before.
     """
-    optimizer = make_optimizer(params, options)
+    optimizer = make_optimizer(params, options, course.matrices)
     state = State()
     if desk.last.exists():
         state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer, course.restore)["loop"])

@@ -1,4 +1,7 @@
-"""AdamW over the numbers that move now, each at its share of the rate; what stands still has no gradient and no state."""
+"""AdamW or Muon over the numbers that move now, each at its share of the rate.
+
+What stands still has no gradient and no state.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctxtune.engine.muon import Muon
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from torch import nn
 
@@ -17,9 +22,13 @@ if TYPE_CHECKING:
     """(step, epoch), both counted from 0 -> the share of the rate of each number that moves then"""
 
 
-def make_optimizer(params: Mapping[str, nn.Parameter], options: Train) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over the numbers that move, and no others."""
-    groups = [{"params": list(params.values()), "share": 1.0}]
+def make_optimizer(
+    params: Mapping[str, nn.Parameter], options: Train, matrices: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), or Muon of `matrices` (muon.py), over the numbers that move, and no others."""
+    groups: list[dict[str, Any]] = [{"params": list(params.values()), "share": 1.0}]
+    if options.optimizer == "muon":
+        return Muon(groups, [params[name] for name in matrices], options.weight_decay)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay, fused=True)
 
 
@@ -39,6 +48,9 @@ def move(
     for name, param in params.items():
         if name in shares:
             groups.setdefault(shares[name], []).append(param)
+    now = {id(param): group["share"] for group in optimizer.param_groups for param in group["params"]}
+    if now == {id(params[name]): share for name, share in shares.items()}:
+        return [param for some in groups.values() for param in some]
     settings: dict[str, Any] = {key: optimizer.param_groups[0][key] for key in optimizer.defaults}
     optimizer.param_groups[:] = [{**settings, "params": some, "share": share} for share, some in groups.items()]
     return [param for some in groups.values() for param in some]

@@ -80,7 +80,7 @@ def _fault(key: str, detail: ErrorDetails, given: Mapping[str, Given], source: s
     if one is None:
         one = _to_blame(key, str(reason), given)
     if reason is not None:
-        return Fault(one.line, f"{one.where}: {key}: {reason}")
+        return Fault(one.line, f"{one.where}: {key}: {reason}" if key else f"{one.where}: {reason}")
     if key == "method.name":
         return _no_method(one)
     index = next((part for part in detail["loc"] if isinstance(part, int)), None)
@@ -93,9 +93,9 @@ def _fault(key: str, detail: ErrorDetails, given: Mapping[str, Given], source: s
 
 def _to_blame(section: str, reason: str, given: Mapping[str, Given]) -> Given:
     """Of the keys of a section that contradict each other, as the reason names them, the one that overrules."""
-    words = set(re.findall(r"\w+", reason))
-    below = {key.removeprefix(f"{section}."): one for key, one in given.items() if key.startswith(f"{section}.")}
-    named = [one for name, one in below.items() if name in words and f"{section}.{name}" != "method.name"]
+    words, start = set(re.findall(r"\w+", reason)), f"{section}." if section else ""
+    below = {key: one for key, one in given.items() if key.startswith(start) and key != "method.name"}
+    named = [one for key, one in below.items() if key.rpartition(".")[2] in words]
     return min(named, key=lambda one: ("flag", "--set", "recipe").index(one.origin))
 
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Inputs that are files: relative to the recipe that names them. `model` and those under `forget` may also be other things.
-PATHS = ("model", "data.train", "data.eval", "forget.probe", "forget.text", "method.adapters", "method.masks")
+PATHS = (
+    "model", "data.train", "data.eval", "forget.probe", "forget.text", "method.adapters", "method.masks",
+    "method.tokenizer",
+)  # fmt: skip
 
 
 def leaves(section: Section, below: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe import gallery, keys
 from ctxtune.recipe.faults import Fault, explain, raise_first
 from ctxtune.recipe.read import NOT_TEXT, Document, at, parse, printable, read_recipe, shown
-from ctxtune.recipe.schema import Recipe
+from ctxtune.recipe.schema import SCRATCH, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +29,7 @@ SPELT = {  # options that are not spelled like their keys
 ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
 NOT_PATHS = {
     "data.train": ("-",), "data.eval": ("-",), "forget.probe": ("builtin", "none"), "forget.text": ("builtin",),
+    "model": (SCRATCH,),
 }  # fmt: skip
 
 

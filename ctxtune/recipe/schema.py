@@ -11,11 +11,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from ctxtune.recipe.forget import Forget
 from ctxtune.recipe.layers import checked
 from ctxtune.recipe.mask import Mask
+from ctxtune.recipe.pretrain import Pretrain, train_defaults
 from ctxtune.recipe.section import Rows, Section, Steps, Template, Text
 from ctxtune.recipe.start import check_goes, start_of
 from ctxtune.recipe.written import Generation, Score
 
 REPLAYED_SEED = 1234  # of lm-evaluation-harness, for what it draws
+SCRATCH = "scratch"  # the model of a recipe that makes one
 
 Share = Annotated[float, Field(gt=0, le=1_000_000)]
 
@@ -60,6 +62,9 @@ class Data(Section):
     eval: Text | None = Field(None, description="rows to score on; never learned from")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")
     answer: Text = Field("{{ answer }}", description="Jinja template of the answer; only the answer is learned")
+    text: Template = Field(
+        "{{ text }}", description="pretrain: Jinja template of a document; a .txt file is one, whole"
+    )
     choices: Annotated[list[Text], Field(min_length=2), AfterValidator(_distinct)] | Template | None = Field(
         None, description="the possible answers, or {{ a field }} that lists a row's own; null is free text"
     )
@@ -265,7 +270,7 @@ class Fewshot(Section):
 
 
 # One more method is one more class.
-Method = Annotated[Freeze | Mask | Prompt | Fewshot, Field(discriminator="name")]
+Method = Annotated[Freeze | Mask | Prompt | Fewshot | Pretrain, Field(discriminator="name")]
 
 
 class Train(Section):
@@ -280,6 +285,9 @@ class Train(Section):
     )
     lr: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
         "auto", description="the highest learning rate; auto is a short range test before the run"
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="adamw; or muon for matrices and adamw for the rest, which pretrain has as its default"
     )
     schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
         "linear", description="how the rate falls after the warm-up: linear, cosine, constant or wsd"
@@ -307,7 +315,9 @@ class Recipe(Section):
     """A ctxtune recipe: one model, one method, one run."""
 
     ctxtune: Literal[1] = Field(1, description="version of this format")
-    model: Text = Field(description="a folder, a .gguf file, or a name from `ctxtune model list`")
+    model: Text = Field(
+        description="a folder, a .gguf file, or a name from `ctxtune model list`; scratch: pretrain's own"
+    )
     quant: Literal["none", "int8", "nf4", "fp4"] = Field(
         "none", description="how frozen linear layers are stored: none, int8, nf4 or fp4"
     )
@@ -329,6 +339,30 @@ class Recipe(Section):
     inputs: dict[Annotated[str, Field(min_length=1, max_length=64)], Text] | None = Field(
         None, description="sha256 of what was read; written by a run"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_nothing(cls, given: Any) -> Any:
+        """A model that is made needs no name, and is trained in a way of its own where nothing else is asked for."""
+        method = given.get("method") if isinstance(given, dict) else None
+        if not isinstance(method, dict) or method.get("name") != "pretrain":
+            return given
+        train = given.get("train")
+        filled = {**train_defaults(method), **train} if isinstance(train, dict) else train_defaults(method)
+        return {"model": SCRATCH, **given, "train": filled if train is None or isinstance(train, dict) else train}
+
+    @model_validator(mode="after")
+    def _made_for(self) -> "Recipe":
+        makes = isinstance(self.method, Pretrain)
+        if makes != (self.model == SCRATCH):
+            raise ValueError(
+                f"model {self.model}: method pretrain makes a model of its own, which is called {SCRATCH}"
+                if makes
+                else f"model {SCRATCH} is what method pretrain begins with"
+            )
+        if self.train.optimizer == "muon" and not makes:
+            raise ValueError("optimizer muon is for whole models: `ctxtune pretrain`")
+        return self
 
 
 def json_schema() -> dict[str, Any]:

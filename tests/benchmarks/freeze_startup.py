@@ -23,10 +23,10 @@ CLOCK = "import json, os, time; wall = time.time() - begun; print(json.dumps([wa
 ALONE = f"import time; begun = time.time(); import torch; from transformers import {{family}}; {CLOCK}"
 FREEZE = f"""import time; begun = time.time()
 import sys
-from ctxtune.cli import freeze, main
+from ctxtune.cli import main, voice
 def first(self, facts):
     {CLOCK}sys.stdout.flush(); os._exit(0)
-freeze.Voice.step = first
+voice.Voice.step = first
 main.run()
 """
 

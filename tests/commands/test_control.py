@@ -16,7 +16,8 @@ from ctxtune.adapter.mask import read_mask
 from ctxtune.adapter.read import open_adapter
 from ctxtune.backend.mask import Part, numel
 from ctxtune.backend.skeleton import skeleton
-from ctxtune.cli.freeze import Voice, _cost_table, result_table
+from ctxtune.cli.freeze import _cost_table, result_table
+from ctxtune.cli.voice import Voice
 from ctxtune.commands import control as command
 from ctxtune.commands import judge
 from ctxtune.commands.choose_only import choose_only

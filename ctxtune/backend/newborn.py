@@ -1,0 +1,108 @@
+"""A model that knows nothing yet: plain classes of transformers, so that what it becomes loads anywhere.
+
+Inputs of a matrix of `n` columns are summed by numbers of variance 1 / 3n, those of torch's own linear layers. What writes into
+the states, and the head, begin at zero: a new block changes nothing, every token is equally likely (Zhang et al. 2019, Fixup;
+modded-nanogpt).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ctxtune.backend.anatomy import FAMILIES, Anatomy
+from ctxtune.backend.library import hush
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ctxtune.recipe.pretrain import Pretrain
+
+_FAMILY = {"neox": "gpt_neox"}
+_WRITERS = ("o_proj", "down_proj", "c_proj", "attention.dense", "dense_4h_to_h")
+_EMBEDDED = 0.02
+
+
+def make_model(settings: Pretrain, vocabulary: int, end: int, seed: int) -> tuple[nn.Module, Anatomy]:
+    """A new model of a recipe, float32 on the CPU, and the anatomy of its family; the same seed makes the same numbers."""
+    from transformers import AutoModelForCausalLM
+
+    hush()
+    family = _FAMILY.get(settings.arch, settings.arch)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_config(settings, vocabulary, end), dtype=torch.float32)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.apply(model._init_weights)  # norms, biases, and what is computed from the settings
+        _begin(model, FAMILIES[family])
+    made: nn.Module = model
+    return made, FAMILIES[family].fitted(made)
+
+
+def shape_only(settings: Pretrain, vocabulary: int, end: int) -> nn.Module:
+    """The same without numbers."""
+    from transformers import AutoModelForCausalLM
+
+    hush()
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(_config(settings, vocabulary, end), dtype=torch.float32)
+    return model
+
+
+def _config(settings: Pretrain, vocabulary: int, end: int) -> Any:
+    from transformers import AutoConfig
+
+    width, heads, ids = settings.states, settings.attention_heads, {"bos_token_id": end, "eos_token_id": end}
+    tied = {"tie_word_embeddings": settings.tie, "vocab_size": vocabulary, **ids}
+    if settings.arch == "gpt2":
+        return AutoConfig.for_model(
+            "gpt2", n_positions=settings.row, n_embd=width, n_layer=settings.depth, n_head=heads,
+            n_inner=settings.inner, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **tied,
+        )  # fmt: skip
+    shape = {
+        "hidden_size": width, "intermediate_size": settings.inner, "num_hidden_layers": settings.depth,
+        "num_attention_heads": heads, "max_position_embeddings": settings.row, **tied,
+    }  # fmt: skip
+    if settings.arch == "neox":
+        return AutoConfig.for_model("gpt_neox", **shape)
+    more = {"num_key_value_heads": heads, "head_dim": width // heads}
+    return AutoConfig.for_model(settings.arch, **shape, **more)
+
+
+def _begin(model: nn.Module, anatomy: Anatomy) -> None:
+    """Numbers of all matrices."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_submodule(anatomy.head)
+    tied = any(head.weight is model.get_submodule(name).weight for name in anatomy.embeddings[:1])
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.normal_(std=_EMBEDDED)
+            elif isinstance(module, nn.Linear | Conv1D):
+                if (module is head and not tied) or name.endswith(_WRITERS):
+                    module.weight.zero_()
+                elif module is not head:
+                    inputs = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
+                    module.weight.normal_(std=(3 * inputs) ** -0.5)
+
+
+def matrices(model: nn.Module, anatomy: Anatomy) -> Mapping[str, nn.Parameter]:
+    """The matrices of its blocks."""
+    return {
+        name: param
+        for name, param in model.named_parameters()
+        if name.startswith(f"{anatomy.blocks}.") and param.ndim == 2
+    }
+
+
+def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """The model as every program of this field reads it: config.json, model.safetensors and the tokenizer's files."""
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,108 @@
+"""A corpus as documents, read piece by piece: only a piece of them is ever in memory.
+
+    .txt              one document, whatever its length
+    a folder of .txt  each is one
+    other rows        each is one, by a template
+
+A long document comes in pieces of at least PIECE characters, cut where a line ends and the next begins with a word, so that
+a byte-level tokenizer makes the same tokens of the pieces as of the whole. The end of each file may be held out: what lies
+behind a share of its characters, by whole lines or rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ctxtune.data.open import open_lines, said_name
+from ctxtune.data.read import stream_rows
+from ctxtune.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from ctxtune.data.files import Files
+    from ctxtune.data.render import Template
+
+PIECE = 1 << 18
+_LONGEST = 4 * PIECE  # a piece is cut here at the latest, wherever the next word begins
+
+File = tuple["Path", "Files"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text; whether a document `begins` with it, and whether it is `held` out."""
+
+    text: str
+    begins: bool
+    held: bool = False
+
+
+def files_of(found: Iterable[Files]) -> list[File]:
+    """Every file of a corpus, in order."""
+    return [(path, files) for files in found for path in files.paths]
+
+
+def survey(files: Iterable[File], template: Template) -> list[int]:
+    """The characters of each file, of which a share can be held out.
+
+    Raises:
+        DataError: a file or a row is wrong, or there is nothing to read.
+    """
+    sizes = [sum(len(text) for text, _ in _texts(path, of, template)) for path, of in files]
+    if not sum(sizes):
+        raise DataError("the corpus holds no text", "name files with text: --train FILE")
+    return sizes
+
+
+def documents(
+    files: Iterable[File], template: Template, sizes: Sequence[int] | None = None, held_out: float = 0.0
+) -> Iterator[Piece]:
+    """The pieces of every file, in order; behind 1 - `held_out` of the `sizes` of each what is held out."""
+    for number, (path, of) in enumerate(files):
+        most = sizes[number] * (1 - held_out) if sizes is not None else None
+        yield from _pieces(_texts(path, of, template), most)
+
+
+def _texts(path: Path, files: Files, template: Template) -> Iterator[tuple[str, bool]]:
+    """The text of a file, a line or a row at a time, and whether a document begins with it; what is blank is no document."""
+    if files.format not in ("txt", "texts"):
+        for row in stream_rows(path, files):
+            if (text := template.render(row)).strip():
+                yield text, True
+        return
+    blank, begun = "", False
+    with open_lines(path) as lines:
+        for line in lines:
+            blank += line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
+            if len(blank) > _LONGEST:
+                raise DataError(
+                    f"{said_name(path)}: a line, or blank lines, of more than {_LONGEST:,} characters",
+                    "is it text? break long lines where sentences end",
+                )
+            if not blank.isspace():  # blank lines at the start and at the end are no text
+                yield blank if begun else blank.lstrip("\n"), not begun
+                blank, begun = "", True
+
+
+def _pieces(texts: Iterable[tuple[str, bool]], most: float | None) -> Iterator[Piece]:
+    """Texts put together to pieces; what reaches beyond `most` characters is held out, and begins anew."""
+    waiting, size, total, begins, held = list[str](), 0, 0, True, False
+    for text, new in texts:
+        out = held or (most is not None and total + len(text) / 2 > most)
+        total += len(text)
+        if waiting and (new or out != held or _may_cut(waiting[-1], text, size)):
+            yield Piece("".join(waiting), begins, held)
+            waiting, size, begins = [], 0, new or out != held
+        waiting.append(text)
+        size, held = size + len(text), out
+    if waiting:
+        yield Piece("".join(waiting), begins, held)
+
+
+def _may_cut(last: str, following: str, size: int) -> bool:
+    if size < PIECE:
+        return False
+    return size >= _LONGEST or not (last[-2:-1].isspace() or following[:1].isspace())

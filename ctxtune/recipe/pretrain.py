@@ -1,0 +1,84 @@
+"""What a model that begins with nothing is made of: one dial, `depth`, sets the rest, and each may be set by itself."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ctxtune.recipe.section import Section, Text
+
+WIDTH, HEAD = 32, 32
+"""numbers of the states for each layer, and of each head of attention"""
+STEP_TOKENS = 4096
+"""tokens in a step of a model of NARROW numbers; a wider one takes more of them (nanochat: to the power of 0.383)"""
+NARROW, MORE_TOKENS = 128, 0.383
+EPOCHS = 4.0
+"""passes over a corpus, at most, that teach nearly as much as new text does (Muennighoff et al. 2023)"""
+
+Size = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class Pretrain(Section):
+    """Pretraining: all numbers of a new model are learned, from text alone."""
+
+    name: Literal["pretrain"] = Field(description="the name of the method")
+    arch: Literal["llama", "qwen3", "gpt2", "neox"] = Field(
+        "llama", description="the architecture, one of transformers: llama, qwen3, gpt2 or neox"
+    )
+    depth: Annotated[int, Field(ge=1, le=256)] = Field(4, description="layers; they set what is null below")
+    width: Size | None = Field(None, description="numbers of the states; null is 32 a layer")
+    heads: Size | None = Field(None, description="heads of attention; null is one for 32 numbers")
+    feed_forward: Size | None = Field(
+        None, description="inner numbers of a block; null is 8/3 of the width (llama, qwen3), or 4 times (gpt2, neox)"
+    )
+    row: Annotated[int, Field(ge=8, le=1_048_576)] = Field(256, description="the most tokens that are read at once")
+    vocabulary: Annotated[int, Field(ge=257, le=1_000_000)] = Field(
+        4096, description="tokens of the tokenizer that is learned from the corpus (byte-level BPE)"
+    )
+    tokenizer: Text | None = Field(
+        None, description="a folder with a tokenizer, or its tokenizer.json; null learns one from the corpus"
+    )
+    tie: bool = Field(False, description="whether the head is the embedding of the tokens")
+    held_out: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        description="the share at the end of each file that is scored, not learned; not beside data.eval",
+    )
+
+    @property
+    def states(self) -> int:
+        """Numbers of the states."""
+        return self.width or WIDTH * self.depth
+
+    @property
+    def attention_heads(self) -> int:
+        """Heads of attention."""
+        return self.heads or max(1, self.states // HEAD)
+
+    @property
+    def inner(self) -> int:
+        """Inner numbers of a block, a multiple of 8."""
+        gated = self.arch in ("llama", "qwen3")
+        return self.feed_forward or (self.states * 8 // 3 // 8 * 8 if gated else 4 * self.states)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Pretrain":
+        if self.states % (2 * self.attention_heads):
+            told = "width" if self.width is not None else "heads"
+            raise ValueError(
+                f"{told}: {self.states} numbers cannot be shared by {self.attention_heads} heads, an even number to each"
+            )
+        return self
+
+
+def train_defaults(method: dict[str, Any]) -> dict[str, Any]:
+    """How a new model is trained where nobody says: as what has been found for small ones."""
+    row, width = method.get("row", 256), method.get("width") or WIDTH * (method.get("depth") or 4)
+    if not all(isinstance(one, int) and one > 0 for one in (row, width)):
+        row, width = 256, NARROW  # the mistake is told elsewhere
+    tokens = STEP_TOKENS * (width / NARROW) ** MORE_TOKENS
+    batch = min(max(1, math.floor(tokens / row + 0.5)), 65_536)
+    return {
+        "optimizer": "muon", "epochs": EPOCHS, "batch": batch, "schedule": "wsd", "warmup": 0.02, "weight_decay": 0.1,
+    }  # fmt: skip

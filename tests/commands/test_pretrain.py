@@ -1,0 +1,225 @@
+"""Pretraining from nothing, whole: what comes out, that a killed run goes on to the last bit, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ctxtune.backend.home import corpora
+from ctxtune.commands.pretrain import dry_run, pretrain, shares_of
+from ctxtune.errors import CtxtuneError, DataError, RecipeError
+from ctxtune.recipe.load import load
+
+from ..conftest import Killed, Listener, kill_at, losses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ctxtune.engine.loop import StepFacts
+    from ctxtune.recipe.load import Resolved
+
+LINES = [f"On day {day} the {('cat', 'dog', 'bird')[day % 3]} ate {day % 7} fish.\n" for day in range(400)]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(LINES), encoding="utf-8")
+    return path
+
+
+def recipe(text: Path, out: Path, **more: Any) -> Resolved:
+    flags = {
+        "method.name": "pretrain", "data.train": str(text), "method.depth": 1, "method.row": 32, "out": str(out),
+        "method.vocabulary": 300, "train.batch": 8, "train.steps": 6, "device": "cpu",
+        **{key.replace("__", "."): value for key, value in more.items()},
+    }  # fmt: skip
+    return load(None, flags)
+
+
+def run(
+    text: Path, out: Path, resume: bool = False, at: Callable[[StepFacts], None] = lambda facts: None, **more: Any
+) -> dict[str, Any]:
+    return pretrain(recipe(text, out, **more), resume, Listener(at))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_model_learns_and_is_what_the_result_says(text: Path, tmp_path: Path) -> None:
+    facts = run(text, tmp_path / "run", train__steps=30, train__eval_every=10)
+    assert losses(tmp_path / "run")[0] == pytest.approx(math.log(300), abs=1e-5)
+    assert losses(tmp_path / "run")[-1] < 3.5
+    folder = tmp_path / "run" / "model"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert facts["parameters"] == sum(one.numel() for one in model.parameters())
+    # By hand: the held-out end, cut into rows that begin anew.
+    held = "".join(LINES)[-facts["corpus"]["held_out"]["characters"] :]
+    assert held.startswith("On day")
+    assert 0.04 < len(held) / len("".join(LINES)) < 0.06
+    end = tokenizer.eos_token_id
+    stream, total = [end, *tokenizer(held, add_special_tokens=False).input_ids, end], 0.0
+    for first in range(0, len(stream) - 1, 32):
+        ids = torch.tensor([stream[first : first + 32]])[:, : len(stream) - 1 - first]
+        labels = torch.tensor(stream[first + 1 : first + 33])
+        with torch.no_grad():
+            total += functional.cross_entropy(model(ids).logits[0], labels, reduction="sum").item()
+    told = facts["scores"]["after"]
+    assert told["tokens"] == len(stream) - 1 == facts["corpus"]["held_out"]["tokens"]
+    assert told["loss"] == pytest.approx(total / (len(stream) - 1), abs=1e-5)
+    assert told["bits_per_byte"] == pytest.approx(total / math.log(2) / len(held.encode()), abs=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_killed_run_goes_on_to_the_last_bit(optimizer: str, text: Path, tmp_path: Path) -> None:
+    more = {"train__optimizer": optimizer, "train__steps": 12, "train__save_every": 3, "train__eval_every": 4}
+    run(text, tmp_path / "whole", **more)
+    with pytest.raises(Killed):
+        run(text, tmp_path / "killed", at=kill_at(8), **more)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    again = run(text, tmp_path / "killed", resume=True, **more)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert run(text, tmp_path / "killed", resume=True, **more) == again
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen3", "gpt2", "neox"])
+def test_every_architecture_learns(arch: str, text: Path, tmp_path: Path) -> None:
+    facts = run(text, tmp_path / "run", method__arch=arch, train__steps=20)
+    assert facts["scores"]["after"]["loss"] < math.log(300) - 1
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == {"neox": "gpt_neox"}.get(arch, arch)
+
+
+def test_parts_of_a_batch_are_the_batch(text: Path, tmp_path: Path) -> None:
+    run(text, tmp_path / "whole", train__optimizer="adamw")
+    run(text, tmp_path / "parts", train__optimizer="adamw", train__micro_batch=1)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+
+
+def test_the_same_recipe_gives_the_same_model(text: Path, tmp_path: Path) -> None:
+    run(text, tmp_path / "one")
+    pretrain(load(str(tmp_path / "one" / "recipe.yaml"), {"out": str(tmp_path / "two")}), False, Listener())
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    run(text, tmp_path / "three", train__seed=1)
+    assert not same(weights(tmp_path / "one"), weights(tmp_path / "three"))
+
+
+def test_a_corpus_is_tokenised_once(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(text, tmp_path / "one")
+    assert len([path for path in corpora().iterdir() if path.is_dir()]) == 1
+    monkeypatch.setattr("ctxtune.commands.corpus._tokenise", None)
+    run(text, tmp_path / "two", method__depth=2)
+    assert corpora().stat().st_mode & 0o777 == 0o700
+
+
+def test_another_text_is_another_corpus(text: Path, tmp_path: Path) -> None:
+    run(text, tmp_path / "one")
+    text.write_text("".join(LINES[::-1]), encoding="utf-8")
+    run(text, tmp_path / "two")
+    assert len([path for path in corpora().iterdir() if path.is_dir()]) == 2
+    with pytest.raises(DataError, match="has changed since the recipe was written"):
+        pretrain(load(str(tmp_path / "one" / "recipe.yaml"), {"out": str(tmp_path / "three")}), False, Listener())
+
+
+def test_text_to_score_may_be_named(text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("".join(LINES[:20]), encoding="utf-8")
+    facts = run(text, tmp_path / "run", data__eval=str(other))
+    assert facts["corpus"]["held_out"]["characters"] == len("".join(LINES[:20]))
+    assert facts["corpus"]["train"]["characters"] == len("".join(LINES))
+
+
+def test_a_tokenizer_may_be_given(text: Path, tmp_path: Path) -> None:
+    run(text, tmp_path / "one")
+    facts = run(text, tmp_path / "two", method__tokenizer=str(tmp_path / "one" / "model"))
+    assert facts["corpus"]["vocabulary"] == 300
+    read = [AutoTokenizer.from_pretrained(tmp_path / name / "model").get_vocab() for name in ("one", "two")]
+    assert read[0] == read[1]
+
+
+def test_the_best_step_is_kept(text: Path, tmp_path: Path) -> None:
+    """A rate that ruins the model in its last steps."""
+    facts = run(text, tmp_path / "run", train__steps=24, train__eval_every=4, train__lr=0.3, train__schedule="constant")
+    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = {one["step"]: one["eval_loss"] for one in told if "eval_loss" in one}
+    best = min(found, key=lambda step: found[step])
+    assert facts["best_step"] == best
+    assert facts["scores"]["after"]["loss"] == pytest.approx(found[best], abs=1e-6)
+
+
+def test_one_rate_does_for_every_width() -> None:
+    from ctxtune.backend.newborn import make_model, matrices
+    from ctxtune.recipe.pretrain import Pretrain
+
+    settings = Pretrain(name="pretrain", depth=1, width=512, row=32)
+    model, anatomy = make_model(settings, 300, 0, 0)
+    params, turned = dict(model.named_parameters()), frozenset(matrices(model, anatomy))
+    muon, adamw = (shares_of(params, turned, anatomy, settings, name) for name in ("muon", "adamw"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert (muon[name], adamw[name]) == (0.5, 0.25)
+    for shares in (muon, adamw):
+        assert (shares["lm_head.weight"], shares["model.embed_tokens.weight"], shares["model.norm.weight"]) == (
+            0.25,
+            1,
+            1,
+        )
+
+
+def test_a_dry_run_says_what_a_run_does(text: Path, tmp_path: Path) -> None:
+    foreseen = dry_run(recipe(text, tmp_path / "run", train__steps=None), Listener())
+    assert not (tmp_path / "run").exists()
+    facts = run(text, tmp_path / "run", train__steps=None)
+    assert {key: facts[key] for key in ("parameters", "corpus", "steps", "epochs", "lr")} == {
+        key: foreseen[key] for key in ("parameters", "corpus", "steps", "epochs", "lr")
+    }
+    assert facts["epochs"] == 4
+    assert facts["tokens"] == 4 * facts["corpus"]["train"]["tokens"]
+    assert foreseen["run_bytes"] > facts["saved"]["bytes"] * 3
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "said"),
+    [
+        ({"data__train": None}, RecipeError, "data.train is missing"),
+        ({"data__train": "-"}, RecipeError, "a pipe can be read once"),
+        ({"quant": "nf4"}, RecipeError, "quant has no place in pretraining"),
+        ({"dtype": "float16"}, RecipeError, "dtype float16 has no place"),
+        ({"forget__budget": 0.1}, RecipeError, "forget.budget has no place"),
+        ({"data__messages": "messages"}, RecipeError, "data.messages has no place"),
+        ({"data__train": "nothing.txt"}, DataError, "nothing.txt does not exist"),
+        ({"method__tokenizer": "nothing"}, CtxtuneError, "nothing"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(
+    more: dict[str, Any], error: type[Exception], said: str, text: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=said):
+        run(text, tmp_path / "run", **more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_too_short_to_hold_some_out_is_an_error(text: Path, tmp_path: Path) -> None:
+    text.write_text("one line\n", encoding="utf-8")
+    with pytest.raises(DataError, match="nothing is there to hold out"):
+        run(text, tmp_path / "run")
+
+
+def test_a_diverging_run_says_so(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(CtxtuneError, match=r"step \d+: the loss is .* norm (nan|inf)") as caught:
+        run(text, tmp_path / "run", train__lr=100.0, train__steps=40, train__clip=None, train__optimizer="adamw")
+    assert "smaller --lr" in str(caught.value.hint)
