@@ -10,6 +10,7 @@ _ctxtune() {
     local -A opt_args
     local -a commands=(
         'quickstart:Adapt a real model to real data, with no other input.'
+        'pretrain:Train a new model, and its tokenizer, from text alone.'
         'freeze:Train some layers, keep the rest as they are.'
         'mask:Train a few numbers of the weights, keep all others as they are.'
         'prompt:Learn a prompt that is no text: virtual tokens, which start as real ones.'
@@ -35,6 +36,7 @@ _ctxtune() {
     rest)
         case $line[1] in
         quickstart) _ctxtune_quickstart ;;
+        pretrain) _ctxtune_pretrain ;;
         freeze) _ctxtune_freeze ;;
         mask) _ctxtune_mask ;;
         prompt) _ctxtune_prompt ;;
@@ -61,6 +63,34 @@ _ctxtune_quickstart() {
         '(-h --help)--help[Show this message and exit.]'
 }
 
+_ctxtune_pretrain() {
+    _arguments -s -S \
+        '*--train=[The corpus\: txt, jsonl, parquet, a folder of texts ... Several may be named.]:train:_files' \
+        '--eval=[Text to score; without it the end of each file is held out.]:eval:_files' \
+        '--arch=[llama, qwen3, gpt2 or neox.]:arch:(llama qwen3 gpt2 neox)' \
+        '--depth=[Layers\: the one dial, which sets the rest.]:depth: ' \
+        '--vocabulary=[Tokens of the tokenizer that is learned from the corpus.]:vocabulary: ' \
+        '--tokenizer=[A given one\: a folder, or a tokenizer.json.]:tokenizer:_files' \
+        '--optimizer=[muon or adamw.]:optimizer:(adamw muon)' \
+        '--epochs=[Passes over the rows.]:epochs: ' \
+        '--steps=[Steps, in place of --epochs.]:steps: ' \
+        '--batch=[Rows in a step.]:batch: ' \
+        '--lr=[The learning rate, or auto.]:lr:(auto)' \
+        '--out=[The folder to write.]:out:_files' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '--seed=[The seed of every random choice.]:seed: ' \
+        '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
+        '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
+        '--resume[Go on with the run in --out.]' \
+        '--dry-run[Print what the run would cost, and leave.]' \
+        '--json[Print one JSON object.]' \
+        '(--quiet -q)--quiet[No progress, no notes.]' \
+        '(--quiet -q)-q[No progress, no notes.]' \
+        '(-h --help)-h[Show this message and exit.]' \
+        '(-h --help)--help[Show this message and exit.]' \
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
+}
+
 _ctxtune_freeze() {
     _arguments -s -S \
         '--model=[A folder, a .gguf file, or a name from `ctxtune model list`.]:model:{_ctxtune_or_file smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6}' \
@@ -80,7 +110,7 @@ _ctxtune_freeze() {
         '--forget-budget=[The most KL(base || tuned) on the probe, in nats a token, such as 0.05.]:forget-budget: ' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
@@ -92,7 +122,7 @@ _ctxtune_freeze() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_mask() {
@@ -121,7 +151,7 @@ _ctxtune_mask() {
         '--forget-budget=[The most KL(base || tuned) on the probe, in nats a token, such as 0.05.]:forget-budget: ' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
@@ -133,7 +163,7 @@ _ctxtune_mask() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_prompt() {
@@ -158,7 +188,7 @@ _ctxtune_prompt() {
         '--forget-budget=[The most KL(base || tuned) on the probe, in nats a token, such as 0.05.]:forget-budget: ' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
@@ -170,7 +200,7 @@ _ctxtune_prompt() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_fewshot() {
@@ -196,7 +226,7 @@ _ctxtune_fewshot() {
         '--on-error=[With --eval -, when a row is wrong\: stop, or mark it.]:on-error:(stop mark)' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--seed=[The seed of every random choice.]:seed: ' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
@@ -208,13 +238,13 @@ _ctxtune_fewshot() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_run() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -222,7 +252,7 @@ _ctxtune_run() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_eval() {
@@ -238,7 +268,7 @@ _ctxtune_eval() {
         '--save=[Write what every row gave\: a .jsonl file.]:save:_files' \
         '--against=[Compare with\: a file that --save wrote, an adapter, or base.]:against:{_ctxtune_or_file base}' \
         '--alpha=[Score shares of the adapter, and how far each is from the base\: 0,0.5,1, or grid.]:alpha:(grid)' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
@@ -248,7 +278,7 @@ _ctxtune_eval() {
         '(--quiet -q)-q[No progress, no notes.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_generate() {
@@ -483,11 +513,11 @@ _ctxtune_data_show() {
         '--row=[The first row to show, counted from 1.]:row: ' \
         '--rows=[How many to show.]:rows: ' \
         '--tokens[Cut at every token.]' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_data_stats() {
@@ -499,11 +529,11 @@ _ctxtune_data_stats() {
         '--answer=[The answer, a Jinja template over a row'\''s fields.]:answer: ' \
         '--choices=[The possible answers, split at commas, or a template that lists a row'\''s own.]:choices: ' \
         '--messages=[Chat rows\: the field of their messages, in place of --prompt and --answer.]:messages: ' \
-        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_cache() {
@@ -582,7 +612,7 @@ _ctxtune_recipe_show() {
     _arguments -s -S \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_recipe_new() {
@@ -590,16 +620,16 @@ _ctxtune_recipe_new() {
         '--out=[The file to write; NAME.yaml if not given.]:out:_files' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:name:(columns fewshot freeze mask prompt quickstart suffix)'
+        '1:name:(columns fewshot freeze mask novel pretrain prompt quickstart suffix)'
 }
 
 _ctxtune_recipe_check() {
     _arguments -s -S \
-        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '*--set=[Set one key, as in a run.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
         '--json[Print one JSON object.]' \
         '(-h --help)-h[Show this message and exit.]' \
         '(-h --help)--help[Show this message and exit.]' \
-        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask prompt quickstart suffix}'
+        '1:recipe:{_ctxtune_or_file columns fewshot freeze mask novel pretrain prompt quickstart suffix}'
 }
 
 _ctxtune_recipe_schema() {

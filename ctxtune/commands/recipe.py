@@ -80,7 +80,7 @@ def _moved(template: Path) -> str:
     document = read_recipe(template, template.name)
     lines = read_text(template, template.name).splitlines(keepends=True)
     for name, value in document.data.get("data", {}).items():
-        if f"data.{name}" in keys.PATHS and (template.parent / value).is_file():
+        if f"data.{name}" in keys.PATHS and isinstance(value, str) and (template.parent / value).is_file():
             number = document.lines[f"data.{name}"] - 1
             lines[number] = lines[number].replace(value, spell(str(template.parent / value)))
     return "".join(lines)

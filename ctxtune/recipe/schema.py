@@ -284,7 +284,7 @@ class Train(Section):
         False, description="whether short examples share a row of tokens, none seeing another; the losses stay the same"
     )
     lr: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
-        "auto", description="the highest learning rate; auto is a short range test before the run"
+        "auto", description="the highest learning rate; auto is tried before the run, or known (pretrain)"
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="adamw; or muon for matrices and adamw for the rest, which pretrain has as its default"
@@ -315,9 +315,7 @@ class Recipe(Section):
     """A ctxtune recipe: one model, one method, one run."""
 
     ctxtune: Literal[1] = Field(1, description="version of this format")
-    model: Text = Field(
-        description="a folder, a .gguf file, or a name from `ctxtune model list`; scratch: pretrain's own"
-    )
+    model: Text = Field(description="a folder, a .gguf file, or a name from `ctxtune model list`; pretrain: scratch")
     quant: Literal["none", "int8", "nf4", "fp4"] = Field(
         "none", description="how frozen linear layers are stored: none, int8, nf4 or fp4"
     )

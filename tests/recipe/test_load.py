@@ -13,6 +13,7 @@ from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 from ctxtune.recipe.load import load
 from ctxtune.recipe.mask import Mask
+from ctxtune.recipe.pretrain import Pretrain
 from ctxtune.recipe.schema import Fewshot, Freeze, Prompt
 
 MINIMAL = "model: m\nmethod: {name: freeze}\n"
@@ -96,7 +97,8 @@ def test_the_last_of_two_sets_counts(write):
 def test_every_leaf_has_an_origin(write):
     from ctxtune.recipe.keys import owners
 
-    fields = [name for kind in (Fewshot, Mask, Prompt) for name in kind.model_fields if name not in Freeze.model_fields]
+    kinds = (Fewshot, Mask, Pretrain, Prompt)
+    fields = [name for kind in kinds for name in kind.model_fields if name not in Freeze.model_fields]
     others = {f"method.{name}" for name in fields}
     assert set(load(write(MINIMAL), {}).origin) == set(owners()) - others
 
@@ -206,7 +208,7 @@ def test_mistakes_in_a_recipe(write, text, message, hint):
 
 def test_a_method_that_there_is_not(write):
     said, _ = mistake(write("model: m\nmethod:\n  name: frieze\n"))
-    assert said == "r.yaml line 3: method.name is 'frieze', allowed: fewshot, freeze, mask or prompt"
+    assert said == "r.yaml line 3: method.name is 'frieze', allowed: fewshot, freeze, mask, pretrain or prompt"
 
 
 def test_a_key_of_another_method(write):
@@ -475,7 +477,7 @@ class TestSources:
         said, hint = mistake("quickstrat")
         assert said == "no recipe 'quickstrat': no such file"
         assert "did you mean 'quickstart'?" in hint
-        assert "freeze, mask, prompt, quickstart" in hint
+        assert "freeze, mask, novel, pretrain, prompt, quickstart" in hint
 
     def test_a_file_comes_before_a_bundled_recipe(self, write):
         assert load(write(MINIMAL, "quickstart"), {}).recipe.model == "m"

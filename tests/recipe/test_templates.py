@@ -48,10 +48,18 @@ def explained(text: str) -> dict[str, str]:
 
 
 NOT_READ = {
-    "freeze": (),
-    "prompt": ("data.messages", "data.tools", "data.learn", "train.pack", "generate.chat", "generate.system"),
+    "freeze": ("data.text", "train.optimizer"),
+    "prompt": (
+        "data.text", "train.optimizer", "data.messages", "data.tools", "data.learn", "train.pack", "generate.chat",
+        "generate.system",
+    ),
     "fewshot": (
-        "train.", "forget.", "data.messages", "data.tools", "data.learn", "generate.chat", "generate.system"
+        "data.text", "train.", "forget.", "data.messages", "data.tools", "data.learn", "generate.chat", "generate.system"
+    ),
+    "pretrain": (
+        "quant", "forget.", "generate.", "score.", "cache", "train.pack", "data.prompt", "data.answer", "data.choices",
+        "data.messages", "data.tools", "data.learn", "data.delimiter", "data.separator", "data.instruction",
+        "data.max_length", "data.on_long",
     ),
 }  # fmt: skip
 """what a method has no use for, or refuses"""
@@ -61,7 +69,8 @@ NOT_READ = {
 def test_the_commented_template_has_every_key_its_meaning_and_its_default(name: str) -> None:
     resolved = load(name, {})
     comments = explained(gallery.find(name).read_text(encoding="utf-8"))
-    defaults = dict(keys.leaves(Recipe(model="m", method={"name": name})))
+    model = {} if name == "pretrain" else {"model": "m"}
+    defaults = dict(keys.leaves(Recipe(**model, method={"name": name})))
     own = {"model", "data.train", "data.eval", "data.prompt", "data.answer", "data.choices", "method.shots"}
     for key, value in keys.leaves(resolved.recipe):
         if key.startswith(NOT_READ[name]):
