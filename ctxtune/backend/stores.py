@@ -1,13 +1,14 @@
-"""The stores of kept states as files: listed, cleared, held under a limit. No torch."""
+"""What is kept on disk, states and tokenised corpora: listed, cleared, held under a limit. No torch."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from ctxtune.backend.atomic import alive
+from ctxtune.backend.atomic import alive, remove
+from ctxtune.backend.home import corpora
 from ctxtune.backend.home import states as folder
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Stored:
     key: str
     num_bytes: int
     used: float
+    path: Path
+    what: Literal["states", "corpus"] = "states"
 
 
 def list_stores() -> list[Stored]:
@@ -32,7 +35,11 @@ def list_stores() -> list[Stored]:
     found = []
     for path in folder(make=False).glob("*.safetensors"):
         stat = path.stat()
-        found.append(Stored(path.stem, stat.st_size, stat.st_mtime))
+        found.append(Stored(path.stem, stat.st_size, stat.st_mtime, path))
+    for marker in corpora(make=False).glob("*/corpus.json"):
+        place = marker.parent
+        size = sum(path.stat().st_size for path in place.iterdir())
+        found.append(Stored(place.name, size, marker.stat().st_mtime, place, "corpus"))
     return sorted(found, key=lambda store: -store.used)
 
 
@@ -41,12 +48,18 @@ def clear_stores(older_than_days: float = 0.0) -> list[Stored]:
     limit = time.time() - older_than_days * 86400
     gone = [store for store in list_stores() if store.used <= limit]
     for store in gone:
-        (folder() / f"{store.key}.safetensors").unlink(missing_ok=True)
+        _drop(store)
     for stray in folder().glob("*.tmp"):
         builder = stray.name.split(".")[-2]
         if stray.stat().st_mtime <= limit and not (builder.isdecimal() and alive(int(builder))):
             stray.unlink(missing_ok=True)
     return gone
+
+
+def _drop(store: Stored) -> None:
+    """Remove a store; who has mapped it goes on reading."""
+    remove(store.path)
+    store.path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def make_room(num_bytes: int) -> None:
@@ -55,7 +68,7 @@ def make_room(num_bytes: int) -> None:
     total = sum(store.num_bytes for store in stores)
     while stores and total + num_bytes > LIMIT:
         oldest = stores.pop()
-        (folder() / f"{oldest.key}.safetensors").unlink(missing_ok=True)
+        _drop(oldest)
         total -= oldest.num_bytes
 
 

@@ -1,4 +1,4 @@
-"""`ctxtune cache`: what frozen layers said, kept on disk."""
+"""`ctxtune cache`: what frozen layers said, and corpora as tokens, kept on disk."""
 
 import time
 from typing import Annotated
@@ -8,7 +8,11 @@ import typer
 from ctxtune.cli import console, options
 from ctxtune.cli.group import Group
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List and clear what frozen layers said, kept on disk.")
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="List and clear what is kept on disk: what frozen layers said, tokenised corpora.",
+)
 
 
 @app.command("list")
@@ -21,11 +25,13 @@ def list_(json: options.Json = False) -> None:
         "folder": str(folder(make=False)),
         "limit_bytes": LIMIT,
         "bytes": sum(store.num_bytes for store in stores),
-        "stores": [{"key": s.key, "bytes": s.num_bytes, "used": s.used} for s in stores],
+        "stores": [{"key": s.key, "what": s.what, "bytes": s.num_bytes, "used": s.used} for s in stores],
     }
-    rows = [[s.key, f"{s.num_bytes / 1e6:,.1f} MB", f"{(time.time() - s.used) / 3600:.1f} h ago"] for s in stores]
+    rows = [
+        [s.key, s.what, f"{s.num_bytes / 1e6:,.1f} MB", f"{(time.time() - s.used) / 3600:.1f} h ago"] for s in stores
+    ]
     title = f"{folder(make=False)}: {sum(s.num_bytes for s in stores) / 1e6:,.1f} MB"
-    console.emit(facts, json, lambda: console.grid(title, ["store", "size", "used"], rows))
+    console.emit(facts, json, lambda: console.grid(title, ["store", "what", "size", "used"], rows))
 
 
 @app.command("clear")

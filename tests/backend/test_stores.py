@@ -88,3 +88,21 @@ def test_free_bytes(tmp_path: Path) -> None:
     stat = os.statvfs(tmp_path)
     assert free_bytes(tmp_path) == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.1)
     assert free_bytes(tmp_path) > 0
+
+
+def test_a_corpus_is_a_store() -> None:
+    from ctxtune.backend.home import corpora
+
+    place = corpora() / "abc"
+    place.mkdir()
+    (corpora() / "abc.lock").touch()
+    (place / "train.tokens").write_bytes(b"x" * 30)
+    (place / "corpus.json").write_bytes(b"{}")
+    (corpora() / ".abc.123-0.tmp").mkdir()  # one that is being made
+    put("a.safetensors", 10, 3)
+    assert [(store.key, store.what, store.num_bytes) for store in list_stores()] == [
+        ("abc", "corpus", 32),
+        ("a", "states", 10),
+    ]
+    assert {store.key for store in clear_stores()} == {"a", "abc"}
+    assert [path.name for path in corpora().iterdir()] == [".abc.123-0.tmp"]
