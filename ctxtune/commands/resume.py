@@ -15,9 +15,9 @@ from ctxtune.recipe import keys
 from ctxtune.recipe.load import Resolved, load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from ctxtune.recipe.schema import Recipe
+    from ctxtune.recipe.schema import Data, Recipe
 
 
 def resolve(
@@ -54,9 +54,11 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     ours, theirs = _comparable(kept.recipe), _comparable(asked.recipe)
     # What a run put in the place of these stands in its own recipe.
     piped = Path(str(ours["data.train"])).name == SPOOL and theirs["data.train"] == "-"
-    found = {"method.tokens": "auto", **({"data.train": "-"} if piped else {})}
+    found: dict[str, object] = {"method.tokens": "auto", **({"data.train": "-"} if piped else {})}
     if run.choice.exists():
         found |= {"method.layers": "auto", "train.lr": "auto"}
+    if ours.get("method.minutes") is not None:
+        found["train.steps"] = None
     for key in ours:
         if ours[key] != theirs[key] and not (key in found and theirs[key] == found[key]):
             raise RecipeError(
@@ -79,8 +81,12 @@ def check_unchanged(recipe: Recipe) -> None:
             prepare.checked_files(paths, (recipe.inputs or {}).get(key), key)
 
 
-def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
+def spooled(
+    run: RunFolder, resolved: Resolved, resume: bool, check: Callable[[Path, Data], None] | None = None
+) -> Resolved:
     """Rows from a pipe are put into the run's folder first: a pipe cannot be read twice, and a run can be resumed.
+
+    `check` reads them; it is that of rows with prompts and answers where none is given.
 
     Raises:
         RecipeError: a template is wrong, or the rows to score come through the pipe as well.
@@ -93,7 +99,7 @@ def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
     check_scored(resolved.recipe.data)
     data = resolved.recipe.data.model_copy(update={"train": str(run.stdin.resolve())})
     kept = replace(resolved, recipe=resolved.recipe.model_copy(update={"data": data}))
-    templates = prepare.compile_templates(data)
+    prepare.compile_templates(data)
     try:
         spool_stdin(run.stdin)
     except DataError:
@@ -102,11 +108,15 @@ def spooled(run: RunFolder, resolved: Resolved, resume: bool) -> Resolved:
             return kept
         raise
     try:
-        prepare.read_source(str(run.stdin), data, templates, None, "train")
+        (check or _check_rows)(run.stdin, data)
     except DataError:
         run.stdin.unlink()
         raise
     return kept
+
+
+def _check_rows(path: Path, data: Data) -> None:
+    prepare.read_source(str(path), data, prepare.compile_templates(data), None, "train")
 
 
 def _kept(run: RunFolder, flags: Mapping[str, object]) -> Resolved:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -82,9 +83,10 @@ class _Writer:
 
 
 def write_corpus(
-    folder: Path, pieces: Iterable[Piece], encode: Encode, end: int, vocabulary: int, told: Callable[[int], None]
-) -> None:
-    """Tokenise pieces into an empty folder; `told` hears of the characters that were read so far."""
+    folder: Path, pieces: Iterable[Piece], encode: Encode, end: int, vocabulary: int, told: Callable[[int], None],
+    beside: Mapping[str, int] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Tokenise pieces into an empty folder; `told` hears of the characters that were read so far, `beside` is kept as it is."""
     width = "<u2" if vocabulary <= 1 << 16 else "<u4"
     writers = {name: _Writer(folder, name, width, end) for name in _PARTS}
     read = 0
@@ -95,7 +97,11 @@ def write_corpus(
         told(read)
     for writer in writers.values():
         writer.close()
-    facts = {"width": width, **{name: asdict(writer.counts) for name, writer in writers.items()}}
+    facts = {
+        "width": width,
+        "beside": dict(beside),
+        **{name: asdict(writer.counts) for name, writer in writers.items()},
+    }
     (folder / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -112,8 +118,8 @@ def _together(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield some
 
 
-def read_corpus(folder: Path) -> tuple[Part, Part]:
-    """What is learned and what is held out.
+def read_corpus(folder: Path) -> tuple[Part, Part, dict[str, int]]:
+    """What is learned and what is held out, and what was kept beside.
 
     Raises:
         DataError: the folder is broken.
@@ -123,7 +129,7 @@ def read_corpus(folder: Path) -> tuple[Part, Part]:
         train, held = (_part(folder, name, facts) for name in _PARTS)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: the tokenised corpus cannot be read: {error}", f"remove {folder}") from error
-    return train, held
+    return train, held, facts["beside"]
 
 
 def _part(folder: Path, name: str, facts: dict[str, dict[str, int]]) -> Part:

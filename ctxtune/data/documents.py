@@ -19,7 +19,7 @@ from ctxtune.data.read import stream_rows
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ctxtune.data.files import Files
@@ -45,25 +45,46 @@ def files_of(found: Iterable[Files]) -> list[File]:
     return [(path, files) for files in found for path in files.paths]
 
 
-def survey(files: Iterable[File], template: Template) -> list[int]:
-    """The characters of each file, of which a share can be held out.
+def survey(
+    files: Iterable[File], template: Template, look: Callable[[str, bool], None] = lambda text, begins: None
+) -> list[int]:
+    """The characters of each file, of which a share can be held out; `look` sees all text, and where a document begins.
 
     Raises:
         DataError: a file or a row is wrong, or there is nothing to read.
     """
-    sizes = [sum(len(text) for text, _ in _texts(path, of, template)) for path, of in files]
+    sizes = []
+    for path, of in files:
+        size = 0
+        for text, begins in _texts(path, of, template):
+            look(text, begins)
+            size += len(text)
+        sizes.append(size)
     if not sum(sizes):
         raise DataError("the corpus holds no text", "name files with text: --train FILE")
     return sizes
 
 
 def documents(
-    files: Iterable[File], template: Template, sizes: Sequence[int] | None = None, held_out: float = 0.0
-) -> Iterator[Piece]:
-    """The pieces of every file, in order; behind 1 - `held_out` of the `sizes` of each what is held out."""
+    files: Iterable[File], template: Template, sizes: Sequence[int] | None = None, held_out: float = 0.0,
+    dropped: Iterator[bool] | None = None,
+) -> Iterator[Piece]:  # fmt: skip
+    """The pieces of every file, in order; behind 1 - `held_out` of the `sizes` of each what is held out.
+
+    `dropped` says of each document whether it is left out.
+    """
     for number, (path, of) in enumerate(files):
         most = sizes[number] * (1 - held_out) if sizes is not None else None
-        yield from _pieces(_texts(path, of, template), most)
+        texts = _texts(path, of, template)
+        yield from _pieces(texts if dropped is None else _left(texts, dropped), most)
+
+
+def _left(texts: Iterable[tuple[str, bool]], dropped: Iterator[bool]) -> Iterator[tuple[str, bool]]:
+    out = False
+    for text, begins in texts:
+        out = next(dropped) if begins else out
+        if not out:
+            yield text, begins
 
 
 def _texts(path: Path, files: Files, template: Template) -> Iterator[tuple[str, bool]]:

@@ -69,7 +69,7 @@ class NextToken:
     def __init__(self, model: nn.Module, anatomy: Anatomy, rows: Rows, device: Device, most_tokens: int) -> None:
         self.rows, self.lengths = rows, rows.lengths.tolist()
         self._backbone, self._head = model.get_submodule(anatomy.backbone), model.get_submodule(anatomy.head)
-        self._device, self._most_tokens = device, most_tokens
+        self._device, self._most_tokens, self._row = device, most_tokens, int(max(self.lengths))
 
     def tokens(self, batch: Sequence[int]) -> int:
         """Tokens that are predicted."""
@@ -97,6 +97,17 @@ class NextToken:
                 sums = torch.zeros(len(part), dtype=torch.float64, device=lost.device)
                 found |= zip(part, sums.index_add_(0, row, lost.double()).tolist(), strict=True)
         return [found[row] for row in batch]
+
+    def write(self, first: int, count: int, seed: int) -> list[int]:
+        """Tokens that the model draws behind one, in its own words; the chance of other things is left alone."""
+        generator, ids = torch.Generator().manual_seed(seed), [first]
+        with torch.no_grad():
+            for _ in range(count):
+                given = torch.tensor([ids[-self._row :]], device=self._device.name)
+                states = self._backbone(input_ids=given, use_cache=False).last_hidden_state[0, -1]
+                odds = (states.to(self._weight.dtype) @ self._weight.t()).float().softmax(0).cpu()
+                ids.append(int(torch.multinomial(odds, 1, generator=generator)))
+        return ids[1:]
 
     @property
     def _weight(self) -> Tensor:

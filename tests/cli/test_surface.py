@@ -38,6 +38,8 @@ SURFACE = {
         "--eval",
         "--arch",
         "--depth",
+        "--params",
+        "--minutes",
         "--vocabulary",
         "--tokenizer",
         "--optimizer",

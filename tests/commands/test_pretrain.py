@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctxtune.backend.home import corpora
-from ctxtune.commands.pretrain import dry_run, pretrain, shares_of
+from ctxtune.commands.pretrain import dry_run, pretrain
 from ctxtune.errors import CtxtuneError, DataError, RecipeError
 from ctxtune.recipe.load import load
 
@@ -164,6 +166,7 @@ def test_the_best_step_is_kept(text: Path, tmp_path: Path) -> None:
 
 def test_one_rate_does_for_every_width() -> None:
     from ctxtune.backend.newborn import make_model, matrices
+    from ctxtune.methods.pretrain import shares_of
     from ctxtune.recipe.pretrain import Pretrain
 
     settings = Pretrain(name="pretrain", depth=1, width=512, row=32)
@@ -196,10 +199,10 @@ def test_a_dry_run_says_what_a_run_does(text: Path, tmp_path: Path) -> None:
     ("more", "error", "said"),
     [
         ({"data__train": None}, RecipeError, "data.train is missing"),
-        ({"data__train": "-"}, RecipeError, "a pipe can be read once"),
         ({"quant": "nf4"}, RecipeError, "quant has no place in pretraining"),
         ({"dtype": "float16"}, RecipeError, "dtype float16 has no place"),
         ({"forget__budget": 0.1}, RecipeError, "forget.budget has no place"),
+        ({"data__train": [{"path": "a.txt", "weight": 2.0}]}, RecipeError, r"a weight in data\.train has no place"),
         ({"data__messages": "messages"}, RecipeError, "data.messages has no place"),
         ({"data__train": "nothing.txt"}, DataError, "nothing.txt does not exist"),
         ({"method__tokenizer": "nothing"}, CtxtuneError, "nothing"),
@@ -223,3 +226,85 @@ def test_a_diverging_run_says_so(text: Path, tmp_path: Path) -> None:
     with pytest.raises(CtxtuneError, match=r"step \d+: the loss is .* norm (nan|inf)") as caught:
         run(text, tmp_path / "run", train__lr=100.0, train__steps=40, train__clip=None, train__optimizer="adamw")
     assert "smaller --lr" in str(caught.value.hint)
+
+
+class Pipe:
+    """Standard input that is a pipe."""
+
+    def __init__(self, text: str) -> None:
+        self.buffer = self
+        self._bytes, self.closed = io.BytesIO(text.encode()), False
+
+    def isatty(self) -> bool:
+        return False
+
+    def read(self, size: int) -> bytes:
+        return self._bytes.read(size)
+
+
+@pytest.mark.parametrize("form", ["text", "rows"])
+def test_a_corpus_may_come_through_a_pipe(
+    form: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = "".join(LINES) if form == "text" else "".join(json.dumps({"text": line}) + "\n" for line in LINES)
+    monkeypatch.setattr("sys.stdin", Pipe(piped))
+    with pytest.raises(Killed):
+        pretrain(recipe(text, tmp_path / "run", data__train="-", train__save_every=2), False, Listener(kill_at(4)))
+    facts = pretrain(recipe(text, tmp_path / "run", data__train="-", train__save_every=2), True, Listener())
+    assert facts["corpus"]["train"]["documents"] == (1 if form == "text" else 380)
+    if form == "text":
+        run(text, tmp_path / "file")
+        assert same(weights(tmp_path / "run"), weights(tmp_path / "file"))
+
+
+def test_nothing_through_a_pipe_is_an_error(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Pipe("\n\n"))
+    with pytest.raises(DataError, match="holds no text"):
+        run(text, tmp_path / "run", data__train="-")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match="would use up the pipe"):
+        dry_run(recipe(text, tmp_path / "run", data__train="-"), Listener())
+
+
+def test_minutes_become_steps_that_a_resumed_run_keeps(text: Path, tmp_path: Path) -> None:
+    more = {"train__steps": None, "method__minutes": 0.02, "train__save_every": 1}
+    with pytest.raises(Killed):
+        run(text, tmp_path / "run", at=kill_at(1), **more)
+    steps = load(str(tmp_path / "run" / "recipe.yaml"), {}).recipe.train.steps
+    assert steps is not None
+    assert steps > 1
+    facts = run(text, tmp_path / "run", resume=True, **more)
+    assert facts["steps"] == steps
+    assert facts["seconds"]["loop"] < 10
+
+
+def test_to_time_steps_moves_nothing(text: Path, tmp_path: Path) -> None:
+    """The same steps, found or told, lead to the same model."""
+    facts = run(text, tmp_path / "found", train__steps=None, method__minutes=0.01)
+    run(text, tmp_path / "told", train__steps=facts["steps"])
+    assert same(weights(tmp_path / "found"), weights(tmp_path / "told"))
+
+
+def test_it_writes_while_it_learns(text: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    pretrain(recipe(text, tmp_path / "run", train__steps=60, train__eval_every=60), False, listener)
+    (told,) = [note for note in listener.notes if "it writes:" in note]
+    assert "bits per byte" in told
+    assert any(word in told for word in ("day", "cat", "ate", "fish", "the"))
+
+
+def test_rows_shorter_than_a_sample_are_fine(text: Path, tmp_path: Path) -> None:
+    run(text, tmp_path / "run", method__row=8, method__arch="gpt2", train__eval_every=3)
+
+
+@pytest.mark.parametrize(("way", "documents"), [("keep", 82), ("drop", 81), ("drop_near", 80)])
+def test_documents_that_stand_there_again(way: str, documents: int, tmp_path: Path) -> None:
+    """What is held out has been seen before as well: it is left out there."""
+    random = Random(0)
+    texts = [" ".join(random.choice(["on", "day", "cat", "ate", "fish", "red"]) for _ in range(60)) for _ in range(80)]
+    again = [*texts[:40], texts[3], *texts[40:], texts[5].upper()]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in again), encoding="utf-8")
+    corpus = run(path, tmp_path / "run", method__duplicates=way)["corpus"]
+    assert corpus["train"]["documents"] + corpus["held_out"]["documents"] == documents
+    assert corpus["again"] == {"same": 1, **({"near": 1} if way == "drop_near" else {})}

@@ -34,6 +34,16 @@ def test_what_is_said_wins_over_the_dial() -> None:
     assert (recipe.train.batch, recipe.train.epochs, recipe.train.optimizer) == (3, 1.5, "muon")
 
 
+def test_a_number_of_parameters_is_another_dial() -> None:
+    three, small = made(method__params="3M").recipe, made(method__params="300k", method__vocabulary=512).recipe
+    assert isinstance(three.method, Pretrain)
+    assert isinstance(small.method, Pretrain)
+    assert (three.method.depth, three.method.states) == (5, 160)
+    assert three.train.batch == made(method__depth=5).recipe.train.batch
+    assert small.method.depth == 3
+    assert made(method__params="3M", method__depth=5).recipe.method == three.method
+
+
 def test_only_pretraining_has_these_defaults() -> None:
     ours = made().recipe.train
     other = load(None, {"method.name": "freeze", "data.train": "rows.jsonl", "model": "m"}).recipe.train
@@ -52,6 +62,8 @@ def test_a_resolved_recipe_reads_back_to_the_same(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ({"method__params": "3M", "method__depth": 4}, "--params: method: params 3M makes 5 layers, depth is 4"),
+        ({"method__params": "many"}, "--params: method.params: 'many' is no size, write 300k, 3M or 1.5G"),
         ({"method__heads": 3}, "--heads: method: heads: 128 numbers cannot be shared by 3 heads"),
         ({"method__width": 33}, "--width: method: width: 33 numbers"),
         ({"model": "gpt2"}, "--model: model gpt2: method pretrain makes a model of its own"),

@@ -1,0 +1,148 @@
+"""A new model with the text that it learns from and the text that it is judged on."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctxtune.data.fill import Rows, fill
+from ctxtune.data.shuffle import Order
+from ctxtune.methods.pretrain import rate_of, shares_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.backend.device import Device
+    from ctxtune.commands.corpus import Corpus
+    from ctxtune.engine.loop import Course
+    from ctxtune.objectives.next_token import NextToken
+    from ctxtune.recipe.pretrain import Pretrain
+    from ctxtune.recipe.schema import Recipe
+
+GLANCE, SCORED = 1 << 17, 1 << 20
+"""tokens of what is held out that are scored on the way, and at the end"""
+_WORDS = 32  # tokens that it writes on the way
+_PACED = 8  # steps that are timed, behind two that are not
+_TOGETHER = 1 << 23  # tokens x numbers x layers that are in memory for a backward pass, some 34 floats each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows of the corpus, and the steps through them."""
+
+    train: Rows
+    held: Rows
+    steps: int
+    per_epoch: int
+
+    @classmethod
+    def of(cls, corpus: Corpus, recipe: Recipe, settings: Pretrain) -> Plan:
+        """Rows and steps, as the recipe has them."""
+        train, held = fill(corpus.train, settings.row), fill(corpus.held, settings.row)
+        per_epoch = math.ceil(len(train) / recipe.train.batch)
+        steps = recipe.train.steps or max(1, math.ceil(recipe.train.epochs * per_epoch))
+        return cls(train, held, steps, per_epoch)
+
+    def facts(self, corpus: Corpus) -> dict[str, Any]:
+        """What a result tells of the corpus."""
+        return {
+            "train": asdict(corpus.train.counts), "held_out": asdict(corpus.held.counts), "rows": len(self.train),
+            "vocabulary": corpus.vocabulary, "again": corpus.again,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """`learned` pulls the model towards what it learns from, `held` tells the loss of what it does not."""
+
+    recipe: Recipe
+    settings: Pretrain
+    corpus: Corpus
+    plan: Plan
+    model: nn.Module
+    anatomy: Anatomy
+    device: Device
+    learned: NextToken
+    held: NextToken
+
+    @classmethod
+    def born(cls, recipe: Recipe, settings: Pretrain, corpus: Corpus, plan: Plan) -> Pupil:
+        """It knows nothing yet."""
+        from ctxtune.backend.device import choose_device
+        from ctxtune.backend.linear import quicken
+        from ctxtune.backend.newborn import make_model
+        from ctxtune.objectives.next_token import NextToken
+
+        device = choose_device(recipe.device, recipe.dtype)
+        end = corpus.tokenizer.eos_token_id
+        model, anatomy = make_model(settings, corpus.vocabulary, end, recipe.train.seed)
+        model.to(device.name)
+        if device.name == "cpu" and not device.narrow:
+            quicken(model)
+        most = max(settings.row, _TOGETHER // (settings.states * settings.depth))
+        learned, held = (NextToken(model, anatomy, rows, device, most) for rows in (plan.train, plan.held))
+        return cls(recipe, settings, corpus, plan, model, anatomy, device, learned, held)
+
+    @property
+    def params(self) -> Mapping[str, nn.Parameter]:
+        """All its numbers."""
+        return dict(self.model.named_parameters())
+
+    @property
+    def course(self) -> Course:
+        """Its way through the rows."""
+        from ctxtune.backend.newborn import matrices
+        from ctxtune.engine.loop import Course
+
+        train, turned = self.recipe.train, frozenset(matrices(self.model, self.anatomy))
+        shares = shares_of(self.params, turned, self.anatomy, self.settings, train.optimizer)
+        batches = Order(len(self.plan.train), train.batch, train.seed).epoch
+        return Course(self.plan.steps, rate_of(train), batches, lambda step, epoch: shares, matrices=turned)
+
+    def score(self, most: int) -> dict[str, float]:
+        """Loss in nats a token, and bits per byte, of what is held out: all of it, or rows spread over it of so many tokens."""
+        every = math.ceil(sum(self.held.lengths) / most)
+        rows = range(0, len(self.plan.held), every)
+        loss = math.fsum(self.held.losses(rows)) / self.held.tokens(rows)
+        bits = loss / math.log(2) / self.corpus.bytes_a_token
+        return {"loss": loss, "bits_per_byte": bits, "tokens": self.held.tokens(rows)}
+
+    def glance(self, say: Callable[[str], None]) -> dict[str, float]:
+        """How it does by now, and what it would write."""
+        told, tokenizer = self.score(GLANCE), self.corpus.tokenizer
+        words = tokenizer.decode(self.held.write(tokenizer.eos_token_id, _WORDS, self.recipe.train.seed))
+        say(f"{told['bits_per_byte']:.4f} bits per byte; it writes: {' '.join(words.split())}")
+        return told
+
+    def pace(self) -> float:
+        """Seconds of a step, its share of the evaluations included; at a rate of 0 nothing moves."""
+        from ctxtune.engine.loop import take_step
+        from ctxtune.engine.optimizer import make_optimizer
+
+        course, options, params = self.course, self.recipe.train, self.params
+        optimizer, batches, took = make_optimizer(params, options, course.matrices), course.batches(0), []
+        for number in range(_PACED + 2):
+            begun = time.perf_counter()
+            take_step(list(params.values()), optimizer, self.learned, batches[number % len(batches)], 0.0, options)
+            took.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        self.score(GLANCE)
+        each = (time.perf_counter() - begun) / (options.eval_every or self.plan.per_epoch)
+        return statistics.median(took[2:]) + each
+
+    def facts(self) -> dict[str, Any]:
+        """What a result tells of it, however it did."""
+        from ctxtune.backend.flop import flop_a_token, product_rate
+
+        return {
+            "device": self.device.reason, "dtype": self.device.type_name, "corpus": self.plan.facts(self.corpus),
+            "parameters": sum(one.numel() for one in self.params.values()), "lr": rate_of(self.recipe.train),
+            "flop_a_token": flop_a_token(self.model, self.anatomy, self.settings.row),
+            "product_rate": product_rate(self.device),
+        }  # fmt: skip

@@ -1,0 +1,40 @@
+"""Pretraining: all numbers of a new model move, each at a rate that suits every width.
+
+What one step changes in what a layer says is to be the same however wide the model is (Yang et al. 2021, muP). A matrix of `w`
+inputs that moves by AdamW, each number by about the rate, changes it by w times that; by Muon, whose steps are 0.2 sqrt(w) long
+in each direction, by sqrt(w) times it. So that with w = 128 as the measure, the shares of the rate are
+
+                 AdamW        Muon
+    matrices     128 / w      sqrt(128 / w)
+    head         128 / w      128 / w            both by AdamW
+    the rest     1            1                  embeddings, norms, biases
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ctxtune.recipe.pretrain import NARROW, Pretrain
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.recipe.schema import Train
+
+RATES = {"muon": 0.01, "adamw": 3e-3}
+"""that `lr: auto` stands for"""
+
+
+def rate_of(options: Train) -> float:
+    """The highest rate of a run."""
+    return options.lr if options.lr != "auto" else RATES[options.optimizer]
+
+
+def shares_of(
+    names: Iterable[str], matrices: Collection[str], anatomy: Anatomy, settings: Pretrain, optimizer: str
+) -> Mapping[str, float]:
+    """The share of the rate at which each of the model's numbers moves."""
+    wider = NARROW / settings.states
+    own = wider**0.5 if optimizer == "muon" else wider
+    return {name: own if name in matrices else wider if name.startswith(f"{anatomy.head}.") else 1.0 for name in names}
