@@ -22,7 +22,7 @@ from ctxtune.commands.learner import load_to_train
 from ctxtune.commands.lesson import Lesson, lesson
 from ctxtune.commands.minding import Minds, minding_over, units_minded
 from ctxtune.commands.rate import rate_of
-from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
+from ctxtune.commands.resume import taken_up
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
 from ctxtune.commands.transfer import set_off
@@ -71,12 +71,8 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
 
     out = Path(resolved.recipe.out or default_out(resolved.recipe))
     with stop_signals(RunFolder(out).after_a_stop) as stop, open_run(out, resume) as run:
-        if resume and not run.recipe.exists():
-            tell.note(f"{run.path} holds no run to go on with: this one starts from the beginning")
-        resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved, resume)
-        if (done := run.read_result()) is not None:
-            check_unchanged(resolved.recipe)
-            tell.note(f"{run.path} is complete: nothing to resume")
+        resolved, done = taken_up(run, resolved, resume, tell.note)
+        if done is not None:
             return done
         require_free(run.adapter)
         sources = read_sources(resolved.recipe, tell.note)

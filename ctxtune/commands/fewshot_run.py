@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands.fewshot import fewshot
-from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
+from ctxtune.commands.resume import taken_up
 from ctxtune.commands.run_folder import open_run
 from ctxtune.commands.save_shots import unsaved
 from ctxtune.recipe.schema import Fewshot
@@ -34,10 +34,8 @@ def fewshot_run(
         CtxtuneError: as in `fewshot`; something else lies there.
     """
     with open_run(Path(str(resolved.recipe.out)), resume) as run:
-        resolved = same_recipe(run, resolved) if run.recipe.exists() else spooled(run, resolved, resume)
-        if (done := run.read_result()) is not None:
-            check_unchanged(resolved.recipe)
-            say(f"{run.path} is complete: nothing to resume")
+        resolved, done = taken_up(run, resolved, resume, say)
+        if done is not None:
             return done
         settings = resolved.recipe.method
         assert isinstance(settings, Fewshot)

@@ -12,7 +12,7 @@ from ctxtune.commands.clock import Clock
 from ctxtune.commands.corpus import check_piped, open_corpus
 from ctxtune.commands.prepare import parts_of
 from ctxtune.commands.pupil import SCORED, Plan, Pupil
-from ctxtune.commands.resume import check_unchanged, same_recipe, spooled
+from ctxtune.commands.resume import taken_up
 from ctxtune.commands.run_folder import RunFolder, check_place, open_run
 from ctxtune.commands.sources import check_scored, default_out
 from ctxtune.data.finite import plain
@@ -40,13 +40,8 @@ def pretrain(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
     check_recipe(resolved.recipe)
     out = Path(resolved.recipe.out or default_out(resolved.recipe))
     with stop_signals(RunFolder(out).after_a_stop) as stop, open_run(out, resume) as run:
-        if resume and not run.recipe.exists():
-            tell.note(f"{run.path} holds no run to go on with: this one starts from the beginning")
-        begun = run.recipe.exists()
-        resolved = same_recipe(run, resolved) if begun else spooled(run, resolved, resume, check_piped)
-        if (done := run.read_result()) is not None:
-            check_unchanged(resolved.recipe)
-            tell.note(f"{run.path} is complete: nothing to resume")
+        resolved, done = taken_up(run, resolved, resume, tell.note, check_piped)
+        if done is not None:
             return done
         require_free(run.model)
         return _Run(run, resolved, stop, tell).story()

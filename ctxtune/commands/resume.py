@@ -48,6 +48,24 @@ def resume_recipe(out: Path) -> Resolved:
     return _kept(run, {"out": str(out)})
 
 
+def taken_up(
+    run: RunFolder, asked: Resolved, resume: bool, say: Callable[[str], None],
+    check: Callable[[Path, Data], None] | None = None,
+) -> tuple[Resolved, dict[str, Any] | None]:  # fmt: skip
+    """The recipe of a run that begins or goes on, and its result where it is complete; `check` as of `spooled`.
+
+    Raises:
+        RecipeError, DataError: as `same_recipe`, `spooled` and `check_unchanged` do.
+    """
+    if resume and not run.recipe.exists():
+        say(f"{run.path} holds no run to go on with: this one starts from the beginning")
+    resolved = same_recipe(run, asked) if run.recipe.exists() else spooled(run, asked, resume, check)
+    if (done := run.read_result()) is not None:
+        check_unchanged(resolved.recipe)
+        say(f"{run.path} is complete: nothing to resume")
+    return resolved, done
+
+
 def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     """The recipe of the run, which must be the one asked for: half a run of each would be neither."""
     kept = _kept(run, {})
