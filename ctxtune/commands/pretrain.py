@@ -106,17 +106,18 @@ class _Run:
         return result
 
     def _story(self) -> dict[str, Any]:
-        from ctxtune.backend.fused import fused
-
         recipe = self.resolved.recipe
         settings = check_recipe(recipe)
         with self.clock.part("corpus"):
             corpus = open_corpus(recipe, settings, self.tell.note)
             plan = Plan.of(corpus, recipe, settings)
         pupil = Pupil.born(recipe, settings, corpus, plan)
-        with fused(pupil.model, pupil.device):
-            if not self.run.recipe.exists():
-                pupil = self._begin(pupil)
+        if not self.run.recipe.exists():
+            pupil = self._begin(pupil)
+        elif pupil.settings.compile == "on":
+            with self.clock.part("compile"):
+                pupil.compile()
+        with pupil.quick():
             with self.clock.part("loop"):
                 state = self._loop(pupil)
             with self.clock.part("after"):
@@ -127,13 +128,14 @@ class _Run:
         return {**facts, "scores": {"after": scores}, "saved": saved}
 
     def _begin(self, pupil: Pupil) -> Pupil:
-        """Write the recipe; where it says minutes, with as many steps as they hold."""
-        found, minutes = {}, pupil.settings.minutes
-        if minutes is not None and pupil.recipe.train.steps is None:
-            with self.clock.part("pace"):
-                pace = pupil.pace()
+        """Write the recipe; where it leaves open whether the layers are compiled, or says minutes, with what that comes to."""
+        minutes = pupil.settings.minutes if pupil.recipe.train.steps is None else None
+        with self.clock.part("pace"):
+            pupil, pace = pupil.settled(minutes, self.tell.note)
+        found: dict[str, object] = {"method.compile": pupil.settings.compile}
+        if minutes is not None and pace is not None:
             steps = max(1, int(minutes * 60 / pace))
-            found, pupil = {"train.steps": steps}, replace(pupil, plan=replace(pupil.plan, steps=steps))
+            found["train.steps"], pupil = steps, replace(pupil, plan=replace(pupil.plan, steps=steps))
             self.tell.note(f"{pace:.3f} s a step: {steps:,} of them in {minutes:g} minutes")
         inputs = pupil.corpus.inputs
         write_text(self.run.recipe, dump(self.resolved, relative_to=self.run.path, inputs=inputs, overrides=found))

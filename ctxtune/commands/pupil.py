@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctxtune.data.fill import Rows, fill
 from ctxtune.data.shuffle import Order
+from ctxtune.errors import CtxtuneError
 from ctxtune.methods.pretrain import rate_of, shares_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import nn
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 GLANCE, SCORED = 1 << 17, 1 << 20
 """tokens of what is held out that are scored on the way, and at the end"""
+FEW, WORTH = 300, 120.0
+"""steps and seconds of a run, from which on it is tried whether compiling pays"""
 _WORDS = 32  # tokens that it writes on the way
 _PACED = 8  # steps that are timed, behind two that are not
 _TOGETHER = 1 << 23  # tokens x numbers x layers that are in memory for a backward pass, some 34 floats each
@@ -119,6 +123,69 @@ class Pupil:
         words = tokenizer.decode(self.held.write(tokenizer.eos_token_id, _WORDS, self.recipe.train.seed))
         say(f"{told['bits_per_byte']:.4f} bits per byte; it writes: {' '.join(words.split())}")
         return told
+
+    @contextmanager
+    def quick(self) -> Iterator[None]:
+        """Meanwhile its layers are as quick as they can be without being compiled, if they are not."""
+        from ctxtune.backend.fused import fused
+
+        if self.settings.compile == "on":
+            yield
+            return
+        with fused(self.model, self.device):
+            yield
+
+    def compile(self) -> float:
+        """Compile its layers, in as many seconds.
+
+        Raises:
+            CtxtuneError: that fails; it goes on without.
+        """
+        from ctxtune.backend.library import one_line
+
+        begun = time.perf_counter()
+        self.learned.compile()
+        try:
+            loss = self.learned.loss(self.learned.parts(self.course.batches(0)[0], self.recipe.train.micro_batch)[0])
+            loss.backward()  # type: ignore[no-untyped-call]
+        except Exception as error:  # whatever a compiler, or what it compiles with, comes upon
+            raise CtxtuneError(f"torch.compile fails here: {one_line(error)}", "--set method.compile=off") from error
+        for param in self.params.values():
+            param.grad = None
+        return time.perf_counter() - begun
+
+    def settled(self, minutes: float | None, say: Callable[[str], None]) -> tuple[Pupil, float | None]:
+        """Compiled or not, as its settings say or as is sooner done, and the seconds of a step then, where they were measured.
+
+        A run of few steps, or of less than WORTH seconds, is over before compiling could pay.
+        """
+        if self.settings.compile == "on":
+            self.compile()
+            return self, self.pace() if minutes is not None else None
+        plain = self._with("off")
+        if minutes is None and (self.settings.compile == "off" or self.plan.steps < FEW):
+            return plain, None
+        with plain.quick():
+            pace = plain.pace()
+        lasts = minutes * 60 if minutes is not None else pace * self.plan.steps
+        if self.settings.compile == "off" or lasts < WORTH:
+            return plain, pace
+        try:
+            took = self.compile()
+        except CtxtuneError as error:
+            self.learned.plainly()
+            say(f"{error}: it goes on without")
+            return plain, pace
+        quick = self.pace()
+        pays = took + lasts * quick / pace < lasts
+        say(f"compiled in {took:.0f} s, a step takes {quick / pace:.2f} of the time: {'on' if pays else 'off'}")
+        if pays:
+            return self._with("on"), quick
+        self.learned.plainly()
+        return plain, pace
+
+    def _with(self, compiled: Literal["on", "off"]) -> Pupil:
+        return replace(self, settings=self.settings.model_copy(update={"compile": compiled}))
 
     def pace(self) -> float:
         """Seconds of a step, its share of the evaluations included; at a rate of 0 nothing moves."""

@@ -75,6 +75,8 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     found: dict[str, object] = {"method.tokens": "auto", **({"data.train": "-"} if piped else {})}
     if run.choice.exists():
         found |= {"method.layers": "auto", "train.lr": "auto"}
+    if "method.compile" in ours:
+        found["method.compile"] = "auto"
     if ours.get("method.minutes") is not None:
         found["train.steps"] = None
     for key in ours:

@@ -18,7 +18,7 @@ from ctxtune.data.batch import micro_batches
 from ctxtune.data.fill import IGNORED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -70,6 +70,19 @@ class NextToken:
         self.rows, self.lengths = rows, rows.lengths.tolist()
         self._backbone, self._head = model.get_submodule(anatomy.backbone), model.get_submodule(anatomy.head)
         self._device, self._most_tokens, self._row = device, most_tokens, int(max(self.lengths))
+        self._compiled: Callable[..., Any] | None = None
+        self._shape: torch.Size | None = None
+
+    def compile(self) -> None:
+        """Learn through compiled layers from now on, where a part has the shape of the first one; others go the plain way.
+
+        The first part takes as long as the compiling does. Whatever fails there, fails then.
+        """
+        self._compiled, self._shape = torch.compile(self._backbone, dynamic=False), None
+
+    def plainly(self) -> None:
+        """Learn through the layers as they are."""
+        self._compiled = None
 
     def tokens(self, batch: Sequence[int]) -> int:
         """Tokens that are predicted."""
@@ -81,7 +94,7 @@ class NextToken:
 
     def loss(self, part: Sequence[int]) -> Tensor:
         """The summed loss of some rows, nats."""
-        states, labels, _ = self._states(part)
+        states, labels, _ = self._states(part, learning=True)
         loss: Tensor = _Loss.apply(states, self._weight, labels)  # type: ignore[no-untyped-call]
         return loss
 
@@ -114,13 +127,21 @@ class NextToken:
         weight: Any = self._head.weight
         return cast("Tensor", weight)
 
-    def _states(self, part: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _layers(self, ids: Tensor, apart: bool) -> Callable[..., Any]:
+        """The layers, as they are quickest for such tokens: every other shape would be compiled anew."""
+        if self._compiled is None or apart:
+            return self._backbone
+        self._shape = self._shape or ids.shape
+        return self._compiled if ids.shape == self._shape else self._backbone
+
+    def _states(self, part: Sequence[int], learning: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """What the head reads (N, D), what it should say (N,), and the row of each (N,)."""
         batch, device = self.rows.batch(part), self._device
         ids, labels = (torch.from_numpy(one).to(device.name) for one in (batch.ids, batch.labels))
         apart = {"position_ids": torch.from_numpy(batch.positions).to(device.name)} if batch.apart else {}
+        layers = self._layers(ids, batch.apart) if learning else self._backbone
         with torch.autocast(device.name, device.dtype, enabled=device.narrow):
-            states = self._backbone(input_ids=ids, use_cache=False, **apart).last_hidden_state
+            states = layers(input_ids=ids, use_cache=False, **apart).last_hidden_state
         states, labels = states.flatten(0, 1).to(self._weight.dtype), labels.flatten()
         row = torch.arange(len(part), device=device.name).repeat_interleave(batch.ids.shape[1])
         there = labels != IGNORED

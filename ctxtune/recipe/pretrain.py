@@ -63,6 +63,9 @@ class Pretrain(Section):
         "keep",
         description="documents that stand there again: keep (and count), drop, or drop_near, those nearly alike too",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile of the layers, where rows are full: auto measures whether it pays, on or off"
+    )
     minutes: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
         None, description="how long it learns; takes the place of epochs: its first steps tell how many that is"
     )

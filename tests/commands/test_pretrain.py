@@ -6,6 +6,7 @@ import io
 import json
 import math
 from random import Random
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctxtune.backend.home import corpora
+from ctxtune.commands import pupil
 from ctxtune.commands.pretrain import dry_run, pretrain
 from ctxtune.errors import CtxtuneError, DataError, RecipeError
 from ctxtune.recipe.load import load
@@ -308,3 +310,53 @@ def test_documents_that_stand_there_again(way: str, documents: int, tmp_path: Pa
     corpus = run(path, tmp_path / "run", method__duplicates=way)["corpus"]
     assert corpus["train"]["documents"] + corpus["held_out"]["documents"] == documents
     assert corpus["again"] == {"same": 1, **({"near": 1} if way == "drop_near" else {})}
+
+
+@pytest.mark.skipif(not (which("g++") or which("clang++")), reason="torch.compile wants a compiler of C++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_layers_learn_the_same_and_go_on_to_the_last_bit(text: Path, tmp_path: Path) -> None:
+    more = {"method__compile": "on", "train__save_every": 2, "train__steps": 5, "train__batch": 4}
+    run(text, tmp_path / "plain", **{**more, "method__compile": "off"})
+    run(text, tmp_path / "whole", **more)
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+    with pytest.raises(Killed):
+        run(text, tmp_path / "killed", at=kill_at(3), **more)
+    run(text, tmp_path / "killed", resume=True, **more)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+def test_whether_compiling_pays_is_tried_of_long_runs_alone(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it does not: it is made to take long."""
+    run(text, tmp_path / "short")
+    assert load(str(tmp_path / "short" / "recipe.yaml"), {}).recipe.method.compile == "off"  # type: ignore[union-attr]
+    monkeypatch.setattr(pupil, "FEW", 1)
+    monkeypatch.setattr(pupil, "WORTH", 0.0)
+    monkeypatch.setattr(pupil.Pupil, "compile", lambda self: 1e9)
+    listener = Listener()
+    pretrain(recipe(text, tmp_path / "long"), False, listener)
+    assert any("compiled in 1000000000 s" in note and note.endswith(": off") for note in listener.notes)
+    assert same(weights(tmp_path / "long"), weights(tmp_path / "short"))
+
+
+def test_where_nothing_can_be_compiled_it_goes_on_without(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any, **more: Any) -> Any:
+        def layers(*given: Any, **more: Any) -> Any:
+            raise RuntimeError("no C++ compiler")
+
+        return layers
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(CtxtuneError, match=r"torch\.compile fails here: .*no C\+\+ compiler") as caught:
+        run(text, tmp_path / "asked", method__compile="on")
+    assert "method.compile=off" in str(caught.value.hint)
+    assert not (tmp_path / "asked").exists()
+    monkeypatch.setattr(pupil, "FEW", 1)
+    monkeypatch.setattr(pupil, "WORTH", 0.0)
+    run(text, tmp_path / "run")
+    monkeypatch.setattr(pupil, "FEW", 10**9)
+    run(text, tmp_path / "plain")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "plain"))
