@@ -1,11 +1,12 @@
 """Pretraining a small Llama: tokens a second beside Hugging Face's Trainer, and beside the limit of the machine's products.
 
-    python tests/benchmarks/pretrain_speed.py --data DATA --out RESULTS [--repeat 3] [--who ours compiled muon trainer]
+    python tests/benchmarks/pretrain_speed.py --data DATA --out RESULTS [--repeat 3] [--who ours trainer litgpt --litgpt FOLDER]
 
-DATA holds tinyshakespeare/input.txt, gutenberg/pride_and_prejudice.txt and wikitext2/valid.txt. The peer is
-peers/hf_pretrain.py. Both train the same architecture (4 layers x 128, 4 heads, vocabulary 4,096) on the same three texts with
-the same tokenizer, which ctxtune has learned from them, in batches of 8 rows of 256 tokens; `ours` with AdamW as the Trainer
-has it, `compiled` the same with torch.compile, whose seconds are told, `muon` as ctxtune trains where nobody says otherwise.
+DATA holds tinyshakespeare/input.txt, gutenberg/pride_and_prejudice.txt and wikitext2/valid.txt. The peers are
+peers/hf_pretrain.py, and peers/litgpt_pretrain.py, which compiles, where litgpt is installed. All train the same architecture
+(4 layers x 128, 4 heads, vocabulary 4,096) on the same three texts with the same tokenizer, which ctxtune has learned from
+them, in batches of 8 rows of 256 tokens; `ours` with AdamW as the Trainer has it, `compiled` the same with torch.compile, whose
+seconds are told, `muon` as ctxtune trains where nobody says otherwise.
 Rounds in turn; a round tells the median step behind the first five. One JSON line a round; lines that are there already are not
 computed again. Set OMP_NUM_THREADS to the cores of both.
 
@@ -19,6 +20,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -67,6 +69,16 @@ def trainer(args: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
     return {"tokens_per_s": facts["tokens_per_s"], "params": facts["params"]}
 
 
+def litgpt(args: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
+    """A round of litgpt, which compiles its model; it lies in a folder of its own, and takes torch from here."""
+    peer = [sys.executable, str(HERE / "peers" / "litgpt_pretrain.py"), f"{tokenizer}/tokenizer.json", *texts(args)]
+    path = {"PYTHONPATH": str(args.litgpt)}
+    command = [*peer, "--steps", str(STEPS), "--batch", str(BATCH), "--rows", str(ROW)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **path}).stdout
+    facts = json.loads(text.strip().splitlines()[-1])
+    return {"tokens_per_s": facts["tokens_per_s"], "params": facts["params"], "compile_s": facts["to_first_step_s"]}
+
+
 def product_rate() -> float:
     """FLOP a second of a product of 1024 x 1024 matrices, the best of some."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
@@ -100,12 +112,16 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--who", nargs="+", default=["ours", "trainer", "compiled", "muon"])
+    parser.add_argument(
+        "--litgpt", type=Path, help="where it lies: pip install --no-deps --target FOLDER litgpt lightning ..."
+    )
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     tokenizer = tokenizer_of(args)
     for number in range(args.repeat):
         for who in args.who:
-            once = partial(trainer, args, tokenizer) if who == "trainer" else partial(own, args, who, tokenizer)
+            peers = {"trainer": partial(trainer, args, tokenizer), "litgpt": partial(litgpt, args, tokenizer)}
+            once = peers.get(who, partial(own, args, who, tokenizer))
             key = {"who": who, "round": number, "threads": os.environ.get("OMP_NUM_THREADS", "")}
             kept(args.out, key, lambda once=once: {**once(), "product_rate": product_rate()})
     found = {who: [one for one in lines_of(args.out) if one["who"] == who] for who in args.who}

@@ -21,6 +21,7 @@ p.add_argument("tokenizer"); p.add_argument("text", nargs="+")
 p.add_argument("--steps", type=int, default=60); p.add_argument("--batch", type=int, default=8); p.add_argument("--rows", type=int, default=256)
 p.add_argument("--layers", type=int, default=4); p.add_argument("--width", type=int, default=128); p.add_argument("--lr", type=float, default=3e-3)
 a = p.parse_args()
+sys.argv[1:] = ["small"]  # litgpt reads the command line again when it saves
 tok = Tokenizer.from_file(a.tokenizer)
 corpus = []
 for f in a.text:
