@@ -28,12 +28,8 @@ _EMBEDDED = 0.02
 
 def make_model(settings: Pretrain, vocabulary: int, end: int, seed: int) -> tuple[nn.Module, Anatomy]:
     """A new model of a recipe, float32 on the CPU, and the anatomy of its family; the same seed makes the same numbers."""
-    from transformers import AutoModelForCausalLM
-
-    hush()
     family = _FAMILY.get(settings.arch, settings.arch)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(_config(settings, vocabulary, end), dtype=torch.float32)
+    model = shape_only(settings, vocabulary, end)
     model.to_empty(device="cpu")
     model.tie_weights()
     with torch.random.fork_rng(devices=[]):
@@ -44,14 +40,13 @@ def make_model(settings: Pretrain, vocabulary: int, end: int, seed: int) -> tupl
     return made, FAMILIES[family].fitted(made)
 
 
-def shape_only(settings: Pretrain, vocabulary: int, end: int) -> nn.Module:
+def shape_only(settings: Pretrain, vocabulary: int, end: int) -> Any:
     """The same without numbers."""
     from transformers import AutoModelForCausalLM
 
     hush()
     with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(_config(settings, vocabulary, end), dtype=torch.float32)
-    return model
+        return AutoModelForCausalLM.from_config(_config(settings, vocabulary, end), dtype=torch.float32)
 
 
 def _config(settings: Pretrain, vocabulary: int, end: int) -> Any:

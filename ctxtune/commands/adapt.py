@@ -26,7 +26,7 @@ from ctxtune.commands.resume import taken_up
 from ctxtune.commands.run_folder import RunFolder, open_run
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
 from ctxtune.commands.transfer import set_off
-from ctxtune.data.finite import finite, plain
+from ctxtune.data.finite import finite
 from ctxtune.errors import RecipeError
 from ctxtune.recipe.dump import dump
 
@@ -97,11 +97,7 @@ class _Run:
         return self.resolved.recipe
 
     def story(self) -> dict[str, Any]:
-        with self.clock.part("total"):
-            facts = self._story()
-        result: dict[str, Any] = plain({**facts, "seconds": self.clock.seconds})
-        self.run.write_result(result)
-        return result
+        return self.run.told(self.clock, self._story)
 
     def _story(self) -> dict[str, Any]:
         from ctxtune.backend.fingerprint import fingerprint

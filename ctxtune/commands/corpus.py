@@ -48,7 +48,6 @@ class Corpus:
     again: dict[str, int]
     tokenizer: Any
     inputs: dict[str, str]
-    folder: Path
 
     @property
     def vocabulary(self) -> int:
@@ -137,7 +136,7 @@ def open_corpus(recipe: Recipe, settings: Pretrain, say: Callable[[str], None]) 
             with new_folder(folder) as made:
                 _tokenise(text, given, settings.vocabulary, made, say)
     tokenizer = open_vocabulary(folder / "tokenizer.json") if given is None else given
-    return _checked(Corpus(*read_corpus(folder), tokenizer, text.inputs, folder))
+    return _checked(Corpus(*read_corpus(folder), tokenizer, text.inputs))
 
 
 def _text(recipe: Recipe, settings: Pretrain) -> _Text:

@@ -15,7 +15,6 @@ from ctxtune.commands.pupil import SCORED, Plan, Pupil
 from ctxtune.commands.resume import taken_up
 from ctxtune.commands.run_folder import RunFolder, check_place, open_run
 from ctxtune.commands.sources import check_scored, default_out
-from ctxtune.data.finite import plain
 from ctxtune.errors import RecipeError
 from ctxtune.methods.pretrain import rate_of
 from ctxtune.recipe.dump import dump
@@ -99,11 +98,7 @@ class _Run:
     clock: Clock = field(default_factory=Clock)
 
     def story(self) -> dict[str, Any]:
-        with self.clock.part("total"):
-            facts = self._story()
-        result: dict[str, Any] = plain({**facts, "seconds": self.clock.seconds})
-        self.run.write_result(result)
-        return result
+        return self.run.told(self.clock, self._story)
 
     def _story(self) -> dict[str, Any]:
         recipe = self.resolved.recipe

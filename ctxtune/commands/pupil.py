@@ -7,6 +7,7 @@ import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctxtune.data.fill import Rows, fill
@@ -98,7 +99,7 @@ class Pupil:
         """All its numbers."""
         return dict(self.model.named_parameters())
 
-    @property
+    @cached_property
     def course(self) -> Course:
         """Its way through the rows."""
         from ctxtune.backend.newborn import matrices

@@ -22,12 +22,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import check_writable, remove, storing, write_text
+from ctxtune.data.finite import plain
 from ctxtune.data.open import SPOOL
 from ctxtune.errors import PlaceError, RecipeError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from ctxtune.commands.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,14 @@ class RunFolder:
     def write_teacher(self, told: dict[str, Any]) -> None:
         """Keep what a teacher said: a run that goes on is pulled by the same numbers."""
         write_text(self.teacher, json.dumps(told) + "\n")
+
+    def told(self, clock: Clock, story: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a story comes to, with the seconds of its parts: the result of the run, which is complete then."""
+        with clock.part("total"):
+            facts = story()
+        result: dict[str, Any] = plain({**facts, "seconds": clock.seconds})
+        self.write_result(result)
+        return result
 
     def write_result(self, facts: dict[str, Any]) -> None:
         """Mark the run as complete."""

@@ -64,17 +64,15 @@ def read_files(files: Files) -> list[Row]:
 
 def _rows_of(path: Path, files: Files) -> list[Row]:
     source = said_name(path)
-    if files.format in COLUMNS:
-        return [Row(fields, source, number, "row") for number, fields in COLUMNS[files.format](path)]
-    with open_lines(path) as lines:
-        if files.format == "texts":
+    if files.format == "texts":
+        with open_lines(path) as lines:
             text = "".join(lines).rstrip("\r\n")
-            name = os.fsencode(files.short(path)).decode("utf-8", "replace")  # file names are bytes, fields are text
-            return [Row({"text": text, "file": name}, source, 1)] if text.strip() else []
-        found = list(READERS[files.format](lines, source))
-    if len({line for line, _ in found}) == len(found):
-        return [Row(fields, source, line) for line, fields in found]
-    return [Row(fields, source, number, "row") for number, (_, fields) in enumerate(found, 1)]
+        name = os.fsencode(files.short(path)).decode("utf-8", "replace")  # file names are bytes, fields are text
+        return [Row({"text": text, "file": name}, source, 1)] if text.strip() else []
+    rows = list(stream_rows(path, files))
+    if len({row.line for row in rows}) == len(rows):
+        return rows
+    return [Row(row.fields, source, number, "row") for number, row in enumerate(rows, 1)]
 
 
 def stream_rows(path: Path, files: Files) -> Iterator[Row]:

@@ -345,9 +345,9 @@ class Recipe(Section):
         method = given.get("method") if isinstance(given, dict) else None
         if not isinstance(method, dict) or method.get("name") != "pretrain":
             return given
-        train = given.get("train")
-        filled = {**train_defaults(method), **train} if isinstance(train, dict) else train_defaults(method)
-        return {"model": SCRATCH, **given, "train": filled if train is None or isinstance(train, dict) else train}
+        train = {} if given.get("train") is None else given["train"]
+        filled = {**train_defaults(method), **train} if isinstance(train, dict) else train
+        return {"model": SCRATCH, **given, "train": filled}
 
     @model_validator(mode="after")
     def _made_for(self) -> "Recipe":
