@@ -74,6 +74,7 @@ def known_values() -> dict[str, Takes]:
         "pull name": Takes(models),
         "set": Takes(tuple(f"{key}=" for key in keys.owners()), end=""),
         "arch": literals("method.arch"),
+        "method": Takes(("full", "freeze", "mask", "prompt")),
         "optimizer": literals("train.optimizer"),
         "tokenizer": files,
         "cache": literals("cache"),
@@ -106,7 +107,9 @@ def known_values() -> dict[str, Takes]:
         "on-error": Takes(("stop", "mark")),
         "as": Takes(("lm-eval",)),
         "prior": Takes(("auto",)),
-        **dict.fromkeys(("adapter", "adapters", "other", "train", "eval", "out", "from", "save", "scores"), files),
+        **dict.fromkeys(
+            ("adapter", "adapters", "other", "train", "eval", "out", "from", "save", "scores", "replay"), files
+        ),
         **dict.fromkeys(
             (
                 "answer",

@@ -144,6 +144,8 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
         rows.append(["tokens of other text read for it, once a base", f"{facts['minded_tokens']:,}"])
     if "guard_tokens" in facts:
         rows.append(["tokens that the forgetting budget adds to a step", f"{facts['guard_tokens']:,}"])
+    if "replay" in facts:
+        rows.append(["tokens that are of the text learned again", f"{facts['replay']['share']:.1%}"])
     if "teacher_tokens" in facts:
         rows.append(["tokens of the demonstrations that are distilled", f"{facts['teacher_tokens']:,}"])
     layers = f"{named(facts['method'])}{', at most ' + facts['at_most'] if facts['at_most'] else ''}"
@@ -186,7 +188,7 @@ def _measured(told: Sequence[Mapping[str, Any]], moved: Sequence[Mapping[str, An
     """The rows of what was scored, and of what was forgotten."""
     rows = [
         [key, *(console.with_error(scores, key) for scores in told)]
-        for key in ("acc", "acc_norm", "perplexity", "greedy_acc")
+        for key in ("acc", "acc_norm", "perplexity", "bits_per_byte", "greedy_acc")
         if key in told[-1]
     ]
     if "acc" in told[-1]:
@@ -226,6 +228,8 @@ def _costs(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     if (cost := facts.get("penalty")) is not None:
         rows.append(_cost(cost))
+    if (again := facts.get("replay")) is not None:
+        rows.append(("learned again", "", f"{again['share']:.1%} of the tokens, from {again['path']}"))
     if facts["best_step"] != facts["steps"]:
         best = "the lowest eval loss" if facts.get("teacher") is None else "the nearest to the teacher"
         rows.append(("kept", "", f"step {facts['best_step']}, {best}"))

@@ -1,4 +1,4 @@
-"""`ctxtune pretrain`: a new model from text alone."""
+"""`ctxtune pretrain`: a new model from text alone, or a base that goes on learning text."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,13 @@ from ctxtune.cli.voice import speaking
 if TYPE_CHECKING:
     from ctxtune.recipe.load import Resolved
 
+Base = Annotated[
+    str | None,
+    typer.Option("--model", help="A base that goes on learning, as of freeze; without it a new one is made."),
+]
+Method = Annotated[
+    str | None, typer.Option("--method", help="What of the base moves: full, freeze (--layers), mask or prompt.")
+]
 Text = Annotated[
     list[str] | None,
     typer.Option("--train", help="The corpus: txt, jsonl, parquet, a folder of texts ... Several may be named."),
@@ -18,54 +25,89 @@ Text = Annotated[
 HeldOut = Annotated[
     str | None, typer.Option("--eval", help="Text to score; without it the end of each file is held out.")
 ]
+Replay = Annotated[
+    str | None,
+    typer.Option("--replay", help="FILE:5%: other text beside it, and its share of the tokens of each step."),
+]
+Arch = Annotated[str | None, typer.Option("--arch", help="llama, qwen3, gpt2 or neox.")]
+Depth = Annotated[int | None, typer.Option("--depth", help="Layers: the one dial, which sets the rest.")]
+Params = Annotated[str | None, typer.Option("--params", help="Numbers of the model, about, in place of --depth: 3M.")]
+Vocabulary = Annotated[
+    int | None, typer.Option("--vocabulary", help="Tokens of the tokenizer that is learned from the corpus.")
+]
+Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="A given one: a folder, or a tokenizer.json.")]
+Layers = Annotated[str | None, typer.Option("--layers", help="Layers of the base that move: last:4, 10-19, all, auto.")]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="muon or adamw.")]
+Count = Annotated[int | None, typer.Option("--steps", help="Steps, in place of --epochs.")]
+Minutes = Annotated[float | None, typer.Option("--minutes", help="How long it learns, in place of --epochs.")]
 
 
 def pretrain(
     recipe: options.Recipe = None,
+    model: Base = None,
+    method: Method = None,
     train: Text = None,
     eval_: HeldOut = None,
-    arch: Annotated[str | None, typer.Option("--arch", help="llama, qwen3, gpt2 or neox.")] = None,
-    depth: Annotated[int | None, typer.Option("--depth", help="Layers: the one dial, which sets the rest.")] = None,
-    params: Annotated[
-        str | None, typer.Option("--params", help="Numbers of the model, about, in place of --depth: 3M.")
-    ] = None,
-    vocabulary: Annotated[
-        int | None, typer.Option("--vocabulary", help="Tokens of the tokenizer that is learned from the corpus.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="A given one: a folder, or a tokenizer.json.")
-    ] = None,
-    optimizer: Annotated[str | None, typer.Option("--optimizer", help="muon or adamw.")] = None,
+    replay: Replay = None,
+    arch: Arch = None,
+    depth: Depth = None,
+    params: Params = None,
+    vocabulary: Vocabulary = None,
+    tokenizer: Tokenizer = None,
+    layers: Layers = None,
+    optimizer: Optimizer = None,
     epochs: options.Epochs = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps, in place of --epochs.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", help="How long it learns, in place of --epochs.")
-    ] = None,
+    steps: Count = None,
+    minutes: Minutes = None,
     batch: options.Batch = None,
     lr: options.Rate = None,
+    forget_budget: options.ForgetBudget = None,
+    cache: options.Cache = None,
     out: options.Out = None,
     set_: options.Set = None,
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    quant: options.Quant = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a new model, and its tokenizer, from text alone.
+    """Train a new model, and its tokenizer, from text alone; or, with --model, let a base go on learning text.
 
-    The text is tokenised once. What comes out is a folder that transformers loads, and every other command here.
+    The text is tokenised once. What comes out is a folder that transformers loads, and every other command here; of a
+    base that went on an adapter, as of the other methods, and what it has forgotten.
     """
     from ctxtune.cli import freeze
+    from ctxtune.recipe.data import DOCUMENT, replay_of
 
+    other, share = replay_of(replay)
     given = options.flags(
-        data__train=train, data__eval=eval_, method__name="pretrain", method__arch=arch, method__depth=depth,
-        method__params=params, method__minutes=minutes,
-        method__vocabulary=vocabulary, method__tokenizer=tokenizer, train__optimizer=optimizer, train__epochs=epochs,
-        train__steps=steps, train__batch=batch, train__lr=lr, train__seed=seed, device=device, dtype=dtype, out=out,
+        model=model, data__train=train, data__eval=eval_, data__replay=other, data__replay_share=share,
+        **_moving(recipe, model, method, layers), method__arch=arch, method__depth=depth, method__params=params,
+        method__minutes=minutes, method__vocabulary=vocabulary, method__tokenizer=tokenizer, train__optimizer=optimizer,
+        train__epochs=epochs, train__steps=steps, train__batch=batch, train__lr=lr, train__seed=seed,
+        forget__budget=forget_budget, cache=cache, device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
-    freeze.start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
+    text = [f"data.text={DOCUMENT}"] if recipe is None and given["method.name"] != "pretrain" else []
+    freeze.start(recipe, given, [*text, *(set_ or [])], out, resume, dry_run, json, quiet)
+
+
+def _moving(recipe: str | None, model: str | None, method: str | None, layers: str | None) -> dict[str, str | None]:
+    """The method that is meant, and its layers: where neither a recipe nor anybody else says, all of a base that goes on."""
+    from ctxtune.errors import RecipeError
+
+    if model is None and method is None:
+        return {"method__name": "pretrain", "method__layers": layers}
+    if method not in (None, "full", "freeze", "mask", "prompt"):
+        raise RecipeError(f"--method is {method!r}, allowed: full, freeze, mask or prompt")
+    if method == "full" and layers not in (None, "all"):
+        raise RecipeError(f"--method full moves all layers, --layers names {layers}", "--method freeze")
+    if method in ("mask", "prompt") or (method is None and recipe is not None):
+        return {"method__name": method, "method__layers": layers}
+    full = method == "full" or (method is None and layers is None)
+    return {"method__name": "freeze", "method__layers": "all" if full else layers}
 
 
 def start(resolved: "Resolved", resume: bool, dry_run: bool, as_json: bool) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.adapter.folder import require_free
 from ctxtune.commands import begin, depth, prepare
-from ctxtune.commands.batches import Batches
 from ctxtune.commands.chosen_mask import backward_over, known, mask_manifest, settled
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.control import Control
@@ -19,7 +18,7 @@ from ctxtune.commands.guard import check_guarded, minded_text, open_guard
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.kept import facts_of, keep_checked
 from ctxtune.commands.learner import load_to_train
-from ctxtune.commands.lesson import Lesson, lesson
+from ctxtune.commands.lesson import Lesson, lesson, replayed
 from ctxtune.commands.minding import Minds, minding_over, units_minded
 from ctxtune.commands.rate import rate_of
 from ctxtune.commands.resume import taken_up
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.feed import Feed
     from ctxtune.backend.load import Base
     from ctxtune.backend.trunk import Trunk
+    from ctxtune.commands.batches import Batches
     from ctxtune.commands.guard import Guarded
     from ctxtune.commands.judge import Judge
     from ctxtune.data.encode import EncodedSet
@@ -128,7 +128,8 @@ class _Run:
         course = span(self.recipe, mixture.per_epoch)
         with self.clock.part("choice"):
             choice = self._choose(base, examples, mixture, course)
-        batches = Batches.of([len(one.ids) for one in examples.examples], mixture, course.steps, self.recipe.train)
+        learned = learned.replaying(self.sources.replay, spec)
+        batches = learned.batches(mixture, course.steps, self.recipe)
         learned = learned.only(batches.used)
         minding = minding_over(base, self.sources.guard, mark, self.recipe.cache)
         course = replace(course, backward=backward_over(base, learned, batches, course.steps), minding=minding)
@@ -145,7 +146,7 @@ class _Run:
             judge.taught = learned.on_eval
             near = set_off(trunk, method, start, learned, mark, self.tell.note)
             facts = self._train(trunk, judge, spec, learned, batches, course.steps, method, mark)
-        facts |= {"train": examples.facts() | mixture.facts()}
+        facts |= {"train": examples.facts() | mixture.facts(), **replayed(self.recipe, batches, course.steps)}
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice, **near}
         with self.clock.part("save"):
             facts["adapter"] = self._save(base, method, mark, facts, start)
@@ -175,8 +176,9 @@ class _Run:
         minds = self._minds(trunk, guarded, mark)
         minds.weigh(method, self.clock, self.tell.note)
         objective = learned.objective(feed)
+        own = feed.lengths[: batches.own]  # a rate is tried on what is new
         with self.clock.part("rate"):
-            rate = rate_of(self.recipe, self.run, method, objective, feed.lengths, steps, self.tell.note)
+            rate = rate_of(self.recipe, self.run, method, objective, own, steps, self.tell.note)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         fitting = Fitting(
             self.recipe.train, objective, feed, batches, steps, notes, guarded, minds, self.stop, self.tell, self.clock

@@ -19,6 +19,7 @@ from ctxtune.data.joint import joint
 from ctxtune.data.prompt import encode_prompt, own_words
 from ctxtune.data.shots import check_pool, choose
 from ctxtune.data.tokens import frame, virtual_tokens
+from ctxtune.data.windows import TextSpec
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.methods.fewshot import shots_of
 from ctxtune.recipe.plural import counted
@@ -50,6 +51,7 @@ _FEW = 20  # virtual tokens that start from nothing in particular
 _SHORT = 32  # virtual tokens, at most, that are to say what a long prompt says
 _BEHIND = 8  # at least so many in a suffix, whose start may be very short
 _COMMON = 5000
+_LETTERS = 64  # of a text for each token that is wanted of its beginning
 _SHOTS: int = Prompt.model_fields["shots"].default
 Places = tuple[tuple[str, str], ...]
 """texts, each with the place it is from"""
@@ -61,7 +63,7 @@ class Beginning:
     and the texts that they are from."""
 
     tokens: tuple[int, ...]
-    spec: EncodeSpec
+    spec: EncodeSpec | TextSpec
     texts: Places
     rows: tuple[Row, ...] = ()
     """the demonstrations among the training rows"""
@@ -105,8 +107,8 @@ class Beginning:
         Raises:
             DataError: none does.
         """
-        if source is None:
-            return None
+        if source is None or isinstance(self.spec, TextSpec):
+            return source
         rows = self.teacher.seen(source.rows) if self.teacher is not None else source.rows
         with self._room():
             kept = to_score(rows, self.spec).row_of
@@ -174,6 +176,8 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
         RecipeError: rows are chats or have no choices, or the tokenizer makes nothing of the words.
         DataError: there are fewer rows than demonstrations.
     """
+    if isinstance(spec, TextSpec):
+        return _before_text(settings, recipe, train, spec)
     if not isinstance(spec, EncodeSpec):
         raise RecipeError("method.name prompt: chats are not supported, virtual tokens stand at a prompt", "--prompt")
     rows = _demonstrations(settings, recipe, train, spec)
@@ -212,6 +216,33 @@ def beginning(settings: Prompt, recipe: Recipe, train: Source, spec: Spec) -> Be
     return replace(begun, tokens=tuple(tokens), questions=tuple(filter(None, questions)))
 
 
+def _before_text(settings: Prompt, recipe: Recipe, train: Source, spec: TextSpec) -> Beginning:
+    """What virtual tokens before running text start from: by themselves how it begins, once more.
+
+    Raises:
+        RecipeError: a window and they are more than the model reads.
+    """
+    if settings.init == "adapter":
+        return _earlier(settings, recipe, spec)
+    tokenizer: Any = spec.tokenizer
+    count = _FEW if settings.tokens == "auto" else settings.tokens
+    tokens: tuple[int, ...] = ()
+    where: Places = ()
+    if (words := words_of(settings.init)) is not None:
+        where = ((words + recipe.data.separator, "method.init"),)
+        tokens = tuple(encode_prompt(tokenizer, where[0][0]))
+        count = len(tokens) if settings.tokens == "auto" else count
+    elif settings.init == "vocab":
+        tokens = _drawn(tokenizer, count, recipe.train.seed)
+    elif settings.init == "auto":
+        tokens = tuple(encode_prompt(tokenizer, spec.render(train.rows[0])[: _LETTERS * count]))[:count]
+        where = ((tokenizer.decode(tokens), Path(train.rows[0].where).name),)
+    if settings.init != "zero" and not tokens:
+        raise _no_token(settings)
+    placed = spec.behind(virtual_tokens(count))
+    return Beginning(_filled(tokens, count), placed, where, whole=len(tokens) if where else 0)
+
+
 def _behind(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -> Beginning:
     """What a suffix starts from: by itself the end of what is asked, once more, which says little that is new."""
     where: Places = ()
@@ -236,7 +267,7 @@ def _behind(settings: Prompt, recipe: Recipe, train: Source, spec: EncodeSpec) -
     return Beginning(_filled(tokens, count), placed, where, whole=len(tokens) if where else 0)
 
 
-def _earlier(settings: Prompt, recipe: Recipe, spec: EncodeSpec) -> Beginning:
+def _earlier(settings: Prompt, recipe: Recipe, spec: EncodeSpec | TextSpec) -> Beginning:
     """Earlier prompts, one of which is started from."""
     from ctxtune.commands.transfer import earlier
 
@@ -247,6 +278,8 @@ def _earlier(settings: Prompt, recipe: Recipe, spec: EncodeSpec) -> Beginning:
     )
     inputs = hashed([one.path for one in found], "adapter", recipe.inputs or {})
     tokens = virtual_tokens(count)
+    if isinstance(spec, TextSpec):
+        return Beginning((), spec.behind(tokens), (), adapters=tuple(found), inputs=inputs)
     placed = replace(spec, suffix=tokens) if settings.kind == "suffix" else replace(spec, before=tokens)
     return Beginning((), placed, (), adapters=tuple(found), inputs=inputs)
 

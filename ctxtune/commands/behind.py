@@ -16,6 +16,7 @@ from ctxtune.commands.prepare import to_score
 from ctxtune.commands.written import written_scores
 from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.prompt import encode_prompt, encode_question
+from ctxtune.data.windows import TextSpec
 from ctxtune.errors import AdapterError, DataError, RecipeError
 from ctxtune.methods.fewshot import shots_of
 
@@ -68,6 +69,25 @@ class Context:
         items = [self._calibrated(found[id(row)], spec) for row in choices.row_of]
         cut = {"dropped": choices.dropped, "truncated": choices.truncated}
         return {**Judge(choices, None, None, end).total(items), **cut}, items
+
+    def read(self, rows: Source, spec: TextSpec) -> tuple[dict[str, float], list[Item]]:
+        """Running text behind the virtual tokens: scores and items.
+
+        Raises:
+            RecipeError: there are none that stand before it, or too many.
+        """
+        from ctxtune.commands.judge import Judge, TextSize
+        from ctxtune.evals.choice import Requests
+
+        if self.prefix is None or not self.shown.virtual:
+            raise RecipeError(
+                "a running text does not stand behind what an adapter holds", "score rows: --prompt, --answer"
+            )
+        choices = to_score(rows.rows, spec.behind(self.shown.virtual))
+        with self.trunk as trunk:
+            judge = Judge(choices, Requests(trunk, choices.requests, self.prefix), None, text=TextSize.of(rows, spec))
+            items = judge.items()
+        return judge.total(items), items
 
     def write(
         self, prompts: Sequence[Sequence[int]], settings: Generation, seeds: Seeds | None = None
@@ -201,6 +221,8 @@ def scored_behind(
     Raises:
         RecipeError: a running text or a chat, which nothing stands before.
     """
+    if rows is not None and isinstance(spec, TextSpec):
+        return *context.read(rows, spec), None
     if rows is None or not isinstance(spec, EncodeSpec):
         what = "a running text" if rows is None else "a chat"
         raise RecipeError(f"{what} does not stand behind what an adapter holds", "score rows: --prompt, --answer")

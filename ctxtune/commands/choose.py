@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ctxtune.data.encode import EncodeSpec
     from ctxtune.data.read import Row
     from ctxtune.methods.fewshot import Groups, Shots
-    from ctxtune.recipe.schema import Data, Fewshot
+    from ctxtune.recipe.data import Data
+    from ctxtune.recipe.schema import Fewshot
 
 
 def check_enough(pool: int, settings: Fewshot, data: Data) -> None:

@@ -11,7 +11,6 @@ from ctxtune.adapter.mask import write_mask
 from ctxtune.backend.atomic import check_writable, storing
 from ctxtune.backend.folder import resolve_model
 from ctxtune.commands import prepare
-from ctxtune.commands.batches import Batches
 from ctxtune.commands.chosen_mask import backward_over, mask_manifest
 from ctxtune.commands.earlier_masks import check_masks, mask_inputs
 from ctxtune.commands.guard import check_guarded
@@ -98,8 +97,8 @@ def _course(recipe: Recipe, sources: Sources, base: Base, mark: str) -> Span:
     learned = lesson(sources.train, spec, None)
     mixture = prepare.mixture(sources.train, learned.examples)
     course = span(recipe, mixture.per_epoch)
-    lengths = [len(one.ids) for one in learned.examples.examples]
-    batches = Batches.of(lengths, mixture, course.steps, recipe.train)
+    learned = learned.replaying(sources.replay, spec)
+    batches = learned.batches(mixture, course.steps, recipe)
     minding = minding_over(base, sources.guard, mark, recipe.cache)
     return replace(
         course, backward=backward_over(base, learned.only(batches.used), batches, course.steps), minding=minding

@@ -45,7 +45,7 @@ def check_control(recipe: Recipe) -> None:
     Raises:
         RecipeError: there are no rows to score.
     """
-    if is_asked(recipe) and recipe.data.eval is None:
+    if is_asked(recipe) and not recipe.data.scored:
         raise RecipeError("method.control compares scores, and data.eval is missing", "name rows to score: --eval FILE")
 
 

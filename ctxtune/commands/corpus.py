@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,10 @@ from ctxtune.backend.home import corpora
 from ctxtune.backend.stores import make_room
 from ctxtune.commands import prepare
 from ctxtune.data.corpus import Part, read_corpus, write_corpus
-from ctxtune.data.documents import documents, files_of, survey
+from ctxtune.data.documents import as_it_came, documents, files_of, survey
 from ctxtune.data.duplicates import Seen
 from ctxtune.data.files import find_files
 from ctxtune.data.hash import sha256_fields
-from ctxtune.data.open import SPOOL, open_lines
 from ctxtune.data.render import compile_template
 from ctxtune.errors import DataError
 
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from ctxtune.data.documents import File, Piece
     from ctxtune.data.files import Files
     from ctxtune.data.render import Template
+    from ctxtune.recipe.data import Data
     from ctxtune.recipe.pretrain import Pretrain
-    from ctxtune.recipe.schema import Data, Recipe
+    from ctxtune.recipe.schema import Recipe
 
 _FORMAT = 2
 _LEARNED = 1 << 27  # characters, of a larger corpus, that its tokenizer is learned from: every n-th piece of it
@@ -142,26 +142,18 @@ def open_corpus(recipe: Recipe, settings: Pretrain, say: Callable[[str], None]) 
 def _text(recipe: Recipe, settings: Pretrain) -> _Text:
     data, known = recipe.data, recipe.inputs or {}
     assert data.train is not None
+    assert data.text is not None
     _, found, digest = prepare.checked_files(data.train, known.get("train"), "train")
     inputs = {"train": digest}
     scored: list[Files] = []
     if data.eval is not None:
         _, scored, inputs["eval"] = prepare.checked_files(data.eval, known.get("eval"), "eval")
-    held_out = settings.held_out if not scored else 1.0
-    found = [_as_it_came(files) for files in found]
+    held_out = data.held_out if not scored else 1.0
+    found = [as_it_came(files) for files in found]
     return _Text(
         files_of(found), files_of(scored), compile_template(data.text, "data.text"), held_out,
         settings.duplicates, inputs,
     )  # fmt: skip
-
-
-def _as_it_came(files: Files) -> Files:
-    """What came through a pipe is JSON lines if its first line is one, and else a text."""
-    if files.name.name != SPOOL:
-        return files
-    with open_lines(files.name) as lines:
-        first = next((line.strip() for line in lines if line.strip()), "")
-    return files if first.startswith("{") and first.endswith("}") else replace(files, format="txt")
 
 
 def check_piped(path: Path, data: Data) -> None:
@@ -170,7 +162,8 @@ def check_piped(path: Path, data: Data) -> None:
     Raises:
         DataError: a row is wrong, or there is no text.
     """
-    survey(files_of([_as_it_came(find_files(path))]), compile_template(data.text, "data.text"))
+    assert data.text is not None
+    survey(files_of([as_it_came(find_files(path))]), compile_template(data.text, "data.text"))
 
 
 def _tokenise(text: _Text, given: Any, vocabulary: int, folder: Path, say: Callable[[str], None]) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ctxtune.data.encode import Encoded, EncodedSet, Kind
+    from ctxtune.recipe.data import Data
     from ctxtune.recipe.load import Resolved
-    from ctxtune.recipe.schema import Data
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 LIMITS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -141,7 +141,8 @@ def _encode(
     config, anatomy = read_config(folder, classes)
     limit = data.max_length or context_length(config.to_dict())
     tokenizer = load_tokenizer(folder)
-    spec = prepare.encoder(data.model_copy(update={"max_length": None}), templates, tokenizer, anatomy, NO_LIMIT)
+    whole = (data.model_copy(update={"max_length": None}), NO_LIMIT) if data.text is None else (data, limit)
+    spec = prepare.encoder(whole[0], templates, tokenizer, anatomy, whole[1])
     assert train is not None  # open_rows has refused
     told = classes if classes and anatomy.kind == "classifier" else ()
     examples, scored = prepare.to_learn(train, spec), prepare.to_learn(dev, spec) if dev else None

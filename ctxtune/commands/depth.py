@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Prompt, Recipe
 
 _ROWS = 512
+_WINDOWS = 64  # of running text, which are long
 _GRADIENT_ROWS = 64
 _LEAST_STEPS = 8  # of a trial
 
@@ -116,13 +117,13 @@ def _with(settings: Freeze, k: int) -> Freeze:
 
 
 def _sample(recipe: Recipe, settings: Freeze, base: Base, examples: Sequence[Encoded]) -> list[Encoded]:
-    """The rows that are looked at: at most 512, and as many as can be kept at every cut."""
+    """The rows that are looked at: at most 512 (64 windows of running text), and as many as can be kept at every cut."""
     from ctxtune.backend.depths import fitting
     from ctxtune.methods.depth import candidates
 
     order = list(range(len(examples)))
     random.Random(f"depth {recipe.train.seed}").shuffle(order)
-    rows = [examples[i] for i in order[:_ROWS]]
+    rows = [examples[i] for i in order[: _ROWS if recipe.data.text is None else _WINDOWS]]
     num_layers = len(base.anatomy.block_list(base.model))
     cuts = len(candidates(num_layers, settings.sample or 1))
     return rows[: fitting([len(row.ids) for row in rows], base.width, cuts)]
@@ -150,7 +151,7 @@ class _Search:
         note(f"layers auto: looking at every depth of {len(self.rows)} rows")
         depths = self._depths(ks)
         probes = self._probes(depths)
-        if not probes:
+        if not probes and self.recipe.data.text is None:
             note("layers auto: all answers begin alike, and no reader can tell them apart: the losses alone decide")
         gradients = self._gradients(ks[-1], depths)
         passes = self.course.steps / self.course.per_epoch
@@ -202,9 +203,11 @@ class _Search:
             return run_depths(Feed(trunk, self.rows), [self.num_layers - k for k in ks])
 
     def _probes(self, depths: Depths) -> list[Any]:
-        """Classes are the choices, or the first token of free answers; none where there is only one."""
+        """Classes are the choices, or the first token of free answers; none where there is only one, and of running text."""
         from ctxtune.methods.depth import probe_depths
 
+        if self.recipe.data.text is not None:
+            return []
         choices = self.recipe.data.choices is not None
         classes = [row.labels if choices else row.labels[0] for row in self.rows]
         return probe_depths(depths.answers, classes) if len(set(classes)) > 1 else []

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import depth, prepare
-from ctxtune.commands.batches import Batches
 from ctxtune.commands.begin import settle
 from ctxtune.commands.chosen_mask import known, tokens_to_choose
 from ctxtune.commands.control import Control
 from ctxtune.commands.earlier_masks import check_masks
 from ctxtune.commands.guard import check_guarded, guard_rows, tokens_a_step
-from ctxtune.commands.lesson import lesson
+from ctxtune.commands.lesson import lesson, replayed
 from ctxtune.commands.run_folder import check_place
 from ctxtune.commands.sources import default_out, read_sources, span
 from ctxtune.recipe.mask import BY_LOSS, Mask
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ctxtune.backend.anatomy import Anatomy
+    from ctxtune.commands.batches import Batches
     from ctxtune.commands.lesson import Lesson
     from ctxtune.commands.prepare import Source, Spec
     from ctxtune.data.encode import EncodedSet
@@ -58,12 +58,12 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
     check_guarded(recipe, anatomy)
     _check_masks(recipe, sources.model)
     spec = prepare.encoder(recipe.data, sources.templates, tokenizer, anatomy, context)
-    settings, learned = _to_learn(resolved, sources.train, spec, len(anatomy.block_list(model)), say)
+    settings, learned, spec = _to_learn(resolved, sources.train, spec, len(anatomy.block_list(model)), say)
     mixture = prepare.mixture(sources.train, examples := learned.examples)
     course = span(recipe, mixture.per_epoch)
     method = open_method(settings, model, anatomy, course)
-    lengths = [len(one.ids) for one in examples.examples]
-    batches = Batches.of(lengths, mixture, course.steps, recipe.train)
+    learned = learned.replaying(sources.replay, spec)
+    batches = learned.batches(mixture, course.steps, recipe)
     seen = learned.only(batches.used).examples
     control = Control.of(recipe, method, model, anatomy)
     return {
@@ -78,6 +78,7 @@ def dry_run(resolved: Resolved, say: Callable[[str], None] = lambda text: None, 
         "rows": len(examples.examples),
         "eval_rows": len(sources.eval.rows) if sources.eval is not None else 0,
         **mixture.facts(),
+        **replayed(recipe, batches, course.steps),
         "dropped": examples.dropped,
         "truncated": examples.truncated,
         "tokens": examples.tokens,
@@ -156,11 +157,12 @@ def _kept_bytes(model: nn.Module, method: Opened, examples: EncodedSet) -> int:
 
 def _to_learn(
     resolved: Resolved, train: Source, spec: Spec, layers: int, say: Callable[[str], None]
-) -> tuple[Method, Lesson]:
-    """The method's settings, at their most and with as many virtual tokens as there will be, and what it learns from."""
+) -> tuple[Method, Lesson, Spec]:
+    """The method's settings, at their most and with as many virtual tokens as there will be, what it learns from, and how that
+    becomes tokens."""
     resolved, start = settle(resolved, train, spec, say)
     learned = start.lesson(train) if start is not None else lesson(train, spec, None)
-    return depth.widest(resolved.recipe, layers), learned
+    return depth.widest(resolved.recipe, layers), learned, start.spec if start is not None else spec
 
 
 def weights_in_memory(

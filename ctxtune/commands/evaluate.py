@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ctxtune.commands import prepare
+from ctxtune.commands import prepare, texts
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.rival import Rival, open_rival
 from ctxtune.commands.rows_file import check_rows_file, keep_rows
@@ -18,14 +18,14 @@ from ctxtune.data.finite import plain
 from ctxtune.data.hash import sha256_fields
 from ctxtune.errors import AdapterError, RecipeError
 from ctxtune.evals.calibrate import parted
-from ctxtune.evals.items import CHOSEN, CLASSIFIED, LIKELY, WRITTEN, Item, measure
+from ctxtune.evals.items import CHOSEN, CLASSIFIED, LIKELY, RUNNING, WRITTEN, Item, measure
 from ctxtune.evals.paired import check_same_measure, check_same_rows
 from ctxtune.recipe.load import Resolved, load
 from ctxtune.recipe.plural import counted
 from ctxtune.recipe.read import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ctxtune.adapter.read import AdapterFile
     from ctxtune.backend.load import Base
@@ -109,8 +109,8 @@ def scorer(recipe: Recipe, rival: Rival | None, say: Callable[[str], None]) -> S
     Raises:
         DataError: the rows are wrong, or others than those of the rival.
     """
-    text = running_text(recipe)
     templates = prepare.compile_templates(recipe.data)
+    text = running_text(recipe) if templates.text is None else None
     rows = prepare.read_once(str(recipe.data.eval), recipe.data, templates, None, "eval") if text is None else None
     accepted = accepted_answers(recipe, rows)
     if rows is not None and rival is not None and rival.items is not None:
@@ -152,13 +152,15 @@ def _check_same(recipe: Recipe, rows: prepare.Source, theirs: Sequence[Item], wh
     there, metric = measure(theirs[0].scores), recipe.score.metric
     if recipe.data.choices is not None:
         check_same_measure(there if there == CLASSIFIED else CHOSEN, there, who)
+    elif recipe.data.text is not None:
+        check_same_measure(RUNNING, there, who)
     else:
         check_same_measure(LIKELY if metric == "likelihood" else WRITTEN, there, who)
 
 
 def _one_each(recipe: Recipe) -> bool:
-    """Whether it is known from the rows alone what is scored: none is dropped, and no chat becomes several examples."""
-    return recipe.data.on_long != "drop" and recipe.data.messages is None
+    """Whether it is known from the rows alone what is scored: none is dropped, no chat or text becomes several examples."""
+    return recipe.data.on_long != "drop" and recipe.data.messages is None and recipe.data.text is None
 
 
 def open_given(adapter: Path | None) -> AdapterFile | None:
@@ -178,9 +180,18 @@ def resolve(
     given = {key: value for key, value in flags.items() if value is not None}
     if source is not None:
         return load(source, given, sets)
-    remembered = _from_manifest(opened) if opened is not None else {}
+    asked = {*given, *(text.partition("=")[0].strip() for text in sets)}
+    remembered = _fitting(_from_manifest(opened), asked) if opened is not None else {}
     found = _from_run(RunFolder(adapter)) if adapter is not None else {}
     return load(None, {"method.name": "freeze", **remembered, **found, **given}, sets)
+
+
+def _fitting(remembered: dict[str, object], asked: Collection[str]) -> dict[str, object]:
+    """What is remembered without the form of rows that what is asked for has no place beside: a text that was learned, say,
+    where prompts are to be scored."""
+    answers = {"data.prompt", "data.answer", "data.choices", "data.messages", "data.instruction", "data.on_long"}
+    gone = {"data.text"} if answers.intersection(asked) else answers if "data.text" in asked else set()
+    return {key: value for key, value in remembered.items() if key not in gone}
 
 
 def _from_run(run: RunFolder) -> dict[str, object]:
@@ -209,7 +220,7 @@ def _from_manifest(opened: AdapterFile) -> dict[str, object]:
         f"{name}.{key}": value
         for name, section in sections.items()
         for key, value in section.items()
-        if f"{name}.{key}" not in ("data.train", "data.eval") and value is not None
+        if f"{name}.{key}" not in ("data.train", "data.eval", "data.replay") and value is not None
     }
     return {"model": opened.manifest.base.name, "quant": opened.manifest.quant, **kept}
 
@@ -220,7 +231,7 @@ def running_text(recipe: Recipe) -> str | None:
     asked = {"prompt", "answer", "messages"} & recipe.data.model_fields_set
     if path is None or recipe.data.choices or asked or not path.endswith(".txt"):
         return None
-    return prepare.read_text(path, "data.eval")
+    return texts.read_text(path, "data.eval")
 
 
 def load_with(recipe: Recipe, opened: AdapterFile | None, force: bool, say: Callable[[str], None]) -> Base:

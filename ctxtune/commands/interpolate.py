@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ctxtune.commands import prepare
+from ctxtune.commands import texts
 from ctxtune.commands.evaluate import Below, load_for, open_given, resolve, scorer
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.kept import keep_checked
@@ -81,7 +81,7 @@ def interpolate(
     recipe = resolve(source, flags, sets, opened, adapter).recipe
     if recipe.data.eval is None:
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
-    text = prepare.probe_text(recipe.forget.probe)
+    text = texts.probe_text(recipe.forget.probe)
     score = scorer(recipe, None, say)
     say(f"loading {recipe.model}")
     base = load_for(recipe, [opened], force, say)

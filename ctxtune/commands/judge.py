@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxtune.backend.feed import Feed
-from ctxtune.commands import prepare
+from ctxtune.commands import prepare, texts
 from ctxtune.commands.begin import learned_feed, learning_feed
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.data.encode import EncodeSpec
 from ctxtune.data.hash import sha256_fields
+from ctxtune.data.windows import TextSpec
 from ctxtune.engine.checkpoint import read_state
 from ctxtune.errors import DataError
 from ctxtune.evals.calibrate import log_shares
 from ctxtune.evals.choice import Requests, choice_scores, divergence
 from ctxtune.evals.forgetting import LENGTH, ROWS, BaseProbe, drift, kept_base, probe_examples, unmoved
 from ctxtune.evals.items import Item, summarise
-from ctxtune.evals.perplexity import answer_perplexities
+from ctxtune.evals.perplexity import answer_perplexities, text_metrics, window_items
 from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
@@ -44,6 +45,25 @@ if TYPE_CHECKING:
 
 _TASK = "kl_base"
 _ANSWERS = 64  # free answers that are compared with the base's, at most, about
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """The units of a running text that perplexity is counted in."""
+
+    words: int
+    num_bytes: int
+
+    @classmethod
+    def of(cls, source: prepare.Source, spec: TextSpec) -> TextSize:
+        """Of all its documents."""
+        documents = [spec.render(row) for row in source.rows]
+        return cls(sum(len(one.split()) for one in documents), sum(len(one.encode()) for one in documents))
+
+    def metrics(self, items: Sequence[Item]) -> dict[str, float]:
+        """The scores of its windows together."""
+        tokens = round(sum(item.weight for item in items))
+        return text_metrics(sum(item.said["ll"][0] for item in items), self.words, self.num_bytes, tokens)
 
 
 @dataclass
@@ -66,6 +86,7 @@ class Judge:
     lls: dict[int, list[float]] = field(default_factory=dict)  # id of a row -> what the base said of its choices
     free: Feed | None = None  # the first free answers
     free_base: BaseProbe | None = None
+    text: TextSize | None = None  # of a running text
 
     @classmethod
     def make(
@@ -78,7 +99,8 @@ class Judge:
         end = int(isinstance(spec, EncodeSpec) and spec.choices is None and spec.kind == "causal")
         feed = probe_feed(trunk, probe, before) if probe is not None else None
         free = Feed(trunk, some) if (some := _first_answers(choices)) else None
-        return cls(choices, requests, feed, end, say=say, free=free)
+        text = TextSize.of(source, spec) if source is not None and isinstance(spec, TextSpec) else None
+        return cls(choices, requests, feed, end, say=say, free=free, text=text)
 
     def behind(self, trunk: Trunk, source: prepare.Source | None, spec: prepare.Spec, virtual: Virtual) -> Judge:
         """The same rows and the same text behind virtual tokens, against what the base has said.
@@ -164,6 +186,10 @@ class Judge:
         if self.requests is None or self.choices is None:
             raise ValueError("nothing to score")
         each = iter(known or self.requests.token_scores())
+        if self.text is not None:
+            return window_items(
+                [float(nats.sum()) for nats, _ in each], [one.labels for (one,) in self.choices.requests]
+            )
         read = self.requests.feed.trunk.base.anatomy.kind != "classifier"
         items = []
         for i, (row, gold) in enumerate(zip(self.choices.row_of, self.choices.gold, strict=True)):
@@ -187,6 +213,8 @@ class Judge:
         """The scores of all rows together."""
         if self.choices is None or self.choices.choices:
             return summarise(items)
+        if self.text is not None:
+            return self.text.metrics(items)
         tokens = sum(len(one.labels) - self.end for row in self.choices.requests for one in row)
         return {**summarise(items), **answer_perplexities([item.said["ll"][0] for item in items], tokens)}
 
@@ -226,6 +254,6 @@ def probe_feed(trunk: Trunk, text: str, before: int = 0) -> Feed:
 
 def builtin_probe(trunk: Trunk, before: int = 0) -> Feed:
     """The text that ctxtune brings along, as examples of this model, with room for so many tokens before each."""
-    text = prepare.probe_text("builtin")
+    text = texts.probe_text("builtin")
     assert text is not None
     return probe_feed(trunk, text, before)

@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
+from ctxtune.commands.batches import Batches
 from ctxtune.commands.teacher import checked
 from ctxtune.data.branch import grow
 from ctxtune.data.encode import EncodedSet
+from ctxtune.data.mixture import Beside
+from ctxtune.data.windows import TextSpec
 from ctxtune.errors import DataError
+from ctxtune.recipe.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from ctxtune.commands.run_folder import RunFolder
     from ctxtune.commands.teacher import LongPrompt
     from ctxtune.data.branch import Places
+    from ctxtune.data.mixture import Mixture
     from ctxtune.engine.loop import Objective
     from ctxtune.recipe.schema import Recipe
 
@@ -28,12 +33,34 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Lesson:
     """The examples of a run. Where a teacher pulls, an example is a row with its choices as a tree of tokens, `answers` says
-    where in it these stand, and `told` what the teacher said."""
+    where in it these stand, and `told` what the teacher said. Of running text an example is a `window` of so many tokens at
+    most, and behind the `own` ones stand those of a text that is learned again."""
 
     examples: EncodedSet
     teacher: LongPrompt | None = None
     answers: Sequence[Sequence[Places]] = ()
     told: Mapping[str, Any] | None = None
+    window: int | None = None
+    own: int | None = None
+
+    def replaying(self, again: Source | None, spec: Spec) -> Lesson:
+        """With what is learned again, if there is some.
+
+        Raises:
+            DataError: there is nothing in it.
+        """
+        if again is None:
+            return self
+        own, more = self.examples, prepare.to_learn(again, spec)
+        both = replace(own, examples=own.examples + more.examples, row_of=own.row_of + more.row_of)
+        return replace(self, examples=both, own=len(own.examples))
+
+    def batches(self, mixture: Mixture, steps: int, recipe: Recipe) -> Batches:
+        """The way of so many steps through them."""
+        examples = self.examples.examples
+        tokens, share = [len(one.labels) for one in examples], recipe.data.replay_share
+        beside = Beside(share, self.own, tokens) if self.own is not None else None
+        return Batches.of([len(one.ids) for one in examples], mixture, steps, recipe.train, beside)
 
     def only(self, used: Sequence[int]) -> Lesson:
         """Of these examples alone."""
@@ -85,6 +112,9 @@ class Lesson:
     def remarks(self, rows: int) -> Iterator[str]:
         """What became of so many rows, where it is not one example each."""
         examples = self.examples
+        if self.window is not None:
+            windows = counted(len(examples.examples), "window")
+            yield f"{counted(rows, 'document')} to learn from, in {windows} of at most {self.window:,} tokens"
         for count, verb in ((examples.dropped, "dropped"), (examples.truncated, "cut at their start")):
             if count:
                 yield f"{count} of {rows} training rows were too long and {verb}"
@@ -98,6 +128,12 @@ def choosing(scores: Mapping[str, float]) -> Mapping[str, float]:
     return {**scores, "loss": scores["kl_teacher"]} if "kl_teacher" in scores else scores
 
 
+def replayed(recipe: Recipe, batches: Batches, steps: int) -> dict[str, Any]:
+    """What a result tells of text that is learned again; nothing where there is none."""
+    path = recipe.data.replay
+    return {} if path is None else {"replay": {"path": path, "share": batches.share(steps)}}
+
+
 def lesson(source: Source, spec: Spec, teacher: LongPrompt | None) -> Lesson:
     """What is learned from these rows.
 
@@ -106,7 +142,7 @@ def lesson(source: Source, spec: Spec, teacher: LongPrompt | None) -> Lesson:
         RecipeError: the teacher's prompt leaves no room for some.
     """
     if teacher is None:
-        return Lesson(prepare.to_learn(source, spec))
+        return Lesson(prepare.to_learn(source, spec), window=spec.max_length if isinstance(spec, TextSpec) else None)
     seen = teacher.seen(source.rows)
     asked = prepare.to_score(seen, prepare.unanswered(spec))
     if not asked.requests:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from bisect import bisect
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.dataset import pulled_files
 from ctxtune.data.chat import ChatSpec, encode_chats, require_template, template_hash
+from ctxtune.data.documents import as_it_came, files_of, whole
 from ctxtune.data.encode import ChoiceSet, EncodedSet, EncodeSpec, encode_choices, encode_rows
 from ctxtune.data.files import Files, find_files
 from ctxtune.data.hash import sha256_file, sha256_parts
@@ -22,19 +24,22 @@ from ctxtune.data.mixture import Mixture, Share
 from ctxtune.data.open import SPOOL, said_name
 from ctxtune.data.read import Row, check_types, read_files, spool_stdin
 from ctxtune.data.render import Template, compile_template
+from ctxtune.data.windows import TextSpec, encode_texts
 from ctxtune.errors import DataError, ModelError, RecipeError
+from ctxtune.recipe.data import WINDOW, Part
 from ctxtune.recipe.gallery import template_folder
-from ctxtune.recipe.schema import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.load import Base
-    from ctxtune.recipe.schema import Data, Recipe
+    from ctxtune.recipe.data import Data
+    from ctxtune.recipe.schema import Recipe
 
-Spec = EncodeSpec | ChatSpec
-"""how rows become tokens: as prompts with answers, or as conversations"""
+Paths = str | list[str | Part]
+Spec = EncodeSpec | ChatSpec | TextSpec
+"""how rows become tokens: as prompts with answers, as conversations, or as running text"""
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Templates:
-    """The recipe's templates, compiled; `choices` where every row lists its own, `messages` where rows are chats."""
+    """The recipe's templates, compiled; `choices` where every row lists its own, `messages` where rows are chats, `text` where
+    they are running text."""
 
     prompt: Template
     answer: Template
     choices: Template | None = None
     messages: Template | None = None
     tools: Template | None = None
+    text: Template | None = None
 
     @property
     def names(self) -> list[str]:
@@ -81,6 +88,7 @@ def compile_templates(data: Data) -> Templates:
         compile_template(data.choices, "data.choices") if isinstance(data.choices, str) else None,
         _of_field(data.messages, "data.messages"),
         _of_field(data.tools, "data.tools", "{{ %s | default(none) }}"),
+        compile_template(data.text, "data.text") if data.text is not None else None,
     )
 
 
@@ -97,7 +105,7 @@ def labelled(row: Row, answer: Template) -> bool:
 
 
 def read_source(
-    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str,
+    paths: Paths, data: Data, templates: Templates, expected: str | None, key: str,
     answered: bool = True,
 ) -> Source:  # fmt: skip
     """Read a file, a folder or several and render every row once, so that each mistake is met before any work begins.
@@ -108,6 +116,8 @@ def read_source(
         DataError: a row is wrong, or a file is not the one that the recipe's `inputs` names.
     """
     parts, found, digest = checked_files(paths, expected, key)
+    if templates.text is not None:
+        return _documents(parts, found, digest, templates.text, 0.0)[0]
     read = [read_files(files) for files in found]
     rows = [row for some in read for row in some]
     check_types(rows, templates.names)
@@ -115,6 +125,39 @@ def read_source(
     asked = spec if answered else unanswered(spec)
     for row in rows:
         (spec if labelled(row, templates.answer) else asked).render(row)
+    return _source(parts, found, digest, read)
+
+
+def read_running(
+    paths: Paths, text: Template, expected: str | None, key: str, held_out: float = 0.0
+) -> tuple[Source, Source | None]:
+    """Read running text, a row a document, and what is held out of the end of each file.
+
+    Raises:
+        DataError: as `read_source`; or there is too little of it to hold some out.
+    """
+    return _documents(*checked_files(paths, expected, key), text, held_out)
+
+
+def _documents(
+    parts: list[Part], found: list[Files], digest: str, text: Template, held_out: float
+) -> tuple[Source, Source | None]:
+    read = [whole(files_of([as_it_came(files)]), text, held_out) for files in found]
+    kept, held = (_source(parts, found, digest, [pair[place] for pair in read]) for place in (0, 1))
+    named = " and ".join(str(said_name(part.path)) for part in parts)
+    if not kept.rows and not held.rows:
+        raise DataError(f"{named}: there is no text", "give a file with some")
+    if not kept.rows or (held_out and not held.rows):
+        raise DataError(
+            f"{named}: too short to hold the end of it out, which is to be scored",
+            "more text, or name what is scored: --eval FILE; or score nothing: --set data.held_out=0",
+        )
+    return kept, held if held_out else None
+
+
+def _source(parts: list[Part], found: list[Files], digest: str, read: list[list[Row]]) -> Source:
+    """Rows that were read, file by file."""
+    rows = [row for some in read for row in some]
     shares = [Share(part.path, part.weight, len(some)) for part, some in zip(parts, read, strict=True)]
     revisions = dict.fromkeys(files.revision for files in found if files.revision is not None)
     return Source(Path(parts[0].path), rows, digest, tuple(shares), tuple(revisions))
@@ -122,11 +165,11 @@ def read_source(
 
 def unanswered(spec: Spec) -> Spec:
     """The same, but no answer is read; a chat has its replies in it."""
-    return spec if isinstance(spec, ChatSpec) else replace(spec, answer=None)
+    return replace(spec, answer=None) if isinstance(spec, EncodeSpec) else spec
 
 
 def read_once(
-    paths: str | list[str | Part], data: Data, templates: Templates, expected: str | None, key: str,
+    paths: Paths, data: Data, templates: Templates, expected: str | None, key: str,
     answered: bool = True,
 ) -> Source:  # fmt: skip
     """As `read_source`, for rows that nobody reads again: standard input is a file for as long as it is read.
@@ -134,13 +177,18 @@ def read_once(
     Raises:
         DataError: as `read_source`; nothing comes through the pipe.
     """
+    with at_hand(paths) as files:
+        return read_source(files, data, templates, expected, key, answered)
+
+
+@contextmanager
+def at_hand(paths: Paths) -> Iterator[Paths]:
+    """The same; standard input is a file meanwhile."""
     with tempfile.TemporaryDirectory() as spool:
-        if paths == "-":
-            paths = str(spool_stdin(Path(spool) / SPOOL))
-        return read_source(paths, data, templates, expected, key, answered)
+        yield str(spool_stdin(Path(spool) / SPOOL)) if paths == "-" else paths
 
 
-def checked_files(paths: str | list[str | Part], expected: str | None, key: str) -> tuple[list[Part], list[Files], str]:
+def checked_files(paths: Paths, expected: str | None, key: str) -> tuple[list[Part], list[Files], str]:
     """The parts of a source with the files of each, and the hash of all.
 
     Raises:
@@ -217,12 +265,18 @@ def encoder(data: Data, templates: Templates, tokenizer: Any, anatomy: Anatomy, 
 
     Raises:
         RecipeError: data.max_length is more than the model can read.
-        ModelError: rows are chats, and the model knows no chats.
+        ModelError: rows are chats or running text, and the model knows no such.
     """
     if data.max_length is not None and data.max_length > context:
         raise RecipeError(
             f"data.max_length {data.max_length} is more than the model's {context} tokens", "leave data.max_length out"
         )
+    if templates.text is not None:
+        if anatomy.kind != "causal":
+            raise ModelError(
+                f"a {anatomy.family} model {anatomy.verb}, it does not go on with a text", "choose a causal model"
+            )
+        return _spec(data, templates, tokenizer, anatomy.kind, context)
     if templates.messages is not None:
         if anatomy.kind != "causal":
             raise ModelError(f"a {anatomy.family} model {anatomy.verb}, it does not reply", "choose a causal model")
@@ -275,6 +329,8 @@ def chat_inputs(data: Data, tokenizer: Any, known: Mapping[str, str]) -> dict[st
 
 
 def _spec(data: Data, templates: Templates, tokenizer: Any, kind: Any, max_length: int) -> Spec:
+    if templates.text is not None:
+        return TextSpec(tokenizer, data.max_length or min(WINDOW, max_length), max_length)
     if templates.messages is not None:
         return ChatSpec(tokenizer, templates.messages, templates.tools, data.learn, max_length, data.on_long)
     return EncodeSpec(
@@ -298,6 +354,8 @@ def to_learn(source: Source, spec: Spec) -> EncodedSet:
     """
     done = _encode(source.rows, spec)
     if not done.examples:
+        if isinstance(spec, TextSpec):
+            raise DataError(f"{said_name(source.path)}: the tokenizer makes no token of the text", "another text")
         raise DataError(
             f"{said_name(source.path)}: all {done.dropped} rows are longer than {spec.max_length} tokens and were dropped"
         )
@@ -305,50 +363,24 @@ def to_learn(source: Source, spec: Spec) -> EncodedSet:
 
 
 def _encode(rows: Sequence[Row], spec: Spec) -> EncodedSet:
+    if isinstance(spec, TextSpec):
+        return encode_texts(rows, spec)
     return encode_chats(rows, spec) if isinstance(spec, ChatSpec) else encode_rows(rows, spec)
 
 
 def to_score(rows: Sequence[Row], spec: Spec) -> ChoiceSet:
-    """Every row with each of its choices; a free answer is a row with one choice, and so is a chat with its replies."""
+    """Every row with each of its choices; a free answer is a row with one choice, and so is a chat with its replies.
+
+    Of running text each window is one.
+    """
     if isinstance(spec, EncodeSpec) and spec.choices is not None:
         return encode_choices(rows, spec)
     done = _encode(rows, spec)
+    if isinstance(spec, TextSpec):
+        return ChoiceSet([[one] for one in done.examples], [0] * len(done.examples), row_of=done.row_of)
     scored = ChoiceSet(dropped=done.dropped, truncated=done.truncated)
     for row, parts in groupby(zip(done.row_of, done.examples, strict=True), key=lambda pair: pair[0]):
         scored.requests.append([example for _, example in parts])
         scored.row_of.append(row)
         scored.gold.append(0)
     return scored
-
-
-def probe_text(probe: str) -> str | None:
-    """The text that forgetting is measured on; None where it is not measured."""
-    if probe == "none":
-        return None
-    return read_text(_bundled("probe.txt") if probe == "builtin" else Path(probe), "forget.probe")
-
-
-def guard_text(text: str) -> str:
-    """The text that a forgetting budget is trained on."""
-    return read_text(_bundled("guard.txt") if text == "builtin" else Path(text), "forget.text")
-
-
-def _bundled(name: str) -> Path:
-    return template_folder() / "data" / name
-
-
-def read_text(path: Path | str, key: str) -> str:
-    """A whole text file.
-
-    Raises:
-        DataError: it cannot be read, is not UTF-8, or holds no word.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{key}: {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{key}: {path} is not UTF-8: byte {error.start}") from error
-    if not text.split():
-        raise DataError(f"{key}: {path} is empty")
-    return text

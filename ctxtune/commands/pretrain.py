@@ -59,7 +59,7 @@ def check_recipe(recipe: Recipe) -> Pretrain:
     check_scored(data)
     refused = {
         "quant": recipe.quant != "none", "dtype float16": recipe.dtype == "float16",
-        "forget.budget": recipe.forget.budget is not None, "data.messages": data.messages is not None,
+        "forget.budget": recipe.forget.budget is not None, "data.replay": data.replay is not None,
         "a weight in data.train": any(part.weight != 1 for part in parts_of(data.train)),
     }  # fmt: skip
     for key, given in refused.items():

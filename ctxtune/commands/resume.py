@@ -17,7 +17,8 @@ from ctxtune.recipe.load import Resolved, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ctxtune.recipe.schema import Data, Recipe
+    from ctxtune.recipe.data import Data
+    from ctxtune.recipe.schema import Recipe
 
 
 def resolve(

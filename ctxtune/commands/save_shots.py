@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ctxtune.commands.draws import Draw
     from ctxtune.data.read import Row
     from ctxtune.methods.fewshot import Shots
+    from ctxtune.recipe.data import Data
     from ctxtune.recipe.load import Resolved
-    from ctxtune.recipe.schema import Data
 
 _QUESTIONS = 64  # on which it is tried where demonstrations end
 

@@ -8,30 +8,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctxtune.backend.folder import resolve_model
-from ctxtune.commands import prepare
+from ctxtune.commands import prepare, texts
 from ctxtune.commands.control import check_control
 from ctxtune.commands.earlier_masks import mask_inputs
 from ctxtune.data.format import bare_name
 from ctxtune.data.hash import sha256_file
 from ctxtune.data.leakage import in_words, leaked_rows
+from ctxtune.data.render import compile_template
 from ctxtune.errors import RecipeError
 from ctxtune.methods.motion import Span
+from ctxtune.recipe.data import DOCUMENT
 from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.schema import Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ctxtune.recipe.schema import Data, Recipe
+    from ctxtune.recipe.data import Data
+    from ctxtune.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run reads, checked; `guard` is the text that holds it back, `inputs` are the hashes, `leaked` of the rows to
-    score stand among those to learn from."""
+    """What a run reads, checked; `replay` is learned again beside it, `guard` holds it back, `inputs` are the
+    hashes, `leaked` of the rows to score stand among those to learn from."""
 
     train: prepare.Source
     eval: prepare.Source | None
+    replay: prepare.Source | None
     probe: str | None
     guard: str | None
     templates: prepare.Templates
@@ -54,7 +58,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
         raise RecipeError("data.train is missing", "name the rows to learn from: --train FILE")
     check_scored(data)
     check_control(recipe)
-    if data.eval is None and (recipe.train.patience is not None or recipe.train.eval_every is not None):
+    if not data.scored and (recipe.train.patience is not None or recipe.train.eval_every is not None):
         key = "train.patience" if recipe.train.patience is not None else "train.eval_every"
         raise RecipeError(f"{key} needs rows to score, and data.eval is missing", "name them: --eval FILE")
     if recipe.dtype == "float16":
@@ -64,10 +68,10 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
         )
     templates = prepare.compile_templates(data)
     answered = not (isinstance(recipe.method, Prompt) and recipe.method.distill_from is not None)
-    train = prepare.read_once(data.train, data, templates, known.get("train"), "train", answered)
-    dev = prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
-    probe = prepare.probe_text(recipe.forget.probe)
-    inputs = train.inputs("train") | (dev.inputs("eval") if dev else {}) | mask_inputs(recipe)
+    train, dev, again = _rows(recipe, templates, answered)
+    probe = texts.probe_text(recipe.forget.probe)
+    inputs = train.inputs("train") | (dev.inputs("eval") if dev and data.eval else {}) | mask_inputs(recipe)
+    inputs |= again.inputs("replay") if again else {}
     if (probe_path := recipe.forget.probe) not in ("builtin", "none"):
         inputs["probe"] = prepare.checked_hash(sha256_file(probe_path), probe_path, known.get("probe"), "probe")
     guard, guard_inputs = _guard_text(recipe, probe, say)
@@ -79,7 +83,30 @@ def read_sources(recipe: Recipe, say: Callable[[str], None]) -> Sources:
     leaked = leaked_rows(train.rows, dev.rows, spec if answered else prepare.unanswered(spec)) if dev else 0
     if dev and leaked:
         say(f"{in_words(leaked, len(dev.rows))}: the scores say little of other rows")
-    return Sources(train, dev, probe, guard, templates, model, inputs, leaked)
+    return Sources(train, dev, again, probe, guard, templates, model, inputs, leaked)
+
+
+def _rows(
+    recipe: Recipe, templates: prepare.Templates, answered: bool
+) -> tuple[prepare.Source, prepare.Source | None, prepare.Source | None]:
+    """What is learned, what is scored, and what is learned again; of running text its end is scored where no other is named."""
+    data, known = recipe.data, recipe.inputs or {}
+    assert data.train is not None
+
+    def scored() -> prepare.Source | None:
+        return prepare.read_source(data.eval, data, templates, known.get("eval"), "eval") if data.eval else None
+
+    if templates.text is None:
+        train = prepare.read_once(data.train, data, templates, known.get("train"), "train", answered)
+        return train, scored(), None
+    with prepare.at_hand(data.train) as paths:
+        share = data.held_out if data.eval is None else 0.0
+        train, end = prepare.read_running(paths, templates.text, known.get("train"), "train", share)
+    if data.replay is None:
+        return train, end or scored(), None
+    template = compile_template(DOCUMENT, "data.replay")
+    again, _ = prepare.read_running(data.replay, template, known.get("replay"), "replay")
+    return train, end or scored(), again
 
 
 def _guard_text(recipe: Recipe, probe: str | None, say: Callable[[str], None]) -> tuple[str | None, dict[str, str]]:
@@ -95,7 +122,7 @@ def _guard_text(recipe: Recipe, probe: str | None, say: Callable[[str], None]) -
         if path != "builtin":
             say(f"forget.text {path} is not used: there is no budget, no method.ewc and no method.select contrast")
         return None, {}
-    text = prepare.guard_text(path)
+    text = texts.guard_text(path)
     if text == probe:
         raise RecipeError(
             f"forget.text {path} is the probe itself: what is trained on measures nothing", "another text"

@@ -39,11 +39,12 @@ def accepted_answers(recipe: Recipe, rows: prepare.Source | None) -> dict[str, l
     if score.metric == "likelihood":
         return None
     row_scores(score)
-    if rows is None or data.choices is not None:
-        what = "a running text" if rows is None else "a row with choices"
+    running = rows is None or data.text is not None
+    if rows is None or running or data.choices is not None:
+        what = "a running text" if running else "a row with choices"
         raise RecipeError(
             f"score.metric is {score.metric}, but {what} has no answer that is written",
-            "leave --metric out" if rows is None else "leave data.choices out for free answers, or --metric",
+            "leave --metric out" if running else "leave data.choices out for free answers, or --metric",
         )
     if data.messages is not None and score.references is None:
         return {}

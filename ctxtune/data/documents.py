@@ -11,11 +11,11 @@ behind a share of its characters, by whole lines or rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ctxtune.data.open import open_lines, said_name
-from ctxtune.data.read import stream_rows
+from ctxtune.data.open import SPOOL, open_lines, said_name
+from ctxtune.data.read import Row, stream_rows
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,6 +77,34 @@ def documents(
         most = sizes[number] * (1 - held_out) if sizes is not None else None
         texts = _texts(path, of, template)
         yield from _pieces(texts if dropped is None else _left(texts, dropped), most)
+
+
+def as_it_came(files: Files) -> Files:
+    """What came through a pipe is JSON lines if its first line is one, and else a text."""
+    if files.name.name != SPOOL:
+        return files
+    with open_lines(files.name) as lines:
+        first = next((line.strip() for line in lines if line.strip()), "")
+    return files if first.startswith("{") and first.endswith("}") else replace(files, format="txt")
+
+
+def whole(files: Iterable[File], template: Template, held_out: float = 0.0) -> tuple[list[Row], list[Row]]:
+    """Every document as a row with the field `text`; and those, or their ends, that are held out of each file.
+
+    Raises:
+        DataError: a file or a row is wrong.
+    """
+    kept, held = list[Row](), list[Row]()
+    for path, of in files:
+        sizes = [sum(len(text) for text, _ in _texts(path, of, template))] if held_out else None
+        found = list[tuple[bool, list[str]]]()
+        for piece in documents([(path, of)], template, sizes, held_out):
+            if piece.begins:
+                found.append((piece.held, []))
+            found[-1][1].append(piece.text)
+        for number, (out, texts) in enumerate(found, 1):
+            (held if out else kept).append(Row({"text": "".join(texts)}, said_name(path), number, "document"))
+    return kept, held
 
 
 def _left(texts: Iterable[tuple[str, bool]], dropped: Iterator[bool]) -> Iterator[tuple[str, bool]]:

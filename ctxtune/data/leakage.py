@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ctxtune.data.chat import ChatSpec
+from ctxtune.data.windows import TextSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ctxtune.data.read import Row
 
 
-def leaked_rows(train: Sequence[Row], scored: Sequence[Row], spec: EncodeSpec | ChatSpec) -> int:
+def leaked_rows(train: Sequence[Row], scored: Sequence[Row], spec: EncodeSpec | ChatSpec | TextSpec) -> int:
     """How many of the rows to score are asked what a training row asks. No tokenizer is needed."""
     seen = {_asked(row, spec) for row in train}
     return sum(_asked(row, spec) in seen for row in scored)
@@ -29,11 +30,13 @@ def in_words(leaked: int, rows: int) -> str:
     return f"{leaked} of {rows} rows to score stand among the training rows: leakage"
 
 
-def _asked(row: Row, spec: EncodeSpec | ChatSpec) -> str:
-    """A prompt, or what stands in a conversation before the first reply that is learned."""
+def _asked(row: Row, spec: EncodeSpec | ChatSpec | TextSpec) -> str:
+    """A prompt, what stands in a conversation before the first reply that is learned, or a text."""
     if isinstance(spec, ChatSpec):
         talk = spec.render(row)
         end = talk.replies[0 if spec.learn == "all" else -1] if talk.replies else None
         return json.dumps([talk.messages[:end], talk.tools], sort_keys=True, default=str)
+    if isinstance(spec, TextSpec):
+        return spec.render(row)
     one = spec.render(row)
     return one.prompt.strip() or one.answer or ""

@@ -8,11 +8,12 @@ what an epoch takes depends on seed and epoch alone, so that a run that goes on 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count, islice
 from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,48 @@ class Mixture:
         return found
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Other text that is learned again: behind the batch of each step as many of its examples as make `share` of all tokens.
+
+    Of t tokens in an epoch's batches so far, t share / (1 - share) are to come from it. Another example is taken as long as
+    that brings the sum nearer, so that after every step it is off by half an example at most. Passes over the text, each in an
+    order of its own, follow each other from epoch to epoch.
+
+    `tokens` are those that each example predicts; those from number `first` on are of the other text.
+    """
+
+    share: float
+    first: int
+    tokens: Sequence[int]
+
+    def joined(self, batches: Sequence[list[int]], seed: int, epoch: int) -> list[list[int]]:
+        """The batches of an epoch with what is learned beside each."""
+        ratio, size = self.share / (1 - self.share), len(self.tokens) - self.first
+        own = sum(self.tokens[i] for batch in batches for i in batch)
+        taken = round(ratio * own * size / sum(self.tokens[self.first :]))
+        order = _endless(size, f"{seed} replay", epoch * taken)
+        found, due, following = list[list[int]](), 0.0, self.first + next(order)
+        for batch in batches:
+            due += ratio * sum(self.tokens[i] for i in batch)
+            more = list[int]()
+            while due >= self.tokens[following] / 2:
+                due -= self.tokens[following]
+                more.append(following)
+                following = self.first + next(order)
+            found.append(batch + more)
+        return found
+
+
 def _drawn(share: Share, seed: str, epoch: int) -> Iterator[int]:
     if share.drawn == share.size:
         return iter(range(share.size))
-    return _from_passes(share.size, seed, epoch * share.drawn, (epoch + 1) * share.drawn)
+    return islice(_endless(share.size, seed, epoch * share.drawn), share.drawn)
 
 
-def _from_passes(size: int, seed: str, start: int, stop: int) -> Iterator[int]:
-    """The places from `start` to `stop` of one shuffled pass behind the other."""
-    for number in range(start // size, (stop - 1) // size + 1):
+def _endless(size: int, seed: str, start: int) -> Iterator[int]:
+    """The places from `start` on of one shuffled pass behind the other."""
+    for number in count(start // size):
         order = list(range(size))
         Random(f"pass {seed} {number}").shuffle(order)
-        first = number * size
-        yield from order[max(0, start - first) : stop - first]
+        yield from order[max(0, start - number * size) :]

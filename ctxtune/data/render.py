@@ -17,7 +17,7 @@ from jinja2.exceptions import SecurityError
 from ctxtune.data.bounds import MAX_CHARACTERS, MAX_TEMPLATE, VALUE, Bounds, Budget, MissingName, TooMuch
 from ctxtune.data.choices import Choices, choices_of, gold, short
 from ctxtune.errors import DataError, RecipeError
-from ctxtune.recipe.schema import Data
+from ctxtune.recipe.data import Data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

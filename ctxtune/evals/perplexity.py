@@ -1,6 +1,7 @@
 """Perplexity by lm-evaluation-harness's rules: of answers, and of running text in windows.
 
-For text of W words (split at white space) and Y UTF-8 bytes whose tokens have the log-probabilities ll:
+For text of W words (split at white space) and Y UTF-8 bytes whose N tokens have the log-probabilities ll:
+    perplexity = exp(-ll / N), of a token
     word perplexity = exp(-ll / W)    byte perplexity = exp(-ll / Y)    bits per byte = -ll / (Y ln 2)
 Bits per byte can be compared between tokenizers. For answers: perplexity = exp(-mean ll of an answer); the
 end-of-text token behind a free answer, which it learns, is a part of the loss alone.
@@ -29,6 +30,7 @@ def text_metrics(ll: float, words: int, num_bytes: int, tokens: int) -> dict[str
     return {
         "tokens": tokens,
         "loss": -ll / tokens,
+        "perplexity": _exp(-ll / tokens),
         "word_perplexity": _exp(-ll / max(1, words)),
         "byte_perplexity": _exp(-ll / max(1, num_bytes)),
         "bits_per_byte": -ll / max(1, num_bytes) / math.log(2),

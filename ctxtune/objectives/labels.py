@@ -9,7 +9,7 @@ The loop divides by the supervised tokens of the whole batch, so that a batch cu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -18,11 +18,33 @@ from torch.utils.checkpoint import checkpoint
 from ctxtune.backend.feed import ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from ctxtune.backend.feed import Feed
+
+
+class _AtOnce(torch.autograd.Function):
+    """The summed loss of final states (N, D) behind a head that stays as it is: what it pulls of them is known when it is, some
+    rows at a time, so that no logits are kept and none made again."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, labels: Tensor, nats: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        pull, total = torch.empty_like(hidden), torch.zeros((), device=hidden.device)
+        for first in range(0, len(hidden), ROWS):
+            with torch.enable_grad():
+                some = hidden[first : first + ROWS].detach().requires_grad_()
+                loss = nats(some, labels[first : first + ROWS])
+            (pull[first : first + ROWS],) = torch.autograd.grad(loss, some)
+            total += loss.detach()
+        ctx.save_for_backward(pull)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (pull,) = ctx.saved_tensors
+        return pull * grads[0], None, None
 
 
 @dataclass(frozen=True)
@@ -44,6 +66,8 @@ class Labels:
         hidden, labels = self.feed.hidden(part), self.feed.labels(part)
         if len(hidden) <= ROWS:
             return self._nats(hidden, labels)
+        if not self.feed.trunk.logits(hidden[:1].detach()).requires_grad:
+            return _AtOnce.apply(hidden, labels, self._nats)  # type: ignore[no-any-return,no-untyped-call]
         # One long text can have more rows x vocabulary than memory: its logits are made again in the backward pass.
         return torch.stack(
             [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Inputs that are files: relative to the recipe that names them. `model` and those under `forget` may also be other things.
 PATHS = (
-    "model", "data.train", "data.eval", "forget.probe", "forget.text", "method.adapters", "method.masks",
+    "model", "data.train", "data.eval", "data.replay", "forget.probe", "forget.text", "method.adapters", "method.masks",
     "method.tokenizer",
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SPELT = {  # options that are not spelled like their keys
     "method.replay": "--as", "method.adapters": "--init", "method.masks": "--select", "method.combine": "--select",
-    "forget.budget": "--forget-budget",
+    "forget.budget": "--forget-budget", "data.replay_share": "--replay",
 }  # fmt: skip
 ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
 NOT_PATHS = {

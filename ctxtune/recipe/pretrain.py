@@ -52,13 +52,6 @@ class Pretrain(Section):
         None, description="a folder with a tokenizer, or its tokenizer.json; null learns one from the corpus"
     )
     tie: bool = Field(False, description="whether the head is the embedding of the tokens")
-    held_out: float = Field(
-        0.05,
-        gt=0,
-        le=0.5,
-        description="the share at the end of each file that is scored, not learned; not beside data.eval",
-    )
-
     duplicates: Literal["keep", "drop", "drop_near"] = Field(
         "keep",
         description="documents that stand there again: keep (and count), drop, or drop_near, those nearly alike too",

@@ -6,95 +6,21 @@ only a whole number may stand where a fraction is wanted. `keys.py` reads this f
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ctxtune.recipe.data import CONTINUED, DOCUMENT, Data
 from ctxtune.recipe.forget import Forget
 from ctxtune.recipe.layers import checked
 from ctxtune.recipe.mask import Mask
 from ctxtune.recipe.pretrain import Pretrain, train_defaults
-from ctxtune.recipe.section import Rows, Section, Steps, Template, Text
-from ctxtune.recipe.start import check_goes, start_of
+from ctxtune.recipe.section import Rows, Section, Steps, Text
+from ctxtune.recipe.start import check_before_text, check_goes, start_of
 from ctxtune.recipe.written import Generation, Score
 
 REPLAYED_SEED = 1234  # of lm-evaluation-harness, for what it draws
 SCRATCH = "scratch"  # the model of a recipe that makes one
 
 Share = Annotated[float, Field(gt=0, le=1_000_000)]
-
-
-def _distinct(texts: list[str]) -> list[str]:
-    seen: set[str] = set()
-    for text in texts:
-        if text in seen:
-            raise ValueError(f"{text!r} stands there twice")
-        seen.add(text)
-    return texts
-
-
-class Part(Section):
-    """One of several files to learn from."""
-
-    path: Text = Field(description="the file or folder")
-    weight: float = Field(1.0, gt=0, le=1000, description="passes over it in an epoch; 0.5: another half each time")
-
-
-def _parts(train: object) -> object:
-    """Check a list part by part, so that a mistake in one is said of that one."""
-    for number, part in enumerate(train if isinstance(train, list) else [], 1):
-        if part == "-":
-            raise ValueError("- is standard input and stands alone")
-        try:
-            Part.model_validate({"path": part} if isinstance(part, str) else part)
-        except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            key = "".join(f"{name}: " for name in detail["loc"] if not isinstance(part, str))
-            raise ValueError(f"item {number}: {key}{detail['msg'].lower()}") from error
-    return train
-
-
-class Data(Section):
-    """What the model reads, and how a row becomes a prompt and an answer."""
-
-    train: Annotated[Text | Annotated[list[Text | Part], Field(min_length=1)] | None, BeforeValidator(_parts)] = Field(
-        None,
-        description="learn from: jsonl, json, csv, tsv, txt (.gz, .zst), parquet, folder, hub:owner/name, a list, or -",
-    )
-    eval: Text | None = Field(None, description="rows to score on; never learned from")
-    prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt; the fields of a row are its names")
-    answer: Text = Field("{{ answer }}", description="Jinja template of the answer; only the answer is learned")
-    text: Template = Field(
-        "{{ text }}", description="pretrain: Jinja template of a document; a .txt file is one, whole"
-    )
-    choices: Annotated[list[Text], Field(min_length=2), AfterValidator(_distinct)] | Template | None = Field(
-        None, description="the possible answers, or {{ a field }} that lists a row's own; null is free text"
-    )
-    messages: Text | None = Field(
-        None, description="chat rows: the field, or {{ template }}, of the list of messages; replaces prompt and answer"
-    )
-    tools: Text | None = Field(
-        None, description="the field, or {{ template }}, of the tools that may be called in a chat"
-    )
-    learn: Literal["all", "last"] = Field("all", description="which of the assistant's turns are learned: all or last")
-    delimiter: str = Field(" ", description="stands between prompt and answer; belongs to neither")
-    separator: str = Field("\n\n", description="stands behind each demonstration")
-    instruction: str = Field("", description="stands before every prompt")
-    max_length: Annotated[int, Field(ge=2, le=16_777_216)] | None = Field(
-        None, description="the most tokens in one example; null is what the model can read"
-    )
-    on_long: Literal["error", "drop", "truncate"] = Field(
-        "error", description="what happens to longer examples: error, drop or truncate (the prompt, from its start)"
-    )
-
-    @model_validator(mode="after")
-    def _one_form_of_rows(self) -> "Data":
-        if self.messages is None:
-            if self.tools is not None:
-                raise ValueError("tools are called in a chat: name its messages too")
-            return self
-        for key, field in type(self).model_fields.items():
-            if key in ("prompt", "answer", "choices", "instruction") and getattr(self, key) != field.default:
-                raise ValueError(f"{key} has no place beside messages, which say everything")
-        return self
 
 
 class Freeze(Section):
@@ -340,14 +266,20 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_nothing(cls, given: Any) -> Any:
-        """A model that is made needs no name, and is trained in a way of its own where nothing else is asked for."""
+    def _where_nobody_says(cls, given: Any) -> Any:
+        """A model that is made needs no name; it, and one that goes on learning text, are trained in ways of their own."""
         method = given.get("method") if isinstance(given, dict) else None
-        if not isinstance(method, dict) or method.get("name") != "pretrain":
+        if not isinstance(method, dict):
             return given
-        train = {} if given.get("train") is None else given["train"]
-        filled = {**train_defaults(method), **train} if isinstance(train, dict) else train
-        return {"model": SCRATCH, **given, "train": filled}
+        data, train = ({} if given.get(key) is None else given[key] for key in ("data", "train"))
+        if not isinstance(data, dict) or not isinstance(train, dict):
+            return given
+        if method.get("name") == "pretrain":
+            text = DOCUMENT if data.get("text") is None else data["text"]
+            return {
+                "model": SCRATCH, **given, "data": {**data, "text": text}, "train": {**train_defaults(method), **train},
+            }  # fmt: skip
+        return {**given, "train": {**CONTINUED, **train}} if data.get("text") is not None else given
 
     @model_validator(mode="after")
     def _made_for(self) -> "Recipe":
@@ -360,6 +292,16 @@ class Recipe(Section):
             )
         if self.train.optimizer == "muon" and not makes:
             raise ValueError("optimizer muon is for whole models: `ctxtune pretrain`")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_text(self) -> "Recipe":
+        if self.data.text is None:
+            return self
+        if isinstance(self.method, Fewshot):
+            raise ValueError("text is learned as it runs, and method fewshot learns nothing")
+        if isinstance(self.method, Prompt):
+            check_before_text(self.method.init, self.method.kind, self.method.distill_from)
         return self
 
 

@@ -49,3 +49,17 @@ def check_goes(init: str, kind: str, adapters: list[str]) -> None:
         raise ValueError(f"init {init} does not go with kind {kind}: demonstrations stand before what is asked")
     if init == "prompt" and kind != "suffix":
         raise ValueError(f"init {init} does not go with kind {kind}: the end of what is asked is where a suffix starts")
+
+
+def check_before_text(init: str, kind: str, distill_from: str | None) -> None:
+    """Refuse virtual tokens that running text has no place for, or that start from what it does not have.
+
+    Raises:
+        ValueError: they are such ones.
+    """
+    if kind == "suffix":
+        raise ValueError("kind suffix stands between what is asked and its answer, and running text has neither")
+    if init in ("fewshot", "labels"):
+        raise ValueError(f"init {init} is made of answers, and running text has none")
+    if distill_from is not None:
+        raise ValueError(f"distill_from {distill_from} teaches answers, and running text has none")

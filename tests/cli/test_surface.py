@@ -34,6 +34,13 @@ SURFACE = {
     | {"--resume", "--dry-run", "--json", "--quiet", "-q"},
     "pretrain": {
         "recipe",
+        "--model",
+        "--method",
+        "--layers",
+        "--replay",
+        "--forget-budget",
+        "--cache",
+        "--quant",
         "--train",
         "--eval",
         "--arch",

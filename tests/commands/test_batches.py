@@ -10,7 +10,7 @@ from ctxtune.backend.feed import Feed
 from ctxtune.commands.adapt import adapt
 from ctxtune.commands.batches import Batches
 from ctxtune.data.batch import length_buckets
-from ctxtune.data.mixture import Mixture, Share
+from ctxtune.data.mixture import Beside, Mixture, Share
 from ctxtune.recipe.schema import Train
 
 from ..conftest import Listener, losses, resolve_recipe, write_jsonl
@@ -83,6 +83,8 @@ def test_a_short_run_reads_what_it_learns_from(
     assert other["cache"]["bytes"] > facts["cache"]["bytes"] > 0
 
 
-def everything(cls: type[Batches], lengths: list[int], some: Mixture, steps: int, options: Train) -> Batches:
+def everything(
+    cls: type[Batches], lengths: list[int], some: Mixture, steps: int, options: Train, beside: Beside | None
+) -> Batches:
     used = range(len(lengths))
-    return cls(lengths, some, options, used, {example: example for example in used})
+    return cls(lengths, some, options, beside, used, {example: example for example in used})

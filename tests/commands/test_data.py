@@ -18,8 +18,8 @@ from ctxtune.commands.prepare import compile_templates, unbound
 from ctxtune.data.leakage import leaked_rows
 from ctxtune.data.read import read_rows
 from ctxtune.errors import RecipeError
+from ctxtune.recipe.data import Data
 from ctxtune.recipe.load import load
-from ctxtune.recipe.schema import Data
 
 from ..conftest import CHOICES, review_rows, save_chatty, write_jsonl
 
@@ -126,7 +126,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from ctxtune.commands.data import show, stats
 from ctxtune.recipe.load import load
-from ctxtune.recipe.schema import Data
+from ctxtune.recipe.data import Data
 for given in json.loads(sys.argv[1]):
     shown, facts = show(load(None, given, []), 1, 5, True), stats(load(None, given, []))
     print(json.dumps([[asdict(one) for one in shown], facts]))
@@ -165,7 +165,7 @@ STRANGE = """
 import json, sys
 from ctxtune.commands.data import stats
 from ctxtune.recipe.load import load
-from ctxtune.recipe.schema import Data
+from ctxtune.recipe.data import Data
 print(json.dumps(stats(load(None, json.loads(sys.argv[1]), []))))
 """
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ctxtune.backend.load import load_base
-from ctxtune.commands import prepare
+from ctxtune.commands import texts
 from ctxtune.commands.evaluate import evaluate
 from ctxtune.commands.interpolate import alphas_of, interpolate
 from ctxtune.errors import AdapterError, RecipeError
@@ -71,7 +71,7 @@ def test_between_the_base_and_the_adapter(
     folder = model_folders["llama-untied"]
     first, second = load_base(folder, "cpu"), load_base(folder, "cpu")
     halfway(second.model, method, tmp_path / "run")
-    ids = first.tokenizer(prepare.probe_text(str(probe)), add_special_tokens=False)["input_ids"]
+    ids = first.tokenizer(texts.probe_text(str(probe)), add_special_tokens=False)["input_ids"]
     kl, loss = by_hand(first.model, second.model, probe_examples(ids, "causal", None, first.max_length))
     assert half["kl"] == pytest.approx(kl, rel=1e-3)
     assert half["probe_loss"] == pytest.approx(loss, abs=1e-5)

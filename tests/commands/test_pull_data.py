@@ -16,8 +16,8 @@ from ctxtune.commands import pull_data as command
 from ctxtune.commands.dry_run import dry_run
 from ctxtune.commands.prepare import compile_templates, read_source
 from ctxtune.errors import DataError, StorageError
+from ctxtune.recipe.data import Data
 from ctxtune.recipe.load import load
-from ctxtune.recipe.schema import Data
 
 from ..backend.test_hub import Hub, serve
 from ..conftest import review_rows

@@ -11,6 +11,7 @@ import pytest
 
 from ctxtune.data import documents as module
 from ctxtune.data.documents import Piece, documents, files_of, survey
+from ctxtune.data.documents import whole as documents_of
 from ctxtune.data.files import find_files
 from ctxtune.data.render import compile_template
 from ctxtune.errors import DataError
@@ -107,3 +108,17 @@ def test_a_row_without_the_field_is_named(tmp_path: Path) -> None:
     path.write_text('{"text": "a"}\n{"body": "b"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl line 2"):
         read(path)
+
+
+def test_documents_are_put_together_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 20)
+    book, rows = tmp_path / "a.txt", tmp_path / "rows.jsonl"
+    book.write_text("".join(f"line {number} of many\n" for number in range(50)), encoding="utf-8")
+    rows.write_text("".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(10)), encoding="utf-8")
+    kept, held = documents_of(files_of([find_files(book), find_files(rows)]), TEXT)
+    assert [row.fields["text"] for row in kept] == [book.read_text(encoding="utf-8"), *(f"row {i}" for i in range(10))]
+    assert [row.where for row in kept[:2]] == [f"{book} document 1", f"{rows} document 1"]
+    assert held == []
+    kept, held = documents_of(files_of([find_files(book), find_files(rows)]), TEXT, 0.1)
+    assert [row.fields["text"] for row in held] == ["".join(f"line {i} of many\n" for i in range(45, 50)), "row 9"]
+    assert kept[0].fields["text"] + str(held[0].fields["text"]) == book.read_text(encoding="utf-8")

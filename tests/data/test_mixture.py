@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 
 from ctxtune.data.batch import length_buckets
-from ctxtune.data.mixture import Mixture, Share
+from ctxtune.data.mixture import Beside, Mixture, Share
 
 
 def mixed(*shares: tuple[float, int]) -> Mixture:
@@ -53,3 +54,26 @@ def test_batches_of_what_is_drawn() -> None:
         assert sorted(example for batch in batches for example in batch) == drawn
         assert len(batches) == 4
     assert length_buckets(lengths, 8, 0, 1, examples=range(35)) == length_buckets(lengths, 8, 0, 1)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
+def test_what_is_learned_again_has_its_share_of_every_step(share: float) -> None:
+    random = Random(7)
+    tokens = [random.randint(1, 60) for _ in range(300)] + [random.randint(1, 60) for _ in range(40)]
+    beside, seen = Beside(share, 300, tokens), list[int]()
+    for epoch in range(4):
+        order = random.sample(range(300), 300)
+        batches = [order[first : first + 8] for first in range(0, 300, 8)]
+        joined = beside.joined(batches, 0, epoch)
+        own = again = 0
+        for batch, whole in zip(batches, joined, strict=True):
+            assert whole[: len(batch)] == batch
+            more = whole[len(batch) :]
+            assert all(example >= 300 for example in more)
+            own, again = own + sum(tokens[i] for i in batch), again + sum(tokens[i] for i in more)
+            assert abs(again - own * share / (1 - share)) <= max(tokens) / 2
+            seen += more
+        assert again / (own + again) == pytest.approx(share, abs=max(tokens) / own)
+        assert joined == beside.joined(batches, 0, epoch) != beside.joined(batches, 1, epoch)
+    if len(seen) > 80:  # two passes, about: each is there, and none much more often than another
+        assert {seen.count(example) for example in range(300, 340)} <= set(range(1, 2 + len(seen) // 20))

@@ -45,7 +45,7 @@ def by_ctxtune(folder: Path, path: Path) -> torch.Tensor:
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands import prepare
     from ctxtune.evals.choice import Requests
-    from ctxtune.recipe.schema import Data
+    from ctxtune.recipe.data import Data
 
     data = Data(prompt=TASK[1], answer=TASK[3], choices=list(CHOICES))
     templates = prepare.compile_templates(data)

@@ -8,9 +8,9 @@ import pytest
 
 from ctxtune.cli import options
 from ctxtune.errors import RecipeError
+from ctxtune.recipe.data import Part
 from ctxtune.recipe.dump import dump
 from ctxtune.recipe.load import load
-from ctxtune.recipe.schema import Part
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -68,7 +68,7 @@ def test_a_resolved_recipe_reads_back_to_the_same(tmp_path: Any) -> None:
         ({"method__width": 33}, "--width: method: width: 33 numbers"),
         ({"model": "gpt2"}, "--model: model gpt2: method pretrain makes a model of its own"),
         ({"method__vocabulary": 256}, "from 257 to"),
-        ({"method__held_out": 1.0}, "held_out is 1.0"),
+        ({"data__held_out": 1.0}, "held_out is 1.0"),
         ({"train__batch": 0}, "batch is 0"),
         ({"method__depth": "deep"}, "depth is 'deep'"),
         ({"method__row": "wide"}, "row is 'wide'"),

@@ -48,18 +48,19 @@ def explained(text: str) -> dict[str, str]:
 
 
 NOT_READ = {
-    "freeze": ("data.text", "train.optimizer"),
+    "freeze": ("train.optimizer",),
     "prompt": (
-        "data.text", "train.optimizer", "data.messages", "data.tools", "data.learn", "train.pack", "generate.chat",
+        "train.optimizer", "data.messages", "data.tools", "data.learn", "train.pack", "generate.chat",
         "generate.system",
     ),
     "fewshot": (
-        "data.text", "train.", "forget.", "data.messages", "data.tools", "data.learn", "generate.chat", "generate.system"
+        "data.text", "data.held_out", "data.replay", "train.", "forget.", "data.messages", "data.tools", "data.learn",
+        "generate.chat", "generate.system",
     ),
     "pretrain": (
         "quant", "forget.", "generate.", "score.", "cache", "train.pack", "data.prompt", "data.answer", "data.choices",
         "data.messages", "data.tools", "data.learn", "data.delimiter", "data.separator", "data.instruction",
-        "data.max_length", "data.on_long",
+        "data.max_length", "data.on_long", "data.replay",
     ),
 }  # fmt: skip
 """what a method has no use for, or refuses"""
