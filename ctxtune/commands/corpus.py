@@ -12,6 +12,7 @@ from ctxtune.backend.atomic import locked, new_folder, require_room
 from ctxtune.backend.home import corpora
 from ctxtune.backend.stores import make_room
 from ctxtune.commands import prepare
+from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.data.corpus import Part, read_corpus, write_corpus
 from ctxtune.data.documents import as_it_came, documents, files_of, survey
 from ctxtune.data.duplicates import Seen
@@ -169,14 +170,16 @@ def check_piped(path: Path, data: Data) -> None:
 def _tokenise(text: _Text, given: Any, vocabulary: int, folder: Path, say: Callable[[str], None]) -> None:
     from ctxtune.backend.vocabulary import encoder, learn_vocabulary
 
-    known = text.survey()
+    with heartbeat(say, "reading the corpus", at_once=False):
+        known = text.survey()
     total = known.total
     make_room(total)
     require_room(folder.parent, total, "the tokens of the corpus")
     tokenizer = given
     if tokenizer is None:
         say(f"learning a tokenizer of {vocabulary:,} tokens from {min(total, _LEARNED):,} characters")
-        tokenizer = learn_vocabulary(text.learned(known), vocabulary)
+        with heartbeat(say, "learning it", at_once=False):
+            tokenizer = learn_vocabulary(text.learned(known), vocabulary)
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     end = tokenizer.eos_token_id
     pieces: Iterable[Piece] = text.pieces(known)

@@ -112,7 +112,7 @@ class Pupil:
 
     def score(self, most: int) -> dict[str, float]:
         """Loss in nats a token, and bits per byte, of what is held out: all of it, or rows spread over it of so many tokens."""
-        every = math.ceil(sum(self.held.lengths) / most)
+        every = math.ceil(self.corpus.held.counts.tokens / most)
         rows = range(0, len(self.plan.held), every)
         loss = math.fsum(self.held.losses(rows)) / self.held.tokens(rows)
         bits = loss / math.log(2) / self.corpus.bytes_a_token

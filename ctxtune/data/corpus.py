@@ -11,6 +11,7 @@ Both are mapped into memory, never read as a whole: a corpus may be far larger t
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
     from typing import BinaryIO
 
@@ -90,8 +92,8 @@ def write_corpus(
     width = "<u2" if vocabulary <= 1 << 16 else "<u4"
     writers = {name: _Writer(folder, name, width, end) for name in _PARTS}
     read = 0
-    for some in _together(pieces):
-        for piece, ids in zip(some, encode([piece.text for piece in some]), strict=True):
+    for some, found in _encoded(pieces, encode):
+        for piece, ids in zip(some, found, strict=True):
             writers["held" if piece.held else "train"].add(piece, ids)
             read += len(piece.text)
         told(read)
@@ -103,6 +105,19 @@ def write_corpus(
         **{name: asdict(writer.counts) for name, writer in writers.items()},
     }
     (folder / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _encoded(pieces: Iterable[Piece], encode: Encode) -> Iterator[tuple[list[Piece], Sequence[Sequence[int]]]]:
+    """Pieces with their tokens; while some are tokenised, the next are read."""
+    with ThreadPoolExecutor(1) as pool:
+        before: tuple[list[Piece], Future[Sequence[Sequence[int]]]] | None = None
+        for some in _together(pieces):
+            now = some, pool.submit(encode, [piece.text for piece in some])
+            if before is not None:
+                yield before[0], before[1].result()
+            before = now
+        if before is not None:
+            yield before[0], before[1].result()
 
 
 def _together(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

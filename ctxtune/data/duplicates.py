@@ -64,9 +64,10 @@ class Seen:
 
 def repeated(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Of each hash whether it stands there before."""
-    first = np.unique(hashes, return_index=True)[1]
-    again = np.ones(len(hashes), np.bool_)
-    again[first] = False
+    order = np.argsort(hashes, kind="stable")
+    along = hashes[order]
+    again = np.zeros(len(hashes), np.bool_)
+    again[order[1:][along[1:] == along[:-1]]] = True
     return again
 
 

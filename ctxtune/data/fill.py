@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ctxtune.data.corpus import Part
 
 IGNORED = -100
+_TOGETHER = 1 << 20  # documents whose ends share rows: of more, memory and lists are those of so many
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,17 @@ class Rows:
     """Rows of a part: row r holds segments bounds[r] to bounds[r + 1], each so many tokens from a place in the stream."""
 
     tokens: NDArray[np.integer]
-    first: NDArray[np.int64]
+    first: NDArray[np.integer]
     length: NDArray[np.int32]
-    bounds: NDArray[np.int64]
+    bounds: NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> NDArray[np.int32]:
         """The tokens that are predicted in each row."""
-        return np.add.reduceat(self.length, self.bounds[:-1], dtype=np.int64)
+        return np.add.reduceat(self.length, self.bounds[:-1], dtype=np.int32)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Some rows as padded arrays."""
@@ -76,27 +77,54 @@ class Rows:
 
 
 def fill(part: Part, most: int) -> Rows:
-    """The rows of a part, of at most so many tokens."""
-    first, length = _segments(part, most)
-    row_of = np.empty(len(first), np.int64)
-    whole = length == most
-    row_of[whole] = np.arange(whole.sum())
-    row_of[~whole] = _best_fit(length[~whole], most) + whole.sum()
-    begins = np.isin(first, part.starts)
+    """The rows of a part, of at most so many tokens: first those that a segment fills alone, then those that are shared."""
+    spans = [slice(at, at + _TOGETHER) for at in range(0, part.counts.documents, _TOGETHER)]
+    whole = sum(int((_sizes(part, some) // most).sum()) for some in spans)
+    shared = sum(int((_sizes(part, some) % most > 0).sum()) for some in spans)
+    kind = np.int32 if part.counts.tokens < 1 << 31 else np.int64
+    first, length = np.empty(whole + shared, kind), np.full(whole + shared, most, np.int32)
+    at, bounds = 0, [np.arange(whole, dtype=kind)]
+    for some in spans:
+        for places in _alone(part.starts[some], _sizes(part, some) // most, most):
+            first[at : at + len(places)] = places
+            at += len(places)
+    for some in spans:
+        places, lengths, rows = _sharing(part.starts[some], _sizes(part, some), most)
+        behind = at + len(places)
+        first[at:behind], length[at:behind] = places, lengths
+        bounds.append((at + rows).astype(kind))
+        at = behind
+    return Rows(part.tokens, first, length, np.concatenate([*bounds, np.array([at], kind)]))
+
+
+def _sizes(part: Part, some: slice) -> NDArray[np.int64]:
+    """The tokens that some documents predict."""
+    ends = part.starts[some.start + 1 : some.stop + 1]
+    if some.stop >= part.counts.documents:
+        ends = np.append(ends, part.counts.tokens)
+    return ends - part.starts[some]
+
+
+def _alone(starts: NDArray[np.int64], counts: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
+    """Where the segments of `most` tokens begin, of which each document has so many; some of them at a time."""
+    before = np.append(0, np.cumsum(counts))
+    for number in range(0, int(before[-1]), _TOGETHER):
+        numbers = np.arange(number, min(number + _TOGETHER, int(before[-1])))
+        of = np.searchsorted(before, numbers, "right") - 1
+        yield starts[of] + (numbers - before[of]) * most
+
+
+def _sharing(
+    starts: NDArray[np.int64], sizes: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The other segments in the order of their rows: where they begin, their tokens, and the first of each row."""
+    over = sizes % most
+    there = over > 0
+    first, length, begins = (starts + sizes - over)[there], over[there], (over == sizes)[there]
+    row_of = _best_fit(length, most)
     order = np.lexsort((first, ~begins, row_of))  # a row starts with a document where it can
-    bounds = np.searchsorted(row_of[order], np.arange(row_of.max() + 2)) if len(first) else np.zeros(1, np.int64)
-    return Rows(part.tokens, first[order], length[order].astype(np.int32), bounds)
-
-
-def _segments(part: Part, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each segment begins in the stream, and how many tokens it has."""
-    ends = np.append(part.starts[1:], part.counts.tokens)
-    sizes = ends - part.starts
-    pieces = -(-sizes // most)
-    of = np.repeat(np.arange(len(sizes)), pieces)
-    number = np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    first = part.starts[of] + number * most
-    return first, np.minimum(most, ends[of] - first)
+    rows = np.searchsorted(row_of[order], np.arange(row_of.max(initial=-1) + 1))
+    return first[order], length[order], rows
 
 
 def _best_fit(lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ class Shuffled(Sequence[list[int]]):
 
     def __init__(self, rows: int, batch: int, seed: int, epoch: int) -> None:
         bits = np.random.PCG64([seed, epoch]).random_raw(rows)
-        self._order: NDArray[np.int64] = np.argsort(bits, kind="stable")
+        self._order: NDArray[np.uint32] = np.argsort(bits, kind="stable").astype(np.uint32)
         self._batch = batch
 
     def __len__(self) -> int:

@@ -67,9 +67,9 @@ class NextToken:
     """Pulls a causal model towards the text of some rows; at most `most_tokens` go through its layers together."""
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, rows: Rows, device: Device, most_tokens: int) -> None:
-        self.rows, self.lengths = rows, rows.lengths.tolist()
+        self.rows, self.lengths = rows, rows.lengths
         self._backbone, self._head = model.get_submodule(anatomy.backbone), model.get_submodule(anatomy.head)
-        self._device, self._most_tokens, self._row = device, most_tokens, int(max(self.lengths))
+        self._device, self._most_tokens, self._row = device, most_tokens, int(self.lengths.max())
         self._compiled: Callable[..., Any] | None = None
         self._shape: torch.Size | None = None
 
@@ -86,7 +86,7 @@ class NextToken:
 
     def tokens(self, batch: Sequence[int]) -> int:
         """Tokens that are predicted."""
-        return sum(self.lengths[row] for row in batch)
+        return int(self.lengths[batch].sum())
 
     def parts(self, batch: Sequence[int], rows: int | None) -> list[list[int]]:
         """The batch in parts that fit into memory."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from ctxtune.data.corpus import Part, read_corpus, write_corpus
+from ctxtune.data import fill as module
+from ctxtune.data.corpus import Counts, Part, read_corpus, write_corpus
 from ctxtune.data.documents import Piece
 from ctxtune.data.fill import IGNORED, fill
 from ctxtune.data.shuffle import Order, Shuffled
@@ -94,6 +96,35 @@ def test_a_row_starts_with_a_document_where_it_can(tmp_path: Path) -> None:
 def test_best_fit_leaves_little_room(tmp_path: Path) -> None:
     rows = fill(written(tmp_path, documents(2000, 300)), 64)
     assert rows.lengths.sum() / (64 * len(rows)) > 0.98
+
+
+def test_of_many_documents_some_at_a_time_share_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = written(tmp_path, documents(500, 60))
+    whole = fill(part, 16)
+    monkeypatch.setattr(module, "_TOGETHER", 64)
+    rows = fill(part, 16)
+    spans = sorted(zip(rows.first.tolist(), rows.length.tolist(), strict=True))
+    assert spans == sorted(zip(whole.first.tolist(), whole.length.tolist(), strict=True))
+    assert rows.lengths.max() == 16
+    assert rows.bounds[0] == 0
+    assert (np.diff(rows.bounds) > 0).all()
+    assert len(whole) <= len(rows) < 1.05 * len(whole)
+
+
+def test_rows_take_twelve_bytes_each_and_little_more_while_they_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TOGETHER", 1 << 12)
+    sizes = np.random.default_rng(0).integers(1, 120, 60_000)
+    sizes[0] = 4_000_000  # one of them fills many rows alone
+    starts = np.cumsum(sizes) - sizes
+    part = Part(np.zeros(1, np.uint16), starts, Counts(len(sizes), int(sizes.sum())))
+    tracemalloc.start()
+    try:
+        rows = fill(part, 16)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 8.5 * len(rows.first) + 4.5 * len(rows)
+    assert most < kept + 4 * len(rows) + 2_000_000
 
 
 def test_a_batch_says_whether_rows_hold_several_segments(tmp_path: Path) -> None:
