@@ -75,7 +75,7 @@ def length_buckets(
 
 
 def micro_batches(
-    indices: Iterable[int], lengths: Sequence[int], *, rows: int | None, max_tokens: int
+    indices: Iterable[int], lengths: Sequence[int] | NDArray[np.int32], *, rows: int | None, max_tokens: int
 ) -> list[list[int]]:
     """One batch in pieces that fit into memory, the longest examples first, so that what does not fit fails at once.
 

@@ -81,9 +81,9 @@ def fill(part: Part, most: int) -> Rows:
     spans = [slice(at, at + _TOGETHER) for at in range(0, part.counts.documents, _TOGETHER)]
     whole = sum(int((_sizes(part, some) // most).sum()) for some in spans)
     shared = sum(int((_sizes(part, some) % most > 0).sum()) for some in spans)
-    kind = np.int32 if part.counts.tokens < 1 << 31 else np.int64
+    kind: type[np.int32 | np.int64] = np.int32 if part.counts.tokens < 1 << 31 else np.int64
     first, length = np.empty(whole + shared, kind), np.full(whole + shared, most, np.int32)
-    at, bounds = 0, [np.arange(whole, dtype=kind)]
+    at, bounds = 0, [np.arange(whole).astype(kind)]
     for some in spans:
         for places in _alone(part.starts[some], _sizes(part, some) // most, most):
             first[at : at + len(places)] = places
@@ -94,7 +94,7 @@ def fill(part: Part, most: int) -> Rows:
         first[at:behind], length[at:behind] = places, lengths
         bounds.append((at + rows).astype(kind))
         at = behind
-    return Rows(part.tokens, first, length, np.concatenate([*bounds, np.array([at], kind)]))
+    return Rows(part.tokens, first, length, np.concatenate([*bounds, np.array([at]).astype(kind)]))
 
 
 def _sizes(part: Part, some: slice) -> NDArray[np.int64]:
