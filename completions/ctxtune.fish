@@ -44,7 +44,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l params -r -f -d 'Numbe
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l vocabulary -r -f -d 'Tokens of the tokenizer that is learned from the corpus.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l tokenizer -r -F -d 'A given one: a folder, or a tokenizer.json.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l layers -r -f -a 'auto' -d 'Layers of the base that move: last:4, 10-19, all, auto.'
-complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l optimizer -r -f -a 'adamw muon' -d 'muon or adamw.'
+complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l optimizer -r -f -a 'adamw muon schedule_free' -d 'muon, adamw or schedule_free.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l epochs -r -f -d 'Passes over the rows.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l steps -r -f -d 'Steps, in place of --epochs.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l minutes -r -f -d 'How long it learns, in place of --epochs.'

@@ -76,7 +76,7 @@ _ctxtune_pretrain() {
         '--vocabulary=[Tokens of the tokenizer that is learned from the corpus.]:vocabulary: ' \
         '--tokenizer=[A given one\: a folder, or a tokenizer.json.]:tokenizer:_files' \
         '--layers=[Layers of the base that move\: last\:4, 10-19, all, auto.]:layers:(auto)' \
-        '--optimizer=[muon or adamw.]:optimizer:(adamw muon)' \
+        '--optimizer=[muon, adamw or schedule_free.]:optimizer:(adamw muon schedule_free)' \
         '--epochs=[Passes over the rows.]:epochs: ' \
         '--steps=[Steps, in place of --epochs.]:steps: ' \
         '--minutes=[How long it learns, in place of --epochs.]:minutes: ' \

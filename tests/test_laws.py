@@ -539,6 +539,19 @@ def test_law_6_in_every_phase(kind: str, motion: str, lab: Lab, tmp_path: Path) 
     assert_same_run(tmp_path / "broken", tmp_path / "straight")
 
 
+@pytest.mark.parametrize("motion", ["gradual", "drawn"])
+def test_law_6_with_steps_that_are_averaged(motion: str, lab: Lab, tmp_path: Path) -> None:
+    more = moved_by(motion) | {
+        "train.optimizer": "schedule_free", "train.schedule": "constant", "train.save_every": 1, "train.lr": "auto",
+    }  # fmt: skip
+    run_of(lab, "llama-tied", tmp_path / "straight", more)
+    for step in range(1, 7):
+        with pytest.raises(Killed):
+            run_of(lab, "llama-tied", tmp_path / "broken", more, resume=True, at=kill_at(step))
+    run_of(lab, "llama-tied", tmp_path / "broken", more, resume=True)
+    assert_same_run(tmp_path / "broken", tmp_path / "straight")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_law_6_with_a_rate_found_and_a_signal(number: signal.Signals, lab: Lab, tmp_path: Path) -> None:
     more = {"train.lr": "auto", "train.save_every": None, "forget.probe": "builtin"}

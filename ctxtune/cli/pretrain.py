@@ -37,7 +37,7 @@ Vocabulary = Annotated[
 ]
 Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="A given one: a folder, or a tokenizer.json.")]
 Layers = Annotated[str | None, typer.Option("--layers", help="Layers of the base that move: last:4, 10-19, all, auto.")]
-Optimizer = Annotated[str | None, typer.Option("--optimizer", help="muon or adamw.")]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="muon, adamw or schedule_free.")]
 Count = Annotated[int | None, typer.Option("--steps", help="Steps, in place of --epochs.")]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="How long it learns, in place of --epochs.")]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer", "z", "weights")
 _BESIDE = "beside."
 _Restore = Callable[[Mapping[str, Tensor]], None]
 

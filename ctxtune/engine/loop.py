@@ -21,6 +21,7 @@ import torch
 from ctxtune.engine import checkpoint
 from ctxtune.engine.optimizer import make_optimizer, move, set_rate
 from ctxtune.engine.schedule import factor
+from ctxtune.engine.schedule_free import averaged, end
 from ctxtune.errors import CtxtuneError, Interrupted
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def fit(
             course.after(state.step, optimizer, options.clip)
             ends = state.step == course.steps
             if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
-                _judge(evaluate(), state, params, desk, options, course)
+                with averaged(optimizer):
+                    _judge(evaluate(), state, params, desk, options, course)
             stopping = stop.requested  # read once: a signal after the save below waits for the next step
             if ends or state.stopped_early or stopping or _save_due(state.step, options, saved_at):
                 checkpoint.write_checkpoint(
@@ -235,6 +237,7 @@ def fit(
                 raise Interrupted(
                     f"stopped at step {state.step} of {course.steps}", "the same command with --resume goes on"
                 )
+    end(optimizer)
     if evaluate and state.best_step != state.step and (begun or state.best_step):
         _name_best(state, checkpoint.read_params(desk.best, params, desk.last, course.restore))
     return state

@@ -1,4 +1,4 @@
-"""AdamW or Muon over the numbers that move now, each at its share of the rate.
+"""AdamW, Muon or schedule-free AdamW over the numbers that move now, each at its share of the rate.
 
 What stands still has no gradient and no state.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctxtune.engine.muon import Muon
+from ctxtune.engine.schedule_free import ScheduleFree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 def make_optimizer(
     params: Mapping[str, nn.Parameter], options: Train, matrices: Collection[str] = ()
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), or Muon of `matrices` (muon.py), over the numbers that move, and no others."""
+    """AdamW (Loshchilov & Hutter 2019), Muon of `matrices` or schedule-free AdamW, over the numbers that move."""
     groups: list[dict[str, Any]] = [{"params": list(params.values()), "share": 1.0}]
     if options.optimizer == "muon":
         return Muon(groups, [params[name] for name in matrices], options.weight_decay)
+    if options.optimizer == "schedule_free":
+        return ScheduleFree(groups, options.weight_decay)
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay, fused=True)
 
 
@@ -43,6 +46,8 @@ def move(
     for name, param in params.items():
         param.requires_grad_(name in shares)
         if name not in shares:
+            if isinstance(optimizer, ScheduleFree):
+                optimizer.end(param)
             optimizer.state.pop(param, None)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, param in params.items():

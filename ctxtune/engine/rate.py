@@ -20,6 +20,7 @@ from ctxtune.data.batch import length_buckets
 from ctxtune.engine.loop import take_step
 from ctxtune.engine.optimizer import make_optimizer, move
 from ctxtune.engine.schedule import factor
+from ctxtune.engine.schedule_free import end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -168,10 +169,11 @@ def _try(
     options: Train,
     penalty: Penalty | None,
 ) -> None:
-    optimizer = make_optimizer(params, options)
+    optimizer, kind = make_optimizer(params, options), "constant" if options.optimizer == "schedule_free" else "linear"
     for step, (batch, shares) in enumerate(zip(batches, moves, strict=True)):
-        now = lr * factor(step, len(batches), "linear", 0.1)
+        now = lr * factor(step, len(batches), kind, 0.1)
         take_step(move(params, optimizer, shares), optimizer, objective, batch, now, options, penalty)
+    end(optimizer)
 
 
 def _losses(objective: Objective, held: Sequence[int]) -> list[float]:

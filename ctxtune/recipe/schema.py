@@ -212,8 +212,9 @@ class Train(Section):
     lr: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
         "auto", description="the highest learning rate; auto is tried before the run, or known (pretrain)"
     )
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="adamw; or muon for matrices and adamw for the rest, which pretrain has as its default"
+    optimizer: Literal["adamw", "muon", "schedule_free"] = Field(
+        "adamw",
+        description="adamw; muon for matrices, the default of pretrain; or schedule_free, adamw whose steps are averaged",
     )
     schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
         "linear", description="how the rate falls after the warm-up: linear, cosine, constant or wsd"
@@ -229,6 +230,12 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description="evaluations without improvement before the run stops; null is never"
     )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "Train":
+        if self.optimizer == "schedule_free" and self.schedule != "constant":
+            raise ValueError(f"schedule {self.schedule}: the rate of optimizer schedule_free is constant")
+        return self
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Train":
@@ -274,12 +281,14 @@ class Recipe(Section):
         data, train = ({} if given.get(key) is None else given[key] for key in ("data", "train"))
         if not isinstance(data, dict) or not isinstance(train, dict):
             return given
+        if train.get("optimizer") == "schedule_free":
+            train = {"schedule": "constant", **train}
         if method.get("name") == "pretrain":
             text = DOCUMENT if data.get("text") is None else data["text"]
             return {
                 "model": SCRATCH, **given, "data": {**data, "text": text}, "train": {**train_defaults(method), **train},
             }  # fmt: skip
-        return {**given, "train": {**CONTINUED, **train}} if data.get("text") is not None else given
+        return {**given, "train": {**(CONTINUED if data.get("text") is not None else {}), **train}}
 
     @model_validator(mode="after")
     def _made_for(self) -> "Recipe":
@@ -292,6 +301,8 @@ class Recipe(Section):
             )
         if self.train.optimizer == "muon" and not makes:
             raise ValueError("optimizer muon is for whole models: `ctxtune pretrain`")
+        if self.train.optimizer == "schedule_free" and isinstance(self.method, Mask | Fewshot):
+            raise ValueError(f"optimizer schedule_free is for pretrain, freeze and prompt, not for {self.method.name}")
         return self
 
     @model_validator(mode="after")

@@ -88,7 +88,7 @@ def test_a_model_learns_and_is_what_the_result_says(text: Path, tmp_path: Path) 
     assert told["bits_per_byte"] == pytest.approx(total / math.log(2) / len(held.encode()), abs=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "schedule_free"])
 def test_a_killed_run_goes_on_to_the_last_bit(optimizer: str, text: Path, tmp_path: Path) -> None:
     more = {"train__optimizer": optimizer, "train__steps": 12, "train__save_every": 3, "train__eval_every": 4}
     run(text, tmp_path / "whole", **more)
@@ -99,6 +99,20 @@ def test_a_killed_run_goes_on_to_the_last_bit(optimizer: str, text: Path, tmp_pa
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert run(text, tmp_path / "killed", resume=True, **more) == again
+
+
+def test_without_a_schedule_the_mean_is_what_is_scored_and_kept(text: Path, tmp_path: Path) -> None:
+    more = {"train__optimizer": "schedule_free", "train__steps": 20, "train__eval_every": 20, "train__lr": 0.01}
+    facts = run(text, tmp_path / "run", **more)
+    assert losses(tmp_path / "run")[-1] < 4.5
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    (judged,) = (one["eval_loss"] for one in map(json.loads, lines) if "eval_loss" in one)
+    assert facts["scores"]["after"]["loss"] == pytest.approx(judged, abs=1e-6)
+    last, kept = load_file(tmp_path / "run" / "checkpoint.safetensors"), weights(tmp_path / "run")
+    for name, mean in kept.items():
+        y, z = last[f"param.{name}"].double(), last[f"z.{name}"].double()
+        torch.testing.assert_close(mean.double(), (y - 0.1 * z) / 0.9, rtol=0, atol=1e-6)
+        assert not torch.equal(mean, last[f"param.{name}"])
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "gpt2", "neox"])

@@ -92,3 +92,17 @@ def test_what_is_pretrainings_alone(more: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load(None, {"method.name": "freeze", "data.train": "rows.jsonl", **more})
     assert said in str(caught.value)
+
+
+def test_a_rate_that_never_falls_needs_no_schedule(tmp_path: Any) -> None:
+    resolved = made(train__optimizer="schedule_free")
+    assert (resolved.recipe.train.schedule, resolved.origin["train.schedule"]) == ("constant", "default")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(resolved, relative_to=tmp_path), encoding="utf-8")
+    assert load(str(path), {}).recipe == resolved.recipe
+    other = {"method.name": "freeze", "data.train": "rows.jsonl", "model": "m", "train.optimizer": "schedule_free"}
+    assert load(None, other).recipe.train.schedule == "constant"
+    with pytest.raises(RecipeError, match="schedule cosine: the rate of optimizer schedule_free is constant"):
+        load(None, other | {"train.schedule": "cosine"})
+    with pytest.raises(RecipeError, match="optimizer schedule_free is for pretrain, freeze and prompt, not for mask"):
+        load(None, other | {"method.name": "mask"})
