@@ -49,7 +49,7 @@ complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l epochs -r -f -d 'Passe
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l steps -r -f -d 'Steps, in place of --epochs.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l minutes -r -f -d 'How long it learns, in place of --epochs.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l batch -r -f -d 'Rows in a step.'
-complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l lr -r -f -a 'auto' -d 'The learning rate, or auto.'
+complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l lr -r -f -a 'auto transfer' -d 'The learning rate, auto or transfer.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l forget-budget -r -f -d 'The most KL(base || tuned) on the probe, in nats a token, such as 0.05.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l cache -r -f -a 'auto memory disk off' -d 'auto, memory, disk or off.'
 complete -c ctxtune -n '__ctxtune_at ctxtune pretrain' -l out -r -F -d 'The folder to write.'

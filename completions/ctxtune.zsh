@@ -81,7 +81,7 @@ _ctxtune_pretrain() {
         '--steps=[Steps, in place of --epochs.]:steps: ' \
         '--minutes=[How long it learns, in place of --epochs.]:minutes: ' \
         '--batch=[Rows in a step.]:batch: ' \
-        '--lr=[The learning rate, or auto.]:lr:(auto)' \
+        '--lr=[The learning rate, auto or transfer.]:lr:(auto transfer)' \
         '--forget-budget=[The most KL(base || tuned) on the probe, in nats a token, such as 0.05.]:forget-budget: ' \
         '--cache=[auto, memory, disk or off.]:cache:(auto memory disk off)' \
         '--out=[The folder to write.]:out:_files' \

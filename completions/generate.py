@@ -86,6 +86,7 @@ def known_values() -> dict[str, Takes]:
         "to": Takes(("peft", "lora", "model")),
         "export dtype": Takes(("float32", "float16", "bfloat16")),
         "lr": Takes(("auto",)),
+        "pretrain lr": Takes(("auto", "transfer")),
         "ewc": Takes(("auto",)),
         "layers": Takes(("auto",)),
         "alpha": Takes(("grid",)),

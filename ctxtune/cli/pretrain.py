@@ -39,6 +39,7 @@ Tokenizer = Annotated[str | None, typer.Option("--tokenizer", help="A given one:
 Layers = Annotated[str | None, typer.Option("--layers", help="Layers of the base that move: last:4, 10-19, all, auto.")]
 Optimizer = Annotated[str | None, typer.Option("--optimizer", help="muon, adamw or schedule_free.")]
 Count = Annotated[int | None, typer.Option("--steps", help="Steps, in place of --epochs.")]
+Rate = Annotated[str | None, typer.Option("--lr", help="The learning rate, auto or transfer.")]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="How long it learns, in place of --epochs.")]
 
 
@@ -60,7 +61,7 @@ def pretrain(
     steps: Count = None,
     minutes: Minutes = None,
     batch: options.Batch = None,
-    lr: options.Rate = None,
+    lr: Rate = None,
     forget_budget: options.ForgetBudget = None,
     cache: options.Cache = None,
     out: options.Out = None,
@@ -151,11 +152,26 @@ def _cost_table(facts: Mapping[str, Any]) -> Any:
     rows = [
         *_corpus(facts["corpus"], facts["method"]["duplicates"] == "keep"),
         ["steps", _steps(facts)],
-        ["highest rate", f"{facts['lr']:.1e}"],
+        ["highest rate", _rate(facts)],
         ["the run's folder, bytes", f"{facts['run_bytes']:,}"],
         ["folder of the run", facts["out"]],
     ]
     return console.grid(f"{_title(facts)} (nothing was trained)", ["", ""], rows)
+
+
+def _rate(facts: Mapping[str, Any]) -> str:
+    if facts["lr"] is not None:
+        return f"{facts['lr']:.1e}"
+    trials = facts["transfer"]
+    some = f"{trials['rates'][0]:.1e} to {trials['rates'][-1]:.1e}"
+    count = len(trials["rates"])
+    return f"the best of {count}, {some}, each tried for {trials['steps']:,} steps {trials['width']} wide"
+
+
+def _tried(transfer: Mapping[str, Any]) -> str:
+    """Loss by rate, of the narrow model."""
+    losses = ", ".join(f"{lr:.1e}: {'-' if loss is None else f'{loss:.4f}'}" for lr, loss in transfer["tried"])
+    return f"{losses}, after {transfer['steps']:,} steps {transfer['width']} wide"
 
 
 def _used(facts: Mapping[str, Any]) -> str:
@@ -172,6 +188,7 @@ def result_table(facts: Mapping[str, Any]) -> Any:
         ["loss, nats a token", f"{after['loss']:.4f}"],
         *_corpus(facts["corpus"], facts["method"]["duplicates"] == "keep"),
         ["steps", f"{_steps(facts)}, at rates up to {facts['lr']:.1e}"],
+        *([["loss at the rates tried", _tried(facts["transfer"])]] if facts.get("transfer") else []),
         ["tokens/s", f"{facts['tokens_per_second']:,.0f}, {_used(facts)}"],
         ["seconds", f"{seconds['total']:.0f} (training loop {seconds['loop']:.0f})"],
         ["model", f"{facts['saved']['bytes'] / 1e6:.1f} MB"],

@@ -247,7 +247,7 @@ class _Search:
         from ctxtune.engine.rate import LADDER
         from ctxtune.methods.depth import not_worse, rungs_below
 
-        by_hand = () if self.recipe.train.lr == "auto" else (self.recipe.train.lr,)
+        by_hand = (self.recipe.train.lr,) if isinstance(self.recipe.train.lr, float) else ()
         tests = {ks[0]: self._test(ks[0], depths, by_hand or LADDER, ())}
         at = 0 if by_hand else LADDER.index(min(tests[ks[0]].tried, key=lambda pair: pair[1])[0])
         for k in reversed(ks[1:]):

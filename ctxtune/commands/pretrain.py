@@ -10,6 +10,7 @@ from ctxtune.adapter.folder import require_free
 from ctxtune.backend.atomic import new_folder, write_text
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.corpus import check_piped, open_corpus
+from ctxtune.commands.narrow import Trials, transferred
 from ctxtune.commands.prepare import parts_of
 from ctxtune.commands.pupil import SCORED, Plan, Pupil
 from ctxtune.commands.resume import taken_up
@@ -22,6 +23,7 @@ from ctxtune.recipe.pretrain import Pretrain
 
 if TYPE_CHECKING:
     from ctxtune.commands.adapt import Tell
+    from ctxtune.commands.corpus import Corpus
     from ctxtune.engine.loop import State
     from ctxtune.engine.stop import Stop
     from ctxtune.recipe.load import Resolved
@@ -85,8 +87,15 @@ def dry_run(resolved: Resolved, tell: Tell, resume: bool = False) -> dict[str, A
         "method": settings.model_dump(), "out": out, "parameters": parameters, "corpus": plan.facts(corpus),
         "steps": None if timed else plan.steps, "epochs": None if timed else plan.steps / plan.per_epoch,
         "run_bytes": 4 * parameters * 5,  # numbers and two moments, the best step, the model
-        "lr": rate_of(recipe.train),
+        **_foreseen_rate(recipe, settings, plan),
     }  # fmt: skip
+
+
+def _foreseen_rate(recipe: Recipe, settings: Pretrain, plan: Plan) -> dict[str, Any]:
+    """The rate, or what is tried to find it."""
+    if recipe.train.lr == "transfer":
+        return {"lr": None, "transfer": Trials.of(recipe, settings, plan).facts()}
+    return {"lr": rate_of(recipe.train), "transfer": None}
 
 
 @dataclass
@@ -106,6 +115,7 @@ class _Run:
         with self.clock.part("corpus"):
             corpus = open_corpus(recipe, settings, self.tell.note)
             plan = Plan.of(corpus, recipe, settings)
+        recipe = self._with_rate(recipe, settings, corpus, plan)
         pupil = Pupil.born(recipe, settings, corpus, plan)
         if not self.run.recipe.exists():
             pupil = self._begin(pupil)
@@ -120,7 +130,19 @@ class _Run:
         with self.clock.part("save"):
             saved = self._save(pupil)
         facts = {"method": settings.model_dump(), "out": str(self.run.path), **pupil.facts(), **_counted(state, pupil)}
-        return {**facts, "scores": {"after": scores}, "saved": saved}
+        tried = self.run.read_choice()
+        if tried is not None and tried["lr"] != recipe.train.lr:
+            tried = None  # a run that was killed before it had a recipe left it
+        return {**facts, "transfer": tried, "scores": {"after": scores}, "saved": saved}
+
+    def _with_rate(self, recipe: Recipe, settings: Pretrain, corpus: Corpus, plan: Plan) -> Recipe:
+        """The recipe with its rate; where a narrow model is to find that, the table of what it found is kept."""
+        if recipe.train.lr != "transfer":
+            return recipe
+        with self.clock.part("transfer"):
+            self.resolved, table = transferred(self.resolved, settings, corpus, plan, self.tell.note)
+        self.run.write_choice(table)
+        return self.resolved.recipe
 
     def _begin(self, pupil: Pupil) -> Pupil:
         """Write the recipe; where it leaves open whether the layers are compiled, or says minutes, with what that comes to."""

@@ -75,7 +75,7 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     piped = Path(str(ours["data.train"])).name == SPOOL and theirs["data.train"] == "-"
     found: dict[str, object] = {"method.tokens": "auto", **({"data.train": "-"} if piped else {})}
     if run.choice.exists():
-        found |= {"method.layers": "auto", "train.lr": "auto"}
+        found |= {"method.layers": "auto", "train.lr": "transfer" if ours["method.name"] == "pretrain" else "auto"}
     if "method.compile" in ours:
         found["method.compile"] = "auto"
     if ours.get("method.minutes") is not None:

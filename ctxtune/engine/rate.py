@@ -23,7 +23,7 @@ from ctxtune.engine.schedule import factor
 from ctxtune.engine.schedule_free import end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import nn
 
@@ -98,10 +98,12 @@ def find_rate(
     batches = _batches(seen, lengths, trials.steps, options)
     per_epoch = math.ceil(len(lengths) / options.batch)
     moves = [shares(min(step, steps - 1), step * steps // (trials.steps * per_epoch)) for step in range(trials.steps)]
+    falls = "constant" if options.optimizer == "schedule_free" else "linear"
     results: list[tuple[float, list[float]]] = []
 
     def trial(lr: float) -> tuple[float, list[float]]:
-        _try(params, objective, batches, moves, lr, options, penalty)
+        rates = [lr * factor(step, len(batches), falls, 0.1) for step in range(len(batches))]
+        take_steps(params, make_optimizer(params, options), objective, batches, moves, rates, options, penalty)
         losses = _losses(objective, held)
         _restore(params, start)
         on_trial(lr, _mean(losses))
@@ -160,19 +162,19 @@ def _batches(seen: Sequence[int], lengths: Sequence[int], steps: int, options: T
     return found[:steps]
 
 
-def _try(
+def take_steps(
     params: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
     objective: Objective,
-    batches: list[list[int]],
+    batches: Iterable[list[int]],
     moves: Sequence[Mapping[str, float]],
-    lr: float,
+    rates: Sequence[float],
     options: Train,
-    penalty: Penalty | None,
+    penalty: Penalty | None = None,
 ) -> None:
-    optimizer, kind = make_optimizer(params, options), "constant" if options.optimizer == "schedule_free" else "linear"
-    for step, (batch, shares) in enumerate(zip(batches, moves, strict=True)):
-        now = lr * factor(step, len(batches), kind, 0.1)
-        take_step(move(params, optimizer, shares), optimizer, objective, batch, now, options, penalty)
+    """A trial: steps on some batches, each with the shares of what moves then and its rate. Nothing of it is kept or told."""
+    for batch, shares, lr in zip(batches, moves, rates, strict=True):
+        take_step(move(params, optimizer, shares), optimizer, objective, batch, lr, options, penalty)
     end(optimizer)
 
 

@@ -28,7 +28,7 @@ RATES = {"muon": 0.005, "adamw": 3e-3, "schedule_free": 3e-3}
 
 def rate_of(options: Train) -> float:
     """The highest rate of a run."""
-    return options.lr if options.lr != "auto" else RATES[options.optimizer]
+    return options.lr if isinstance(options.lr, float) else RATES[options.optimizer]
 
 
 def shares_of(

@@ -209,8 +209,9 @@ class Train(Section):
     pack: bool = Field(
         False, description="whether short examples share a row of tokens, none seeing another; the losses stay the same"
     )
-    lr: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
-        "auto", description="the highest learning rate; auto is tried before the run, or known (pretrain)"
+    lr: Literal["auto", "transfer"] | Annotated[float, Field(gt=0, le=100)] = Field(
+        "auto",
+        description="the highest rate; auto: tried before the run, or known (pretrain); transfer: tried by a narrow one",
     )
     optimizer: Literal["adamw", "muon", "schedule_free"] = Field(
         "adamw",
@@ -301,6 +302,8 @@ class Recipe(Section):
             )
         if self.train.optimizer == "muon" and not makes:
             raise ValueError("optimizer muon is for whole models: `ctxtune pretrain`")
+        if self.train.lr == "transfer" and not makes:
+            raise ValueError("lr transfer is from a narrow model to a wide one: `ctxtune pretrain`")
         if self.train.optimizer == "schedule_free" and isinstance(self.method, Mask | Fewshot):
             raise ValueError(f"optimizer schedule_free is for pretrain, freeze and prompt, not for {self.method.name}")
         return self

@@ -97,12 +97,12 @@ def flop_a_token() -> int:
     return 6 * matrices + 6 * LAYERS * ROW * WIDTH  # each token looks at half of its row as a rule
 
 
-def tokenizer_of(args: argparse.Namespace) -> str:
+def tokenizer_of(args: argparse.Namespace, vocabulary: int = VOCABULARY) -> str:
     """Learned by a run of one step, which leaves the corpus tokenised for the others."""
     folder = args.out.with_suffix(".tokenizer")
     if not folder.exists():
         words = [word for text in texts(args) for word in ("--train", text)]
-        ctxtune("pretrain", *words, "--vocabulary", str(VOCABULARY), "--steps", "1", "--out", f"{folder}.run")
+        ctxtune("pretrain", *words, "--vocabulary", str(vocabulary), "--steps", "1", "--out", f"{folder}.run")
         Path(f"{folder}.run", "model").rename(folder)
     return str(folder)
 
