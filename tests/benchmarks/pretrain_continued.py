@@ -45,10 +45,11 @@ def parts(args: argparse.Namespace, name: str, folder: Path) -> tuple[Path, Path
     """The documents to learn from and those to score, as files."""
     learned, scored, _, most, few = SETS[name]
     rows = (args.data / learned).read_text(encoding="utf-8").splitlines(keepends=True)
-    Random(0).shuffle(rows)
-    others = (
-        rows[-few:] if scored is None else (args.data / scored).read_text(encoding="utf-8").splitlines(keepends=True)
-    )
+    if scored is None:
+        Random(0).shuffle(rows)
+        others = rows[-few:]
+    else:
+        others = (args.data / scored).read_text(encoding="utf-8").splitlines(keepends=True)
     train, dev = folder / "train.jsonl", folder / "dev.jsonl"
     train.write_text("".join(rows[: args.documents or most]), encoding="utf-8")
     dev.write_text("".join(others[:few]), encoding="utf-8")
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.05)
     parser.add_argument("--free", action="store_true", help="without the budget as well")
     parser.add_argument("--documents", type=int, help="to learn from, in place of as many as the set has here")
-    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
     for name in args.sets:

@@ -75,5 +75,4 @@ def test_what_is_learned_again_has_its_share_of_every_step(share: float) -> None
             seen += more
         assert again / (own + again) == pytest.approx(share, abs=max(tokens) / own)
         assert joined == beside.joined(batches, 0, epoch) != beside.joined(batches, 1, epoch)
-    if len(seen) > 80:  # two passes, about: each is there, and none much more often than another
-        assert {seen.count(example) for example in range(300, 340)} <= set(range(1, 2 + len(seen) // 20))
+    assert len(set(seen)) >= 37  # an epoch goes on where the one before has stopped, to an example or so
