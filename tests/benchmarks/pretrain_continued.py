@@ -30,8 +30,8 @@ SETS: dict[str, tuple[str, str | None, str, int, int]] = {
         160,
         24,
     ),
-    "legal_licences": ("legal_licences/corpus.jsonl", None, "{{ name }}\n{{ text }}", 24, 4),
-    "chinese_classics": ("chinese_classics/corpus.jsonl", None, "{{ title }}\n{{ author }}\n{{ text }}", 160, 24),
+    "legal_licences": ("legal_licences/corpus.jsonl", None, "{{ name }}\n{{ text }}", 12, 3),
+    "chinese_classics": ("chinese_classics/corpus.jsonl", None, "{{ title }}\n{{ author }}\n{{ text }}", 80, 16),
 }
 WAYS: dict[str, list[str]] = {
     "last:4": ["--layers", "last:4", "--lr", "1e-3"],

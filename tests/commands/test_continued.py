@@ -14,9 +14,11 @@ import pytest
 
 from ctxtune.backend.load import load_base
 from ctxtune.commands.adapt import adapt as command
+from ctxtune.commands.choose_only import choose_only
 from ctxtune.commands.data import show, stats
 from ctxtune.commands.dry_run import dry_run
 from ctxtune.commands.evaluate import evaluate
+from ctxtune.commands.interpolate import interpolate
 from ctxtune.errors import CtxtuneError, DataError, ModelError, RecipeError
 from ctxtune.recipe.load import load
 
@@ -336,3 +338,28 @@ def test_a_rate_rises_once_more_and_one_pass_is_made() -> None:
     assert (text.train.epochs, text.train.schedule, text.train.batch) == (1.0, "cosine", 16)
     assert text.train.warmup > 0
     assert (rows.train.epochs, rows.train.schedule, rows.train.batch) == (3.0, "linear", 32)
+
+
+def test_a_mask_beside_a_random_one_and_a_choice_alone(learn: Learn, held: Path, tmp_path: Path) -> None:
+    facts = learn("contrast", more={"data.eval": str(held), "method.control": True})
+    assert facts["control"]["differences"]["loss"]["other"] == pytest.approx(facts["control"]["scores"]["loss"])
+    chosen = learn("contrast", "mask.safetensors", run=lambda resolved: vars(choose_only(resolved, lambda text: None)))
+    assert chosen["numbers"] == facts["trainable"]
+
+
+def test_shares_of_an_adapter(learn: Learn, held: Path, tmp_path: Path) -> None:
+    facts = learn(more={"data.eval": str(held)})
+    given = {"data.eval": str(held), "forget.probe": "none"}
+    told = interpolate(None, given, [], tmp_path / "run", [0.0, 0.5, 1.0], False, lambda text: None)["alphas"]
+    ends = [facts["scores"][when]["loss"] for when in ("before", "after")]
+    assert [told[0]["scores"]["loss"], told[2]["scores"]["loss"]] == pytest.approx(ends, abs=1e-5)
+    assert min(ends) < told[1]["scores"]["loss"] < max(ends)
+
+
+def test_a_prompt_goes_on_from_an_earlier_one(learn: Learn, tmp_path: Path) -> None:
+    learn("prefix", "first", {"train.steps": 20})
+    more = {"method.init": "adapter", "method.adapters": [str(tmp_path / "first")], "method.tokens": "auto"}
+    learn("prefix", "second", more)
+    assert losses(tmp_path / "second")[0] < losses(tmp_path / "first")[0]
+    learn("prefix", "words", {"method.init": "text:A list of reviews", "method.tokens": "auto"})
+    assert load(str(tmp_path / "words" / "recipe.yaml"), {}).recipe.method.model_dump()["tokens"] > 4
