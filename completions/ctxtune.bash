@@ -44,9 +44,9 @@ _ctxtune() {
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --method) _ctxtune_offer words 'full freeze mask prompt'; return ;;
-        --train|--eval|--replay|--tokenizer|--out) _ctxtune_offer files ''; return ;;
+        --train|--eval|--replay|--tokenizer|--out|--accelerate) _ctxtune_offer files ''; return ;;
         --arch) _ctxtune_offer words 'llama qwen3 gpt2 neox'; return ;;
-        --depth|--params|--vocabulary|--epochs|--steps|--minutes|--batch|--forget-budget|--seed) :; return ;;
+        --depth|--params|--vocabulary|--epochs|--steps|--minutes|--batch|--forget-budget|--seed|--nproc|--nnodes|--rdzv) :; return ;;
         --layers) _ctxtune_offer words 'auto'; return ;;
         --optimizer) _ctxtune_offer words 'adamw muon schedule_free'; return ;;
         --lr) _ctxtune_offer words 'auto transfer'; return ;;
@@ -56,14 +56,14 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --method --train --eval --replay --arch --depth --params --vocabulary --tokenizer --layers --optimizer --epochs --steps --minutes --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --method --train --eval --replay --arch --depth --params --vocabulary --tokenizer --layers --optimizer --epochs --steps --minutes --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --nproc --nnodes --rdzv --fsdp --accelerate --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'chinese columns domain fewshot freeze mask novel pretrain prompt quickstart suffix' ;; esac
         ;;
     "ctxtune freeze")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--messages|--lr-decay|--sample|--epochs|--batch|--forget-budget|--seed) :; return ;;
+        --prompt|--answer|--choices|--messages|--lr-decay|--sample|--epochs|--batch|--forget-budget|--seed|--nproc) :; return ;;
         --layers|--lr) _ctxtune_offer words 'auto'; return ;;
         --unfreeze) _ctxtune_offer words 'at_once gradual'; return ;;
         --cache) _ctxtune_offer words 'auto memory disk off'; return ;;
@@ -72,14 +72,14 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --layers --lr-decay --unfreeze --sample --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --layers --lr-decay --unfreeze --sample --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --nproc --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'chinese columns domain fewshot freeze mask novel pretrain prompt quickstart suffix' ;; esac
         ;;
     "ctxtune mask")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--messages|--density|--budget|--l2|--l1|--epochs|--batch|--forget-budget|--seed) :; return ;;
+        --prompt|--answer|--choices|--messages|--density|--budget|--l2|--l1|--epochs|--batch|--forget-budget|--seed|--nproc) :; return ;;
         --learn) _ctxtune_offer words 'changes bits'; return ;;
         --select) _ctxtune_offer open 'auto random magnitude lift contrast fisher snip movement grad l0 bias norms file:'; return ;;
         --shape) _ctxtune_offer words 'columns rows blocks entries'; return ;;
@@ -90,14 +90,14 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --learn --select --shape --density --budget --layers --l2 --l1 --ewc --control --choose-only --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --messages --learn --select --shape --density --budget --layers --l2 --l1 --ewc --control --choose-only --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --nproc --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'chinese columns domain fewshot freeze mask novel pretrain prompt quickstart suffix' ;; esac
         ;;
     "ctxtune prompt")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--shots|--top|--candidates|--epochs|--batch|--forget-budget|--seed) :; return ;;
+        --prompt|--answer|--choices|--shots|--top|--candidates|--epochs|--batch|--forget-budget|--seed|--nproc) :; return ;;
         --kind) _ctxtune_offer words 'prefix input residual ptuning suffix'; return ;;
         --tokens|--lr) _ctxtune_offer words 'auto'; return ;;
         --init) _ctxtune_offer open 'auto fewshot prompt labels vocab zero text: adapter:'; return ;;
@@ -108,14 +108,14 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --search --candidates --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --kind --tokens --init --shots --top --distill-from --search --candidates --epochs --batch --lr --forget-budget --cache --out --set --seed --device --dtype --quant --nproc --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'chinese columns domain fewshot freeze mask novel pretrain prompt quickstart suffix' ;; esac
         ;;
     "ctxtune fewshot")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --train|--eval|--scores|--save|--out) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--shots|--seeds|--seed) :; return ;;
+        --prompt|--answer|--choices|--shots|--seeds|--seed|--nproc) :; return ;;
         --metric) _ctxtune_offer words 'likelihood exact f1 number bleu chrf rouge'; return ;;
         --as) _ctxtune_offer words 'lm-eval'; return ;;
         --select) _ctxtune_offer words 'fixed random balanced bm25 knn mmr cluster influence'; return ;;
@@ -129,22 +129,23 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --out --set --seed --device --dtype --quant --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --train --eval --prompt --answer --choices --metric --as --chat --no-chat --shots --select --order --seeds --calibrate --prior --scores --save --on-error --cache --out --set --seed --device --dtype --quant --nproc --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'chinese columns domain fewshot freeze mask novel pretrain prompt quickstart suffix' ;; esac
         ;;
     "ctxtune run")
         case $prev in
         --out) _ctxtune_offer files ''; return ;;
         --set) _ctxtune_offer open 'ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.held_out= data.replay= data.replay_share= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.params= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= method.duplicates= method.compile= method.minutes= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs='; return ;;
+        --nproc) :; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--out --set --resume --dry-run --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--out --set --nproc --resume --dry-run --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'chinese columns domain fewshot freeze mask novel pretrain prompt quickstart suffix' ;; esac
         ;;
     "ctxtune eval")
         case $prev in
         --model) _ctxtune_offer files 'smollm2-135m-instruct smollm2-135m-instruct-q4 gemma3-270m-q4 minilm-l6'; return ;;
         --adapter|--eval|--save) _ctxtune_offer files ''; return ;;
-        --prompt|--answer|--choices|--messages) :; return ;;
+        --prompt|--answer|--choices|--messages|--nproc) :; return ;;
         --metric) _ctxtune_offer words 'likelihood exact f1 number bleu chrf rouge'; return ;;
         --against) _ctxtune_offer files 'base'; return ;;
         --alpha) _ctxtune_offer words 'grid'; return ;;
@@ -153,7 +154,7 @@ _ctxtune() {
         --dtype) _ctxtune_offer words 'auto float32 bfloat16 float16'; return ;;
         --quant) _ctxtune_offer words 'none int8 nf4 fp4'; return ;;
         esac
-        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --alpha --set --device --dtype --quant --force --json --quiet -q -h --help' ;;
+        case $cur in -*) _ctxtune_offer words '--model --adapter --eval --prompt --answer --choices --messages --metric --save --against --alpha --set --device --dtype --quant --force --nproc --json --quiet -q -h --help' ;;
         *) _ctxtune_offer files 'chinese columns domain fewshot freeze mask novel pretrain prompt quickstart suffix' ;; esac
         ;;
     "ctxtune generate")

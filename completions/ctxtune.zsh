@@ -90,6 +90,11 @@ _ctxtune_pretrain() {
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
+        '--nproc=[Processes of this machine that share the work.]:nproc: ' \
+        '--nnodes=[Machines that share the work, with --rdzv.]:nnodes: ' \
+        '--rdzv=[Where machines meet, the same on all\: HOST\:PORT of one.]:rdzv: ' \
+        '--fsdp[Share the model'\''s numbers out to the processes too\: each holds a part of them.]' \
+        '--accelerate=[A file of `accelerate config`, which says all of these.]:accelerate:_files' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -124,6 +129,7 @@ _ctxtune_freeze() {
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
+        '--nproc=[Processes of this machine that share the work.]:nproc: ' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -165,6 +171,7 @@ _ctxtune_mask() {
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
+        '--nproc=[Processes of this machine that share the work.]:nproc: ' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -202,6 +209,7 @@ _ctxtune_prompt() {
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
+        '--nproc=[Processes of this machine that share the work.]:nproc: ' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -240,6 +248,7 @@ _ctxtune_fewshot() {
         '--device=[auto, cpu or cuda.]:device:(auto cpu cuda)' \
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
+        '--nproc=[Processes of this machine that share the work.]:nproc: ' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -254,6 +263,7 @@ _ctxtune_run() {
     _arguments -s -S \
         '--out=[The folder to write.]:out:_files' \
         '*--set=[Set any key of the recipe.]:set:{compadd -S '\'''\'' -- ctxtune= model= quant= device= dtype= data.train= data.eval= data.prompt= data.answer= data.text= data.held_out= data.replay= data.replay_share= data.choices= data.messages= data.tools= data.learn= data.delimiter= data.separator= data.instruction= data.max_length= data.on_long= method.name= method.layers= method.lr_decay= method.unfreeze= method.sample= method.sample_every= method.learn= method.select= method.shape= method.density= method.budget= method.rank= method.score_batches= method.score_rows= method.regrow= method.regrow_every= method.regrow_batches= method.candidates= method.decide= method.masks= method.combine= method.l2= method.l1= method.ewc= method.control= method.stored= method.kind= method.tokens= method.init= method.adapters= method.shots= method.top= method.distill_from= method.replay= method.one_more= method.chat= method.order= method.clusters= method.held_out= method.mmr_lambda= method.seed= method.seeds= method.calibrate= method.prior= method.arch= method.depth= method.params= method.width= method.heads= method.feed_forward= method.row= method.vocabulary= method.tokenizer= method.tie= method.duplicates= method.compile= method.minutes= train.epochs= train.steps= train.batch= train.micro_batch= train.pack= train.lr= train.optimizer= train.schedule= train.warmup= train.weight_decay= train.clip= train.seed= train.eval_every= train.save_every= train.patience= forget.probe= forget.budget= forget.text= generate.max_tokens= generate.temperature= generate.top_p= generate.top_k= generate.min_p= generate.repetition_penalty= generate.seed= generate.stop= generate.chat= generate.system= score.metric= score.extract= score.references= score.tokenize= score.stem= cache= out= inputs=}' \
+        '--nproc=[Processes of this machine that share the work.]:nproc: ' \
         '--resume[Go on with the run in --out.]' \
         '--dry-run[Print what the run would cost, and leave.]' \
         '--json[Print one JSON object.]' \
@@ -282,6 +292,7 @@ _ctxtune_eval() {
         '--dtype=[What it computes in\: auto, float32, bfloat16 or float16.]:dtype:(auto float32 bfloat16 float16)' \
         '--quant=[How frozen linear layers are stored\: none, int8, nf4 or fp4.]:quant:(none int8 nf4 fp4)' \
         '--force[Insist, although the base is another one.]' \
+        '--nproc=[Processes of this machine that share the work.]:nproc: ' \
         '--json[Print one JSON object.]' \
         '(--quiet -q)--quiet[No progress, no notes.]' \
         '(--quiet -q)-q[No progress, no notes.]' \

@@ -6,6 +6,7 @@
     |   +-- AdapterError    3  the adapter is broken or belongs to another base
     +-- DataError           4  a row of the user's data is wrong
     +-- OutOfMemoryError    5  every fallback was tried
+    +-- LostError           1  another process of the same run is gone
     +-- StorageError        1  the disk is full or a file cannot be written
     |   +-- PlaceError      2  a place that was named cannot be used: another name helps
     +-- Interrupted       130  SIGINT or SIGTERM; a checkpoint was written if a run had begun
@@ -53,6 +54,10 @@ class OutOfMemoryError(CtxtuneError):
     """Memory ran out after every fallback."""
 
     exit_code = 5
+
+
+class LostError(CtxtuneError):
+    """Another process of the same run is gone."""
 
 
 class StorageError(CtxtuneError):

@@ -15,6 +15,7 @@ import torch
 from ctxtune.backend.branches import Branches
 from ctxtune.backend.feed import is_exact
 from ctxtune.backend.past import Past
+from ctxtune.backend.ranks import now_sharing
 from ctxtune.backend.sample import Sampler, Seeds
 from ctxtune.data.batch import micro_batches
 from ctxtune.data.speech import Speech
@@ -49,7 +50,8 @@ def generate_batch(
     base: Base, prompts: Sequence[Sequence[int]], settings: Generation, seeds: Seeds | None = None,
     behind: tuple[Trunk, Prefix] | None = None,
 ) -> list[Written]:  # fmt: skip
-    """Continue every prompt (its token ids); results in the order of the prompts, as if each were alone.
+    """Continue every prompt (its token ids); results in the order of the prompts, as if each were alone. Shared out to all
+    processes where that is on (ranks.py).
 
     Prompts of like lengths run together, the longest first. A `Seeds` carries on the count of equal prompts from call to call.
     Where all of them begin with a prefix that was read, they go on from there, `behind` it.
@@ -64,11 +66,13 @@ def generate_batch(
     shared = len(behind[1].tokens) if behind is not None else 0
     lengths = [row.longest - shared for row in rows]
     most = MOST_TOKENS if behind is None else MOST_COLUMNS
-    for piece in micro_batches(range(len(rows)), lengths, rows=None, max_tokens=most):
+    ranks = now_sharing()
+    own = ranks.share(range(len(rows)))
+    for piece in micro_batches(own, lengths, rows=None, max_tokens=most):
         past = Past(base) if behind is None else Branches(*behind)
         for _ in decode([rows[index] for index in piece], past, settings):
             pass
-    return [row.written() for row in rows]
+    return ranks.gathered([rows[index].written() for index in own])
 
 
 def stream(

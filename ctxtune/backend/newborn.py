@@ -96,8 +96,8 @@ def matrices(model: nn.Module, anatomy: Anatomy) -> Mapping[str, nn.Parameter]:
     }
 
 
-def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The model as every program of this field reads it: config.json, model.safetensors and the tokenizer's files."""
+def write_model(model: Any, tokenizer: Any, folder: Path, numbers: Mapping[str, Any]) -> None:
+    """A model, with its numbers, as every program of this field reads it: config, safetensors and the tokenizer's files."""
     tokenizer.model_max_length = model.config.max_position_embeddings
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=dict(numbers))
     tokenizer.save_pretrained(folder)

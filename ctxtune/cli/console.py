@@ -18,15 +18,23 @@ CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if 
 
 
 class Quiet:
-    """Set once by --quiet: no progress, no notes."""
+    """Set once by --quiet: no progress, no notes. Of several processes the leader alone speaks: the others follow."""
 
     on = False
+    follows = False
+
+    @classmethod
+    def now(cls) -> bool:
+        """Whether nothing is told by the way."""
+        return cls.on or cls.follows
 
 
 def emit(
     facts: Mapping[str, Any], as_json: bool, table: Callable[[], Any], lines: Callable[[], Iterable[str]] | None = None
 ) -> None:
     """The result of a command: one JSON object, or what `table` builds for people; in a pipe `lines`, if there are such."""
+    if Quiet.follows:
+        return
     if as_json:
         emit_json(facts)
         return
@@ -111,7 +119,7 @@ def _for_reader(text: str) -> str:
 
 def note(text: str) -> None:
     """One line to standard error."""
-    if not Quiet.on:
+    if not Quiet.now():
         print(text, file=sys.stderr, flush=True)
 
 
@@ -194,7 +202,7 @@ class Progress:
 
     def step(self, step: int, steps: int, loss: float, lr: float, tokens_per_second: float, left: float) -> None:
         """One training step: of `steps`, `left` seconds to go."""
-        if Quiet.on:
+        if Quiet.now():
             return
         facts = f"loss {loss:.4f}  lr {lr:.1e}  {tokens_per_second:,.0f} tokens/s"
         if sys.stderr.isatty():

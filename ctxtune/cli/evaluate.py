@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ctxtune.cli import console, options
+from ctxtune.cli import console, launch, options
 
 
 def evaluate(
@@ -35,6 +35,7 @@ def evaluate(
     dtype: options.Dtype = None,
     quant: options.Quant = None,
     force: options.Force = False,
+    nproc: launch.Nproc = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -47,6 +48,7 @@ def evaluate(
     the p of a sign test (McNemar's, for hits and misses). With --alpha: a table of W + alpha (W' - W), base to adapter.
     """
     console.Quiet.on = quiet
+    launch.hand_on(nproc, here=alpha is not None)
     from ctxtune.commands import evaluate as command
 
     given = options.flags(

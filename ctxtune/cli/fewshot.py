@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctxtune.cli import console, options
+from ctxtune.cli import console, launch, options
 
 AT_A_TIME = 64  # questions that are asked together, where so many wait
 SCORES = (
@@ -68,6 +68,7 @@ def fewshot(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quant: options.Quant = None,
+    nproc: launch.Nproc = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -89,6 +90,7 @@ def fewshot(
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
     console.Quiet.on = quiet
+    launch.hand_on(nproc, here=dry_run)
     from ctxtune.commands.resume import resolve
 
     resolved = resolve(recipe, given, set_ or [], out, resume)
@@ -114,10 +116,12 @@ def _check_on_error(on_error: str, rows: str | None) -> None:
 
 def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
     """Answer questions as they come; `kept` is an option that asks to keep something, and is refused."""
+    from ctxtune.backend.ranks import check_alone
     from ctxtune.commands.stream import fewshot_stream
     from ctxtune.data.stream import line_batches
     from ctxtune.errors import DataError, RecipeError
 
+    check_alone("--eval -")
     if sys.stdin is None:
         raise DataError("--eval -: standard input is closed", "pipe JSON lines into the command, or name a file")
     if kept is not None:
@@ -161,14 +165,17 @@ def start(
         from ctxtune.errors import RecipeError
 
         raise RecipeError("--resume: what has no folder keeps nothing to go on with", "name its folder: --out runs/...")
-    if resolved.recipe.out is not None:
-        from ctxtune.commands.fewshot_run import fewshot_run
+    from ctxtune.backend.ranks import joined
 
-        facts = fewshot_run(resolved, resume, console.note, scores, save)
-    else:
-        from ctxtune.commands.fewshot import fewshot as ask
+    with joined(resolved.recipe.device) as ranks:
+        if resolved.recipe.out is not None:
+            from ctxtune.commands.fewshot_run import fewshot_run
 
-        facts = ask(resolved, console.note, scores, save)
+            facts = fewshot_run(resolved, resume, console.note, scores, save, ranks)
+        else:
+            from ctxtune.commands.fewshot import fewshot as ask
+
+            facts = ask(resolved, console.note, scores, save, ranks=ranks)
     console.emit(facts, as_json, lambda: _table(facts))
     console.check_kept(facts)
     if "adapter" in facts:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctxtune.cli import console, fewshot, options, pretrain
+from ctxtune.cli import console, fewshot, launch, options, pretrain
 from ctxtune.cli.voice import speaking
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def freeze(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quant: options.Quant = None,
+    nproc: launch.Nproc = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -61,6 +62,7 @@ def freeze(
         forget__budget=forget_budget, cache=cache,
         device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
+    launch.hand_on(nproc, here=dry_run)
     start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
 
 
@@ -68,18 +70,20 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled one.")],
     out: options.Out = None,
     set_: options.Set = None,
+    nproc: launch.Nproc = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Do what a recipe says, whatever its method."""
+    launch.hand_on(nproc, here=dry_run)
     start(recipe, options.flags(out=out), set_ or [], out, resume, dry_run, json, quiet)
 
 
 def start(
     recipe: str | None, given: Mapping[str, object], sets: list[str], out: Path | None,
-    resume: bool, dry_run: bool, as_json: bool, quiet: bool,
+    resume: bool, dry_run: bool, as_json: bool, quiet: bool, sharded: bool = False,
 ) -> None:  # fmt: skip
     """Resolve the recipe, do or foresee the run, print the result."""
     console.Quiet.on = quiet
@@ -93,8 +97,12 @@ def start(
             fewshot.start(resolved, as_json, resume=resume)
         return
     if resolved.recipe.method.name == "pretrain":
-        pretrain.start(resolved, resume, dry_run, as_json)
+        pretrain.start(resolved, resume, dry_run, as_json, sharded)
         return
+    if sharded:
+        from ctxtune.errors import RecipeError
+
+        raise RecipeError("--fsdp shares out the numbers of a new model, and this is one that goes on", "--nproc alone")
     if dry_run:
         from ctxtune.commands.dry_run import dry_run as foresee
 
@@ -103,7 +111,8 @@ def start(
         return
     facts = adapt_loudly(resolved, resume)
     console.emit(facts, as_json, lambda: result_table(facts))
-    console.note(f"adapter: {facts['adapter']['folder']}")
+    if facts["adapter"]:
+        console.note(f"adapter: {facts['adapter']['folder']}")
 
 
 def adapt_loudly(resolved: "Resolved", resume: bool) -> dict[str, Any]:

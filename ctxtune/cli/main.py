@@ -5,6 +5,7 @@ import errno
 import gc
 import os
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,9 @@ from ctxtune.cli import (
     recipe,
 )
 from ctxtune.cli.group import Group
-from ctxtune.errors import CtxtuneError, OutOfMemoryError, StorageError
+from ctxtune.errors import CtxtuneError, Interrupted, LostError, OutOfMemoryError, StorageError
+
+_LEADER_FIRST = 3.0  # seconds
 
 app = typer.Typer(
     cls=Group,
@@ -162,5 +165,9 @@ def _is_memory(error: Exception) -> bool:
 def _leave(error: CtxtuneError, cause: BaseException | None = None) -> None:
     if Debug.on:
         raise cause or error
-    console.fail(str(error), error.hint)
+    if console.Quiet.follows or isinstance(error, LostError):
+        # The leader meets the same, or whoever started the processes knows more, and ends this one as well.
+        time.sleep(_LEADER_FIRST)
+    if not (console.Quiet.follows and isinstance(error, Interrupted)):
+        console.fail(str(error), error.hint)
     sys.exit(error.exit_code)

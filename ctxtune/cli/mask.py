@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ctxtune.cli import console, freeze, options
+from ctxtune.cli import console, freeze, launch, options
 
 Select = Annotated[
     str | None,
@@ -73,6 +73,7 @@ def mask(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quant: options.Quant = None,
+    nproc: launch.Nproc = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -98,6 +99,7 @@ def mask(
     if choose_only:
         _choose(recipe, given, set_ or [], resume or dry_run, json, quiet)
         return
+    launch.hand_on(nproc, here=dry_run)
     freeze.start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)
 
 

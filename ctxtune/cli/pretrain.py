@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctxtune.cli import console, options
+from ctxtune.cli import console, launch, options
 from ctxtune.cli.voice import speaking
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ def pretrain(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quant: options.Quant = None,
+    nproc: launch.Nproc = None,
+    nnodes: launch.Nnodes = None,
+    rdzv: launch.Rdzv = None,
+    fsdp: launch.Fsdp = False,
+    accelerate: launch.Accelerate = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -84,6 +89,8 @@ def pretrain(
     from ctxtune.recipe.data import DOCUMENT, replay_of
 
     other, share = replay_of(replay)
+    processes = launch.hand_on(nproc, nnodes, rdzv, accelerate, here=dry_run)
+    device, dtype = device or processes.device, dtype or processes.dtype
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__replay=other, data__replay_share=share,
         **_moving(recipe, model, method, layers), method__arch=arch, method__depth=depth, method__params=params,
@@ -91,8 +98,9 @@ def pretrain(
         train__epochs=epochs, train__steps=steps, train__batch=batch, train__lr=lr, train__seed=seed,
         forget__budget=forget_budget, cache=cache, device=device, dtype=dtype, quant=quant, out=out,
     )  # fmt: skip
+    sharded = fsdp or processes.sharded
     text = [f"data.text={DOCUMENT}"] if recipe is None and given["method.name"] != "pretrain" else []
-    freeze.start(recipe, given, [*text, *(set_ or [])], out, resume, dry_run, json, quiet)
+    freeze.start(recipe, given, [*text, *(set_ or [])], out, resume, dry_run, json, quiet, sharded)
 
 
 def _moving(recipe: str | None, model: str | None, method: str | None, layers: str | None) -> dict[str, str | None]:
@@ -111,18 +119,19 @@ def _moving(recipe: str | None, model: str | None, method: str | None, layers: s
     return {"method__name": "freeze", "method__layers": "all" if full else layers}
 
 
-def start(resolved: "Resolved", resume: bool, dry_run: bool, as_json: bool) -> None:
+def start(resolved: "Resolved", resume: bool, dry_run: bool, as_json: bool, sharded: bool = False) -> None:
     """Do or foresee the run, print the result."""
     from ctxtune.commands.pretrain import dry_run as foresee
     from ctxtune.commands.pretrain import pretrain as make
 
     with speaking() as voice:
-        facts = foresee(resolved, voice, resume) if dry_run else make(resolved, resume, voice)
+        facts = foresee(resolved, voice, resume) if dry_run else make(resolved, resume, voice, sharded)
     if dry_run:
         console.emit(facts, as_json, lambda: _cost_table(facts))
         return
     console.emit(facts, as_json, lambda: result_table(facts))
-    console.note(f"model: {facts['saved']['folder']}")
+    if facts["saved"]:
+        console.note(f"model: {facts['saved']['folder']}")
 
 
 def _title(facts: Mapping[str, Any]) -> str:

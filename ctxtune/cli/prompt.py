@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ctxtune.cli import freeze, options, search
+from ctxtune.cli import freeze, launch, options, search
 from ctxtune.recipe.start import paths_of
 
 Shots = Annotated[
@@ -53,6 +53,7 @@ def prompt(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quant: options.Quant = None,
+    nproc: launch.Nproc = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -75,4 +76,5 @@ def prompt(
     if search_ or candidates is not None:
         search.start(search_, candidates, recipe, given, set_ or [], resume, dry_run, json, quiet)
         return
+    launch.hand_on(nproc, here=dry_run)
     freeze.start(recipe, given, set_ or [], out, resume, dry_run, json, quiet)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ctxtune.adapter.folder import require_free
+from ctxtune.backend.ranks import joined, sharing
 from ctxtune.commands import begin, depth, prepare
 from ctxtune.commands.chosen_mask import backward_over, known, mask_manifest, settled
 from ctxtune.commands.clock import Clock
@@ -22,7 +23,7 @@ from ctxtune.commands.lesson import Lesson, lesson, replayed
 from ctxtune.commands.minding import Minds, minding_over, units_minded
 from ctxtune.commands.rate import rate_of
 from ctxtune.commands.resume import taken_up
-from ctxtune.commands.run_folder import RunFolder, open_run
+from ctxtune.commands.run_folder import RunFolder, open_shared
 from ctxtune.commands.sources import Sources, default_out, read_sources, span
 from ctxtune.commands.transfer import set_off
 from ctxtune.data.finite import finite
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ctxtune.adapter.manifest import Manifest
     from ctxtune.backend.feed import Feed
     from ctxtune.backend.load import Base
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.backend.trunk import Trunk
     from ctxtune.commands.batches import Batches
     from ctxtune.commands.guard import Guarded
@@ -69,14 +71,18 @@ def adapt(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
     """
     from ctxtune.engine.stop import stop_signals
 
-    out = Path(resolved.recipe.out or default_out(resolved.recipe))
-    with stop_signals(RunFolder(out).after_a_stop) as stop, open_run(out, resume) as run:
-        resolved, done = taken_up(run, resolved, resume, tell.note)
+    out, asked = Path(resolved.recipe.out or default_out(resolved.recipe)), resolved
+    with (
+        joined(resolved.recipe.device) as ranks,
+        stop_signals(RunFolder(out).after_a_stop) as stop,
+        open_shared(out, resume, ranks) as run,
+    ):
+        resolved, done = ranks.first(lambda: taken_up(run, asked, resume, tell.note))
         if done is not None:
             return done
         require_free(run.adapter)
         sources = read_sources(resolved.recipe, tell.note)
-        return _Run(run, resolved, sources, stop, tell).story()
+        return _Run(run, resolved, sources, stop, tell, ranks).story()
 
 
 @dataclass
@@ -88,6 +94,7 @@ class _Run:
     sources: Sources
     stop: Stop
     tell: Tell
+    ranks: Ranks
     clock: Clock = field(default_factory=Clock)
     units: Mapping[str, Tensor] = field(default_factory=dict)
     """what the base minds of each unit that a mask was chosen from"""
@@ -97,7 +104,7 @@ class _Run:
         return self.resolved.recipe
 
     def story(self) -> dict[str, Any]:
-        return self.run.told(self.clock, self._story)
+        return self.run.told(self.clock, self._story, self.ranks)
 
     def _story(self) -> dict[str, Any]:
         from ctxtune.backend.fingerprint import fingerprint
@@ -127,18 +134,21 @@ class _Run:
         mixture = prepare.mixture(self.sources.train, examples)
         course = span(self.recipe, mixture.per_epoch)
         with self.clock.part("choice"):
-            choice = self._choose(base, examples, mixture, course)
+            self.resolved, choice = self.ranks.first(lambda: self._choose(base, examples, mixture, course))
         learned = learned.replaying(self.sources.replay, spec)
         batches = learned.batches(mixture, course.steps, self.recipe)
         learned = learned.only(batches.used)
         minding = minding_over(base, self.sources.guard, mark, self.recipe.cache)
         course = replace(course, backward=backward_over(base, learned, batches, course.steps), minding=minding)
         with self.clock.part("choice"):
-            settings = settled(self.run, self.recipe, base, course, self._mask_manifest(base, mark), self.tell.note)
+            manifest = self._mask_manifest(base, mark)
+            settings = self.ranks.first(lambda: settled(self.run, self.recipe, base, course, manifest, self.tell.note))
             self.units = units_minded(settings, base, course)
         method = open_method(settings, base.model, base.anatomy, course)
-        self._write_recipe(mark)
-        learned = learned.taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
+        if self.ranks.leads:
+            self._write_recipe(mark)
+        taught = partial(learned.taught, dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
+        learned = taught(self.ranks)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(
                 trunk, dev, bare, self._probe(base), self.tell.note, len(start.spec.before) if start else 0
@@ -149,7 +159,7 @@ class _Run:
         facts |= {"train": examples.facts() | mixture.facts(), **replayed(self.recipe, batches, course.steps)}
         facts |= {"parameters": base.parameters, "weight_bytes": weight_bytes(base.model), "choice": choice, **near}
         with self.clock.part("save"):
-            facts["adapter"] = self._save(base, method, mark, facts, start)
+            facts["adapter"] = self._save(base, method, mark, facts, start) if self.ranks.leads else {}
         return facts
 
     def _train(
@@ -178,14 +188,19 @@ class _Run:
         objective = learned.objective(feed)
         own = feed.lengths[: batches.own]  # a rate is tried on what is new
         with self.clock.part("rate"):
-            rate = rate_of(self.recipe, self.run, method, objective, own, steps, self.tell.note)
+            find = partial(rate_of, self.recipe, self.run, method, objective, own, steps, self.tell.note)
+            rate = self.ranks.first(find)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         fitting = Fitting(
-            self.recipe.train, objective, feed, batches, steps, notes, guarded, minds, self.stop, self.tell, self.clock
-        )
-        fitted = fitting.fit(self.run, method, judge, rows=control is not None)
+            self.recipe.train, objective, feed, batches, steps, notes, guarded, minds, self.stop, self.tell, self.clock,
+            self.ranks,
+        )  # fmt: skip
+        with sharing(self.ranks):
+            fitted = fitting.fit(self.run, method, judge, rows=control is not None)
+            beside = (
+                {} if control is None else {"control": control.facts(method, fitted, fitting, self.run, trunk, judge)}
+            )
         after = fitted.after
-        beside = {} if control is None else {"control": control.facts(method, fitted, fitting, self.run, trunk, judge)}
         return {
             "method": known(self.recipe.method, trunk.base.anatomy).model_dump(),
             "model": self.recipe.model,
@@ -254,15 +269,17 @@ class _Run:
         self.tell.note(NOT_MEASURED)
         return None
 
-    def _choose(self, base: Base, examples: EncodedSet, mixture: Mixture, course: Span) -> dict[str, Any] | None:
-        """Choose the layers where the recipe leaves them open; returns the table they were chosen from, now or earlier."""
+    def _choose(
+        self, base: Base, examples: EncodedSet, mixture: Mixture, course: Span
+    ) -> tuple[Resolved, dict[str, Any] | None]:
+        """Choose the layers where the recipe leaves them open; and the table they were chosen from, now or earlier."""
         if not depth.undecided(self.recipe):
-            return self.run.read_choice()
+            return self.resolved, self.run.read_choice()
         drawn = dict.fromkeys(mixture.epoch(self.recipe.train.seed, 0))
         pool = [examples.examples[i] for i in drawn]
-        self.resolved, choice = depth.settle(self.resolved, base, pool, course, self.tell.note)
+        resolved, choice = depth.settle(self.resolved, base, pool, course, self.tell.note)
         self.run.write_choice(choice)
-        return choice
+        return resolved, choice
 
     def _write_recipe(self, mark: str) -> None:
         from ctxtune.backend.atomic import write_text

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ctxtune.backend.ranks import check_alone, joined, sharing
 from ctxtune.commands import prepare, texts
 from ctxtune.commands.heartbeat import heartbeat
 from ctxtune.commands.rival import Rival, open_rival
@@ -68,7 +69,8 @@ def evaluate(
     save: Path | None = None,
     against: str | None = None,
 ) -> dict[str, Any]:
-    """Score a model, with or without an adapter, alone or against another result; returns the scores.
+    """Score a model, with or without an adapter, alone or against another result; returns the scores. Several processes may
+    share the rows.
 
     `unsaved` says why `save` could not be written in the end.
 
@@ -79,14 +81,20 @@ def evaluate(
     recipe = resolve(source, flags, sets, opened, adapter).recipe
     if recipe.data.eval is None:
         raise RecipeError("data.eval is missing", "name the rows to score: --eval FILE")
+    if recipe.data.eval == "-":
+        check_alone("data.eval -")
     rival = open_rival(against, adapter)
     if save is not None:
         check_rows_file("--save", save, recipe, against)
     score = scorer(recipe, rival, say)
-    say(f"loading {recipe.model}")
-    base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
-    ours = score(base, opened)
-    unsaved = keep_rows(save, ours.items) if save is not None else None
+    with joined(recipe.device) as ranks, sharing(ranks):
+        say(f"loading {recipe.model}")
+        base = load_for(recipe, [one for one in (opened, rival.adapter if rival else None) if one], force, say)
+        ours = score(base, opened)
+        theirs = rival.items if rival is not None else None
+        if rival is not None and theirs is None:
+            theirs = score(base, rival.adapter).items
+    unsaved = keep_rows(save, ours.items) if save is not None and ranks.leads else None
     scores, calibrations = parted(ours.scores)
     facts = {
         "model": recipe.model,
@@ -99,7 +107,7 @@ def evaluate(
     }
     if rival is None:
         return facts
-    theirs = rival.items if rival.items is not None else score(base, rival.adapter).items
+    assert theirs is not None
     return {**facts, "against": plain(rival.compared(ours.items, theirs))}
 
 

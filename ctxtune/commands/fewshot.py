@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import write_text
 from ctxtune.backend.folder import resolve_model
+from ctxtune.backend.ranks import ALONE, sharing
 from ctxtune.commands import prepare
 from ctxtune.commands.asking import Asking
 from ctxtune.commands.calibrated import check_calibration, content_free, unasked
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ctxtune.backend.load import Base
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.data.read import Row
     from ctxtune.methods.fewshot import Groups, Shots
     from ctxtune.recipe.load import Resolved
@@ -42,11 +44,12 @@ def fewshot(
     scores: Path | None = None,
     save: Path | None = None,
     recipe_file: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Ask the rows of `data.eval` behind demonstrations from `data.train`; returns the scores.
 
     `scores` is a file for what every row gave, `save` a folder for the demonstrations as an adapter, `recipe_file` one for
-    the resolved recipe with the hashes of what was read.
+    the resolved recipe with the hashes of what was read. Several processes, `ranks`, may share the rows.
 
     Raises:
         CtxtuneError: a wrong recipe, row or model; more demonstrations than the model can read.
@@ -54,9 +57,9 @@ def fewshot(
     recipe, clock = resolved.recipe, Clock()
     if scores is not None:
         check_rows_file("--scores", scores, recipe)
-    with clock.part("total"):
+    with clock.part("total"), sharing(ranks):
         rows, pool, run, settings = prepared(resolved, say, clock, save)
-        if recipe_file is not None:
+        if recipe_file is not None and ranks.leads:
             write_text(recipe_file, run.recipe_text(resolved, recipe_file.parent))
         with clock.part("choose"):
             choosers = {
@@ -71,10 +74,12 @@ def fewshot(
         draws = [draw(run, rows, seed, groups, beside, settings, say) for seed, groups in drawn.items()]
         items = row_by_row(draws)
         facts = facts_of(draws, items, prepare.classes(recipe.data))
-        if scores is not None and (unsaved := keep_rows(scores, items)):
+        if scores is not None and ranks.leads and (unsaved := keep_rows(scores, items)):
             facts["unsaved"] = unsaved
-        if save is not None:
-            facts["adapter"] = save_shots(save, resolved, run, choosers[settings.seed].for_all, rows, draws[0], say)
+        if save is not None and ranks.leads:
+            with sharing(ALONE):
+                shots = choosers[settings.seed].for_all
+                facts["adapter"] = save_shots(save, resolved, run, shots, rows, draws[0], say)
     facts = {
         "model": recipe.model,
         "method": settings.model_dump(),

@@ -7,15 +7,17 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.folder import require_free
+from ctxtune.backend.ranks import ALONE
 from ctxtune.commands.fewshot import fewshot
 from ctxtune.commands.resume import taken_up
-from ctxtune.commands.run_folder import open_run
+from ctxtune.commands.run_folder import open_shared
 from ctxtune.commands.save_shots import unsaved
 from ctxtune.recipe.schema import Fewshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.recipe.load import Resolved
 
 
@@ -25,6 +27,7 @@ def fewshot_run(
     say: Callable[[str], None],
     scores: Path | None = None,
     save: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Ask, as `fewshot` does, and keep all of it in the recipe's `out`; a run that is complete is not done again.
 
@@ -33,8 +36,9 @@ def fewshot_run(
     Raises:
         CtxtuneError: as in `fewshot`; something else lies there.
     """
-    with open_run(Path(str(resolved.recipe.out)), resume) as run:
-        resolved, done = taken_up(run, resolved, resume, say)
+    asked = resolved
+    with open_shared(Path(str(asked.recipe.out)), resume, ranks) as run:
+        resolved, done = ranks.first(lambda: taken_up(run, asked, resume, say))
         if done is not None:
             return done
         settings = resolved.recipe.method
@@ -45,8 +49,9 @@ def fewshot_run(
         elif save is None:
             save = run.adapter
             require_free(save)
-            rmtree(save, ignore_errors=True)  # of a run that was killed before it had a result
-        facts = fewshot(resolved, say, scores or run.scores, save, run.recipe)
-        if "unsaved" not in facts:  # else the run is not complete
+            if ranks.leads:
+                rmtree(save, ignore_errors=True)  # of a run that was killed before it had a result
+        facts = fewshot(resolved, say, scores or run.scores, save, run.recipe, ranks)
+        if "unsaved" not in facts and ranks.leads:  # else the run is not complete
             run.write_result(facts)
     return facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.backend.ranks import ALONE
 from ctxtune.commands.chosen_mask import backward_of
 from ctxtune.commands.guard import ranked
 from ctxtune.commands.lesson import choosing
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ctxtune.backend.feed import Feed
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.commands.adapt import Tell
     from ctxtune.commands.batches import Batches
     from ctxtune.commands.clock import Clock
@@ -65,6 +67,7 @@ class Fitting:
     stop: Stop
     tell: Tell
     clock: Clock
+    ranks: Ranks = ALONE
 
     def fit(self, run: RunFolder, method: Method, judge: Judge, rows: bool = False) -> Fitted:
         """Train and judge; the files of it lie in `run`. What every row gave is known if `rows` are asked for."""
@@ -89,7 +92,7 @@ class Fitting:
         kept, batches, guarded = read_state(run.last), self.batches, self.guarded
         backward = backward_of(self.objective, batches, self.steps)
         regrow = (method.regrow, backward) if method.regrow is not None else None
-        log = RunLog(run.metrics, resume_at=kept["loop"]["step"] if kept else None)
+        log = RunLog(run.metrics, kept["loop"]["step"] if kept else None, self.ranks.leads)
         begun = self.notes["before"].get("start", {}).get("scores", {})
         guard = guarded.guard if guarded is not None else None
         rate = self.notes["rate"]["value"]
@@ -98,7 +101,7 @@ class Fitting:
             self.objective,
             Course(self.steps, rate, batches.epoch, method.shares, method.penalty, regrow, guard),
             self.options,
-            Desk(run.last, run.best, log),
+            Desk(run.last, run.best, log, self.ranks),
             self.stop,
             evaluate=(lambda: ranked(judge.choose(), guarded)) if judge.choices is not None else None,
             begun=ranked(begun, guarded if kept is None else None) if begun else {},

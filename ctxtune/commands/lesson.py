@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ctxtune.backend.ranks import ALONE
 from ctxtune.commands import prepare
 from ctxtune.commands.batches import Batches
 from ctxtune.commands.teacher import checked
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.feed import Feed
     from ctxtune.backend.load import Base
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.commands.clock import Clock
     from ctxtune.commands.prepare import Source, Spec
     from ctxtune.commands.run_folder import RunFolder
@@ -72,21 +74,27 @@ class Lesson:
 
     def taught(
         self, dev: Source | None, base: Base, mark: str, recipe: Recipe, run: RunFolder, clock: Clock,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None], ranks: Ranks = ALONE,
     ) -> Lesson:  # fmt: skip
-        """The same with what the teacher says of it, now or in an earlier part of this run.
+        """The same with what the teacher says of it, now or in an earlier part of this run; one process asks.
 
         Raises:
             StorageError: the run's file holds something else.
         """
         if self.teacher is None:
             return self
-        told = run.read_teacher()
-        if told is None:
-            with clock.part("teacher"):
-                told = self.teacher.say(self.examples.row_of, dev, (base, mark, recipe, clock), tell)
-            run.write_teacher(told)
-        spec, rows = self.teacher.spec, dev.rows if dev is not None else ()
+        teacher = self.teacher
+
+        def ask() -> dict[str, Any]:
+            told = run.read_teacher()
+            if told is None:
+                with clock.part("teacher"):
+                    told = teacher.say(self.examples.row_of, dev, (base, mark, recipe, clock), tell)
+                run.write_teacher(told)
+            return told
+
+        told = ranks.first(ask)
+        spec, rows = teacher.spec, dev.rows if dev is not None else ()
         choices = [len(spec.render(row).choices or ()) for row in rows]
         return replace(self, told=checked(told, run.teacher, [len(one) for one in self.answers], choices))
 

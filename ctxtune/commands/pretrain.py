@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ctxtune.adapter.folder import require_free
 from ctxtune.backend.atomic import new_folder, write_text
+from ctxtune.backend.ranks import joined
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.corpus import check_piped, open_corpus
 from ctxtune.commands.narrow import Trials, transferred
 from ctxtune.commands.prepare import parts_of
 from ctxtune.commands.pupil import SCORED, Plan, Pupil
 from ctxtune.commands.resume import taken_up
-from ctxtune.commands.run_folder import RunFolder, check_place, open_run
+from ctxtune.commands.run_folder import RunFolder, check_place, open_shared
 from ctxtune.commands.sources import check_scored, default_out
 from ctxtune.errors import RecipeError
 from ctxtune.methods.pretrain import rate_of
@@ -22,6 +23,7 @@ from ctxtune.recipe.dump import dump
 from ctxtune.recipe.pretrain import Pretrain
 
 if TYPE_CHECKING:
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.commands.adapt import Tell
     from ctxtune.commands.corpus import Corpus
     from ctxtune.engine.loop import State
@@ -30,25 +32,30 @@ if TYPE_CHECKING:
     from ctxtune.recipe.schema import Recipe
 
 
-def pretrain(resolved: Resolved, resume: bool, tell: Tell) -> dict[str, Any]:
-    """Train a new model as the recipe says; returns the facts that result.json holds.
+def pretrain(resolved: Resolved, resume: bool, tell: Tell, sharded: bool = False) -> dict[str, Any]:
+    """Train a new model as the recipe says; returns the facts that result.json holds. Several processes may share the work,
+    and the numbers too if they are `sharded`.
 
     Raises:
         CtxtuneError: see the classes in errors.py; a run that had begun can be resumed.
     """
     from ctxtune.engine.stop import stop_signals
 
-    check_recipe(resolved.recipe)
-    out = Path(resolved.recipe.out or default_out(resolved.recipe))
-    with stop_signals(RunFolder(out).after_a_stop) as stop, open_run(out, resume) as run:
-        resolved, done = taken_up(run, resolved, resume, tell.note, check_piped)
+    check_recipe(resolved.recipe, sharded)
+    out, asked = Path(resolved.recipe.out or default_out(resolved.recipe)), resolved
+    with (
+        joined(resolved.recipe.device, sharded) as ranks,
+        stop_signals(RunFolder(out).after_a_stop) as stop,
+        open_shared(out, resume, ranks) as run,
+    ):
+        resolved, done = ranks.first(lambda: taken_up(run, asked, resume, tell.note, check_piped))
         if done is not None:
             return done
         require_free(run.model)
-        return _Run(run, resolved, stop, tell).story()
+        return _Run(run, resolved, stop, tell, ranks).story()
 
 
-def check_recipe(recipe: Recipe) -> Pretrain:
+def check_recipe(recipe: Recipe, sharded: bool = False) -> Pretrain:
     """The method's settings.
 
     Raises:
@@ -56,6 +63,8 @@ def check_recipe(recipe: Recipe) -> Pretrain:
     """
     settings, data = recipe.method, recipe.data
     assert isinstance(settings, Pretrain)
+    if sharded and settings.compile == "on":
+        raise RecipeError("method.compile on does not go with --fsdp yet", "leave it out, or share the rows alone")
     if data.train is None:
         raise RecipeError("data.train is missing", "name the text to learn from: --train FILE")
     check_scored(data)
@@ -104,20 +113,22 @@ class _Run:
     resolved: Resolved
     stop: Stop
     tell: Tell
+    ranks: Ranks
     clock: Clock = field(default_factory=Clock)
 
     def story(self) -> dict[str, Any]:
-        return self.run.told(self.clock, self._story)
+        return self.run.told(self.clock, self._story, self.ranks)
 
     def _story(self) -> dict[str, Any]:
         recipe = self.resolved.recipe
         settings = check_recipe(recipe)
         with self.clock.part("corpus"):
-            corpus = open_corpus(recipe, settings, self.tell.note)
+            corpus = self.ranks.in_turn(lambda: open_corpus(recipe, settings, self.tell.note))
             plan = Plan.of(corpus, recipe, settings)
-        recipe = self._with_rate(recipe, settings, corpus, plan)
-        pupil = Pupil.born(recipe, settings, corpus, plan)
-        if not self.run.recipe.exists():
+        self.resolved = self.ranks.first(lambda: self._with_rate(settings, corpus, plan))
+        recipe = self.resolved.recipe
+        pupil = Pupil.born(recipe, settings, corpus, plan, self.ranks)
+        if not self.ranks.first(self.run.recipe.exists):
             pupil = self._begin(pupil)
         elif pupil.settings.compile == "on":
             with self.clock.part("compile"):
@@ -135,14 +146,14 @@ class _Run:
             tried = None  # a run that was killed before it had a recipe left it
         return {**facts, "transfer": tried, "scores": {"after": scores}, "saved": saved}
 
-    def _with_rate(self, recipe: Recipe, settings: Pretrain, corpus: Corpus, plan: Plan) -> Recipe:
+    def _with_rate(self, settings: Pretrain, corpus: Corpus, plan: Plan) -> Resolved:
         """The recipe with its rate; where a narrow model is to find that, the table of what it found is kept."""
-        if recipe.train.lr != "transfer":
-            return recipe
+        if self.resolved.recipe.train.lr != "transfer":
+            return self.resolved
         with self.clock.part("transfer"):
-            self.resolved, table = transferred(self.resolved, settings, corpus, plan, self.tell.note)
+            resolved, table = transferred(self.resolved, settings, corpus, plan, self.tell.note)
         self.run.write_choice(table)
-        return self.resolved.recipe
+        return resolved
 
     def _begin(self, pupil: Pupil) -> Pupil:
         """Write the recipe; where it leaves open whether the layers are compiled, or says minutes, with what that comes to."""
@@ -155,7 +166,8 @@ class _Run:
             found["train.steps"], pupil = steps, replace(pupil, plan=replace(pupil.plan, steps=steps))
             self.tell.note(f"{pace:.3f} s a step: {steps:,} of them in {minutes:g} minutes")
         inputs = pupil.corpus.inputs
-        write_text(self.run.recipe, dump(self.resolved, relative_to=self.run.path, inputs=inputs, overrides=found))
+        if self.ranks.leads:
+            write_text(self.run.recipe, dump(self.resolved, relative_to=self.run.path, inputs=inputs, overrides=found))
         return pupil
 
     def _loop(self, pupil: Pupil) -> State:
@@ -164,13 +176,13 @@ class _Run:
         from ctxtune.engine.loop import Desk, fit
 
         kept, course = read_state(self.run.last), pupil.course
-        log = RunLog(self.run.metrics, resume_at=kept["loop"]["step"] if kept else None)
+        log = RunLog(self.run.metrics, kept["loop"]["step"] if kept else None, self.ranks.leads)
         return fit(
             pupil.params,
             pupil.learned,
             course,
             pupil.recipe.train,
-            Desk(self.run.last, self.run.best, log),
+            Desk(self.run.last, self.run.best, log, self.ranks),
             self.stop,
             evaluate=lambda: pupil.glance(self.tell.note),
             on_step=self.tell.step,
@@ -180,9 +192,13 @@ class _Run:
 
     def _save(self, pupil: Pupil) -> dict[str, Any]:
         from ctxtune.backend.newborn import write_model
+        from ctxtune.backend.sharding import whole
 
+        numbers = {name: whole(one) for name, one in pupil.model.state_dict().items()}
+        if not self.ranks.leads:
+            return {}
         with new_folder(self.run.model) as made:
-            write_model(pupil.model, pupil.corpus.tokenizer, made)
+            write_model(pupil.model, pupil.corpus.tokenizer, made, numbers)
         files = [path for path in self.run.model.iterdir() if path.is_file()]
         return {"folder": str(self.run.model), "bytes": sum(path.stat().st_size for path in files)}
 

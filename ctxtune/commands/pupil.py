@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from ctxtune.backend.ranks import ALONE
 from ctxtune.data.fill import Rows, fill
 from ctxtune.data.shuffle import Order
 from ctxtune.errors import CtxtuneError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.backend.device import Device
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.commands.corpus import Corpus
     from ctxtune.engine.loop import Course
     from ctxtune.objectives.next_token import NextToken
@@ -75,13 +77,15 @@ class Pupil:
     device: Device
     learned: NextToken
     held: NextToken
+    ranks: Ranks = ALONE
 
     @classmethod
-    def born(cls, recipe: Recipe, settings: Pretrain, corpus: Corpus, plan: Plan) -> Pupil:
+    def born(cls, recipe: Recipe, settings: Pretrain, corpus: Corpus, plan: Plan, ranks: Ranks = ALONE) -> Pupil:
         """It knows nothing yet."""
         from ctxtune.backend.device import choose_device
         from ctxtune.backend.linear import quicken
         from ctxtune.backend.newborn import make_model
+        from ctxtune.backend.sharding import shard
         from ctxtune.objectives.next_token import NextToken
 
         device = choose_device(recipe.device, recipe.dtype)
@@ -90,9 +94,13 @@ class Pupil:
         model.to(device.name)
         if device.name == "cpu" and not device.narrow:
             quicken(model)
+        root = shard(model, anatomy, device) if ranks.sharded else None
         most = max(settings.row, _TOGETHER // (settings.states * settings.depth))
         learned, held = (NextToken(model, anatomy, rows, device, most) for rows in (plan.train, plan.held))
-        return cls(recipe, settings, corpus, plan, model, anatomy, device, learned, held)
+        if root is not None:
+            learned.inside(root)
+            held.inside(root)
+        return cls(recipe, settings, corpus, plan, model, anatomy, device, learned, held, ranks)
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]:
@@ -112,9 +120,11 @@ class Pupil:
 
     def score(self, most: int) -> dict[str, float]:
         """Loss in nats a token, and bits per byte, of what is held out: all of it, or rows spread over it of so many tokens."""
+        from ctxtune.engine.shared import shared_losses
+
         every = math.ceil(self.corpus.held.counts.tokens / most)
         rows = range(0, len(self.plan.held), every)
-        loss = math.fsum(self.held.losses(rows)) / self.held.tokens(rows)
+        loss = math.fsum(shared_losses(self.held, rows, self.ranks)) / self.held.tokens(rows)
         bits = loss / math.log(2) / self.corpus.bytes_a_token
         return {"loss": loss, "bits_per_byte": bits, "tokens": self.held.tokens(rows)}
 
@@ -130,7 +140,7 @@ class Pupil:
         """Meanwhile its layers are as quick as they can be without being compiled, if they are not."""
         from ctxtune.backend.fused import fused
 
-        if self.settings.compile == "on":
+        if self.settings.compile == "on" or self.ranks.sharded:  # numbers in parts are not for every operation
             yield
             return
         with fused(self.model, self.device):
@@ -153,13 +163,15 @@ class Pupil:
             raise CtxtuneError(f"torch.compile fails here: {one_line(error)}", "--set method.compile=off") from error
         for param in self.params.values():
             param.grad = None
-        return time.perf_counter() - begun
+        return self.ranks.first(lambda: time.perf_counter() - begun)
 
     def settled(self, minutes: float | None, say: Callable[[str], None]) -> tuple[Pupil, float | None]:
         """Compiled or not, as its settings say or as is sooner done, and the seconds of a step then, where they were measured.
 
         A run of few steps, or of less than WORTH seconds, is over before compiling could pay.
         """
+        if self.ranks.sharded:
+            return self._with("off"), self._with("off").pace() if minutes is not None else None
         if self.settings.compile == "on":
             self.compile()
             return self, self.pace() if minutes is not None else None
@@ -192,17 +204,19 @@ class Pupil:
         """Seconds of a step, its share of the evaluations included; at a rate of 0 nothing moves."""
         from ctxtune.engine.loop import take_step
         from ctxtune.engine.optimizer import make_optimizer
+        from ctxtune.engine.shared import shared
 
         course, options, params = self.course, self.recipe.train, self.params
         optimizer, batches, took = make_optimizer(params, options, course.matrices), course.batches(0), []
+        pull = shared(self.learned, list(params.values()), self.ranks)
         for number in range(_PACED + 2):
             begun = time.perf_counter()
-            take_step(list(params.values()), optimizer, self.learned, batches[number % len(batches)], 0.0, options)
+            take_step(list(params.values()), optimizer, pull, batches[number % len(batches)], 0.0, options)
             took.append(time.perf_counter() - begun)
         begun = time.perf_counter()
         self.score(GLANCE)
         each = (time.perf_counter() - begun) / (options.eval_every or self.plan.per_epoch)
-        return statistics.median(took[2:]) + each
+        return self.ranks.first(lambda: statistics.median(took[2:]) + each)
 
     def facts(self) -> dict[str, Any]:
         """What a result tells of it, however it did."""

@@ -5,7 +5,7 @@ choice.json             what `layers: auto` chose from
 mask.safetensors        which numbers move, of a mask that weights or rows speak for
 teacher.json            what the long prompt that a short one is distilled from said
 metrics.jsonl           one line a step
-checkpoint.safetensors  the last state; best.safetensors the best numbers so far
+checkpoint.safetensors  the last state, or checkpoint.json, which says where parts of it lie; best.safetensors the best numbers
 stdin.jsonl             what came through a pipe
 control/                the same of a random mask beside a chosen one
 adapter/                the result; model/ that of pretraining
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.backend.atomic import check_writable, remove, storing, write_text
+from ctxtune.backend.ranks import ALONE
 from ctxtune.data.finite import plain
 from ctxtune.data.open import SPOOL
 from ctxtune.errors import PlaceError, RecipeError, StorageError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.commands.clock import Clock
 
 
@@ -101,7 +103,7 @@ class RunFolder:
 
     def after_a_stop(self) -> str:
         """What brings a run on that was stopped."""
-        if self.last.exists():
+        if self.last.exists() or self.last.with_suffix(".json").exists():
             return "the same command with --resume goes on from the last checkpoint"
         if self.recipe.exists() or self.stdin.exists():
             return "no step is on the disk yet: the same command with --resume trains from the beginning"
@@ -123,12 +125,13 @@ class RunFolder:
         """Keep what a teacher said: a run that goes on is pulled by the same numbers."""
         write_text(self.teacher, json.dumps(told) + "\n")
 
-    def told(self, clock: Clock, story: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def told(self, clock: Clock, story: Callable[[], dict[str, Any]], ranks: Ranks = ALONE) -> dict[str, Any]:
         """What a story comes to, with the seconds of its parts: the result of the run, which is complete then."""
         with clock.part("total"):
             facts = story()
         result: dict[str, Any] = plain({**facts, "seconds": clock.seconds})
-        self.write_result(result)
+        if ranks.leads:
+            self.write_result(result)
         return result
 
     def write_result(self, facts: dict[str, Any]) -> None:
@@ -186,6 +189,20 @@ def open_run(path: Path, resume: bool | None) -> Iterator[RunFolder]:
         if not had_lock and not run.recipe.exists():
             _leave_nothing(path, made)
         lock.close()
+
+
+@contextmanager
+def open_shared(path: Path, resume: bool | None, ranks: Ranks) -> Iterator[RunFolder]:
+    """The same for several processes that share the run: the leader takes the folder, which all of them read.
+
+    Raises:
+        RecipeError, PlaceError: as `open_run` does.
+    """
+    if not ranks.leads:
+        yield RunFolder(path)
+        return
+    with open_run(path, resume) as run:
+        yield run
 
 
 def _check_folder(path: Path) -> None:

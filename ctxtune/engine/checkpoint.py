@@ -1,4 +1,4 @@
-"""A run's state on disk: one safetensors file, written whole or not at all.
+"""A run's state on disk: one safetensors file, written whole or not at all; in parts (parts.py) where numbers are shared.
 
 It holds the trained numbers, the optimiser's moments, torch's random state, and in the header what the loop counts: so a
 run that was killed goes on as if nothing had happened, bit for bit on one device.
@@ -19,12 +19,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ctxtune.backend.atomic import storing, temporary_name
+from ctxtune.backend.ranks import ALONE
+from ctxtune.backend.sharding import placed, whole
+from ctxtune.engine import parts
 from ctxtune.errors import CtxtuneError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+
+    from ctxtune.backend.ranks import Ranks
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer", "z", "weights")
 _BESIDE = "beside."
@@ -33,16 +38,27 @@ _Restore = Callable[[Mapping[str, Tensor]], None]
 
 def write_checkpoint(
     path: Path, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
-    beside: Mapping[str, Tensor] = MappingProxyType({}),
+    beside: Mapping[str, Tensor] = MappingProxyType({}), ranks: Ranks = ALONE,
 ) -> None:  # fmt: skip
     """Write everything that a resumed run needs; `beside` the numbers says where in the model they belong."""
+    if not ranks.leads and not ranks.sharded:
+        return
     tensors: dict[str, Tensor] = {"rng": torch.get_rng_state(), **_named(beside)}
     for name, param in params.items():
         tensors[f"param.{name}"] = param.detach()
         for moment in _MOMENTS:
             if moment in optimizer.state.get(param, {}):
                 tensors[f"{moment}.{name}"] = optimizer.state[param][moment]
+    if ranks.sharded:
+        parts.write_parts(path, tensors, state, ranks)
+        return
     _write(path, tensors, state)
+    parts.forget_parts(path)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a checkpoint."""
+    return path.exists() or parts.pointer(path).exists()
 
 
 def read_checkpoint(
@@ -53,26 +69,32 @@ def read_checkpoint(
     Raises:
         CtxtuneError: the file is broken or belongs to another choice of parameters.
     """
-    tensors, state = _read(path)
+    told = _newer_parts(path)
+    tensors, state = _read(path) if told is None else (parts.read_parts(path, told, params), told["state"])
     if {name[6:] for name in tensors if name.startswith("param.")} != set(params):
         raise CtxtuneError(f"{path}: the checkpoint belongs to another choice of layers", _way_out(path))
     if restore is not None:
         restore(_beside(tensors))
     with torch.no_grad():
         for name, param in params.items():
-            param.copy_(tensors[f"param.{name}"])
-            if found := {key: tensors[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in tensors}:
-                optimizer.state[param] = found
+            param.copy_(placed(tensors[f"param.{name}"], param))
+            kept = {key: tensors[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in tensors}
+            if kept:
+                optimizer.state[param] = {
+                    key: placed(one, param) if one.shape == param.shape else one for key, one in kept.items()
+                }
     torch.set_rng_state(tensors["rng"])
     return state
 
 
 def write_params(
     path: Path, params: Mapping[str, Tensor], state: Mapping[str, Any],
-    beside: Mapping[str, Tensor] = MappingProxyType({}),
+    beside: Mapping[str, Tensor] = MappingProxyType({}), ranks: Ranks = ALONE,
 ) -> None:  # fmt: skip
     """Write the trained numbers alone, and where they belong: the best ones so far."""
-    _write(path, {**{f"param.{name}": param.detach() for name, param in params.items()}, **_named(beside)}, state)
+    numbers = {f"param.{name}": whole(param.detach()) for name, param in params.items()}
+    if ranks.leads:
+        _write(path, {**numbers, **_named(beside)}, state)
 
 
 def read_params(
@@ -84,7 +106,7 @@ def read_params(
         restore(_beside(tensors))
     with torch.no_grad():
         for name, param in params.items():
-            param.copy_(tensors[f"param.{name}"])
+            param.copy_(placed(tensors[f"param.{name}"], param))
     return state
 
 
@@ -98,8 +120,22 @@ def _beside(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def read_state(path: Path) -> dict[str, Any] | None:
     """What the loop counted, without the tensors; None where there is no checkpoint."""
-    if not path.exists():
-        return None
+    told = _newer_parts(path)
+    if told is not None:
+        found: dict[str, Any] = told["state"]
+        return found
+    return _state(path) if path.exists() else None
+
+
+def _newer_parts(path: Path) -> dict[str, Any] | None:
+    """The parts that count: a process that was killed may have left an older file beside them, or they beside a newer one."""
+    told = parts.read_pointer(path)
+    if told is None or not path.exists():
+        return told
+    return told if told["state"]["loop"]["step"] >= _state(path)["loop"]["step"] else None
+
+
+def _state(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads(file.metadata()["state"])

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """Appends records to a file; a record belongs to the step after which it was written."""
+    """Appends records to a file, if this process writes; a record belongs to the step after which it was written."""
 
-    def __init__(self, path: Path, resume_at: int | None = None) -> None:
+    def __init__(self, path: Path, resume_at: int | None = None, writes: bool = True) -> None:
         self.path = path
+        if not writes:
+            return
         kept = [] if resume_at is None else [r for r in read_log(path) if r.get("step", 0) <= resume_at]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 

@@ -5,7 +5,7 @@ Each step takes one batch of examples, in parts that fit the memory:
     g = (sum over parts of grad of the parts' summed loss) / supervised tokens of the batch
 
 so that 8 parts of 1 and 1 part of 8 give the same gradient. What the numbers themselves cost is added to it once. Then the
-gradient is clipped, the rate set, AdamW steps.
+gradient is clipped, the rate set, AdamW steps. Of several processes each takes a share of the batch (shared.py), one writes.
 What moves may change from step to step (optimizer.py): the course says so.
 """
 
@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ctxtune.backend.ranks import ALONE
+from ctxtune.backend.sharding import whole
 from ctxtune.engine import checkpoint
 from ctxtune.engine.optimizer import make_optimizer, move, set_rate
 from ctxtune.engine.schedule import factor
 from ctxtune.engine.schedule_free import averaged, end
+from ctxtune.engine.shared import shared
 from ctxtune.errors import CtxtuneError, Interrupted
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from ctxtune.backend.ranks import Ranks
     from ctxtune.engine.log import RunLog
     from ctxtune.engine.optimizer import Shares
     from ctxtune.engine.stop import Stop
@@ -146,11 +150,35 @@ class StepFacts:
 
 @dataclass(frozen=True)
 class Desk:
-    """Where a run keeps its files: `last` and `best` checkpoints, and the log."""
+    """Where a run keeps its files: `last` and `best` checkpoints, and the log. One of its processes writes them, all read."""
 
     last: Path
     best: Path
     log: RunLog
+    ranks: Ranks = ALONE
+
+    def note(self, record: dict[str, Any]) -> None:
+        """A line of the log."""
+        if self.ranks.leads:
+            self.log.add(record)
+
+    def keep(
+        self, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
+        beside: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip
+        """The last state."""
+        checkpoint.write_checkpoint(self.last, params, optimizer, state, beside, self.ranks)
+
+    def keep_best(
+        self, params: Mapping[str, nn.Parameter], numbers: Mapping[str, Any], beside: Mapping[str, Tensor]
+    ) -> None:
+        """The best numbers so far."""
+        checkpoint.write_params(self.best, params, numbers, beside, self.ranks)
+
+    def take_best(self, params: Mapping[str, nn.Parameter], restore: Any) -> dict[str, Any]:
+        """Put the best numbers back."""
+        self.ranks.meet()
+        return checkpoint.read_params(self.best, params, self.last, restore)
 
 
 def take_step(
@@ -172,7 +200,7 @@ def take_step(
     if penalty is not None:
         penalty.pull()
     limit = options.clip if options.clip is not None else math.inf
-    norm = float(torch.nn.utils.clip_grad_norm_(params, limit))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(params, limit)))
     set_rate(optimizer, lr)
     optimizer.step()
     if penalty is not None:
@@ -207,31 +235,31 @@ def fit(
     """
     optimizer = make_optimizer(params, options, course.matrices)
     state = State()
-    if desk.last.exists():
+    if checkpoint.exists(desk.last):
         state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer, course.restore)["loop"])
     elif evaluate and begun:
         state.best_over, state.best_loss = _rank(begun, course.guard)
-        checkpoint.write_params(desk.best, params, {"step": 0, **begun}, course.beside)
+        desk.keep_best(params, {"step": 0, **begun}, course.beside)
     per_epoch = len(course.batches(0))
-    saved_at = time.monotonic()
+    saved_at, ranks, pull = time.monotonic(), desk.ranks, objective
     with stop.deferred():
         while state.step < course.steps and not state.stopped_early:
             epoch, place = divmod(state.step, per_epoch)
             batch = course.batches(epoch)[place]
             moving = move(params, optimizer, course.shares(state.step, epoch))
-            facts = _advance(moving, optimizer, objective, course, options, state, batch, token_count(batch))
-            desk.log.add({key: value for key, value in asdict(facts).items() if value is not None})
+            pull = shared(objective, moving, ranks, pull)
+            facts = _advance(moving, optimizer, pull, course, options, state, batch, token_count(batch), ranks)
+            desk.note({key: value for key, value in asdict(facts).items() if value is not None})
             on_step(facts)
             course.after(state.step, optimizer, options.clip)
             ends = state.step == course.steps
             if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
                 with averaged(optimizer):
                     _judge(evaluate(), state, params, desk, options, course)
-            stopping = stop.requested  # read once: a signal after the save below waits for the next step
-            if ends or state.stopped_early or stopping or _save_due(state.step, options, saved_at):
-                checkpoint.write_checkpoint(
-                    desk.last, params, optimizer, {"loop": asdict(state), **notes}, course.beside
-                )
+            # Read once: a signal after the save below waits for the next step. What one process hears, all do.
+            stopping, due = map(bool, ranks.summed([stop.requested, _save_due(state.step, options, saved_at)]))
+            if ends or state.stopped_early or stopping or due:
+                desk.keep(params, optimizer, {"loop": asdict(state), **notes}, course.beside)
                 saved_at = time.monotonic()
             if stopping and not ends:
                 raise Interrupted(
@@ -239,7 +267,7 @@ def fit(
                 )
     end(optimizer)
     if evaluate and state.best_step != state.step and (begun or state.best_step):
-        _name_best(state, checkpoint.read_params(desk.best, params, desk.last, course.restore))
+        _name_best(state, desk.take_best(params, course.restore))
     return state
 
 
@@ -257,6 +285,7 @@ def _advance(
     state: State,
     batch: Sequence[int],
     tokens: int,
+    ranks: Ranks,
 ) -> StepFacts:
     """Take the next step and count it; a guard's gradient is there before the objective's is added.
 
@@ -267,7 +296,8 @@ def _advance(
     lr = course.lr * factor(state.step, course.steps, options.schedule, options.warmup)
     guard = course.guard
     held = (guard.pull(state.step, state.guard_weight), state.guard_weight) if guard is not None else (None, None)
-    loss, norm = take_step(moving, optimizer, objective, batch, lr, options, course.penalty)
+    own, norm = take_step(moving, optimizer, objective, batch, lr, options, course.penalty)
+    loss = ranks.summed([own])[0] / ranks.size
     if not math.isfinite(loss) or not math.isfinite(norm):
         problem = f"step {state.step + 1}: the loss is {loss} and the gradient's norm {norm} at rate {lr:.2g}"
         raise CtxtuneError(problem, "try a smaller --lr")
@@ -298,12 +328,12 @@ def _judge(
     course: Course,
 ) -> None:  # fmt: skip
     """Log an evaluation; keep the numbers if they are the best so far, else count towards the patience."""
-    desk.log.add({"step": state.step, **{f"eval_{key}": value for key, value in numbers.items()}})
+    desk.note({"step": state.step, **{f"eval_{key}": value for key, value in numbers.items()}})
     rank = _rank(numbers, course.guard)
     if rank < (state.best_over, state.best_loss) and math.isfinite(numbers["loss"]):
         state.best_step, state.since_best = state.step, 0
         state.best_over, state.best_loss = rank
-        checkpoint.write_params(desk.best, params, {"step": state.step, **numbers}, course.beside)
+        desk.keep_best(params, {"step": state.step, **numbers}, course.beside)
         return
     state.since_best += 1
     state.stopped_early = options.patience is not None and state.since_best >= options.patience

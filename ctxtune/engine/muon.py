@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctxtune.backend.sharding import placed, whole
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -56,12 +58,12 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, params: list[nn.Parameter], lr: float, decay: float) -> None:
         """Matrices of one shape, lying or standing."""
-        directions = torch.stack([_lying(self._direction(param)) for param in params])
+        directions = torch.stack([_lying(whole(self._direction(param))) for param in params])
         for param, step in zip(params, orthogonal(directions), strict=True):
             if decay:
                 param.mul_(1 - lr * decay)
             turned = step if param.shape[0] <= param.shape[1] else step.t()
-            param.add_(turned, alpha=-lr * 0.2 * max(param.shape) ** 0.5)
+            param.add_(placed(turned, param), alpha=-lr * 0.2 * max(param.shape) ** 0.5)
 
     def _direction(self, param: nn.Parameter) -> Tensor:
         state = self.state[param]

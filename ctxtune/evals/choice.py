@@ -19,6 +19,7 @@ import torch
 
 from ctxtune.backend.cache import keep_states, store_key
 from ctxtune.backend.feed import Feed, difference, examples_hash, is_exact, plain_hidden
+from ctxtune.backend.ranks import ALONE, now_sharing, sharing
 from ctxtune.data.branch import grow, shared
 from ctxtune.data.encode import Encoded
 from ctxtune.evals.calibrate import log_shares
@@ -61,7 +62,10 @@ class Requests:
         return [(float(nats.sum()), bool(likeliest.all())) for nats, likeliest in self.token_scores()]
 
     def token_scores(self) -> list[tuple[Tensor, Tensor]]:
-        """For each request, of each of its tokens: the log-probability in nats, and whether it is the likeliest token."""
+        """For each request, of each of its tokens: the log-probability in nats, and whether it is the likeliest token.
+
+        Shared out to all processes where that is on (backend/ranks.py).
+        """
         asking: dict[int, list[int]] = {}
         for number, place in enumerate(self.place):
             asking.setdefault(place, []).append(number)
@@ -69,16 +73,17 @@ class Requests:
         first = [0, *accumulate(sizes)]
         nats = torch.zeros(first[-1], dtype=torch.float64)
         likeliest = torch.zeros(first[-1], dtype=torch.bool)
+        ranks = now_sharing()
         order = sorted(range(len(self.feed.examples)), key=lambda i: (-self.feed.lengths[i], i))
         with torch.no_grad():
-            for part in self.feed.parts(order):
+            for part in ranks.share(self.feed.parts(order)):
                 row, label, slot = self._asked(part, asking, first)
                 for logits, rows in self.feed.logits_in_chunks(part):
                     here = (row >= rows.start) & (row < rows.stop)
                     at, token = row[here] - rows.start, label[here].to(logits.device)
                     nats[slot[here]] = (logits[at, token] - logits.logsumexp(-1)[at]).double().cpu()
                     likeliest[slot[here]] = (logits.argmax(-1)[at] == token).cpu()
-        return _apart(nats, likeliest, sizes)
+        return _apart(ranks.total(nats), ranks.total(likeliest.to(torch.uint8)).bool(), sizes)
 
     def kept_scores(self, where: str, mark: str) -> list[tuple[Tensor, Tensor]]:
         """The same, of a base that nothing has moved: what an earlier run has kept of it on the disk is not asked again."""
@@ -89,7 +94,8 @@ class Requests:
         sizes = [len(request.labels) for request in self.requests]
 
         def fill(data: Tensor, offsets: Sequence[int]) -> None:
-            said = self.token_scores()
+            with sharing(ALONE):  # another process may find it on the disk
+                said = self.token_scores()
             data[:, 0] = torch.cat([nats for nats, _ in said])
             data[:, 1] = torch.cat([likeliest for _, likeliest in said])
 

@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, N = B T, D the states' width, V tokens of the vocabula
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -71,6 +72,7 @@ class NextToken:
         self._backbone, self._head = model.get_submodule(anatomy.backbone), model.get_submodule(anatomy.head)
         self._device, self._most_tokens, self._row = device, most_tokens, int(self.lengths.max())
         self._compiled: Callable[..., Any] | None = None
+        self._inside: Callable[[Callable[[], Any]], Any] = lambda work: work()
         self._shape: torch.Size | None = None
 
     def compile(self) -> None:
@@ -79,6 +81,10 @@ class NextToken:
         The first part takes as long as the compiling does. Whatever fails there, fails then.
         """
         self._compiled, self._shape = torch.compile(self._backbone, dynamic=False), None
+
+    def inside(self, root: Callable[[Callable[[], Any]], Any]) -> None:
+        """Work inside a root from now on, where the numbers are whole (backend/sharding.py)."""
+        self._inside = root
 
     def plainly(self) -> None:
         """Learn through the layers as they are."""
@@ -90,12 +96,17 @@ class NextToken:
 
     def parts(self, batch: Sequence[int], rows: int | None) -> list[list[int]]:
         """The batch in parts that fit into memory."""
-        return micro_batches(batch, self.lengths, rows=rows, max_tokens=self._most_tokens)
+        lengths = cast("Sequence[int]", self.lengths)
+        return micro_batches(batch, lengths, rows=rows, max_tokens=self._most_tokens)
 
     def loss(self, part: Sequence[int]) -> Tensor:
         """The summed loss of some rows, nats."""
-        states, labels, _ = self._states(part, learning=True)
-        loss: Tensor = _Loss.apply(states, self._weight, labels)  # type: ignore[no-untyped-call]
+
+        def work() -> Any:
+            states, labels, _ = self._states(part, learning=True)
+            return _Loss.apply(states, self._weight, labels)  # type: ignore[no-untyped-call]
+
+        loss: Tensor = self._inside(work)
         return loss
 
     def losses(self, batch: Sequence[int]) -> list[float]:
@@ -103,13 +114,17 @@ class NextToken:
         found: dict[int, float] = {}
         with torch.no_grad():
             for part in self.parts(batch, None):
-                states, labels, row = self._states(part)
-                step = max(1, _LOGITS // len(self._weight))
-                chunks = [slice(first, first + step) for first in range(0, len(states), step)]
-                lost = torch.cat([nll(states[some], self._weight, labels[some])[0] for some in chunks])
-                sums = torch.zeros(len(part), dtype=torch.float64, device=lost.device)
-                found |= zip(part, sums.index_add_(0, row, lost.double()).tolist(), strict=True)
+                found |= zip(part, self._inside(partial(self._each, part)).tolist(), strict=True)
         return [found[row] for row in batch]
+
+    def _each(self, part: Sequence[int]) -> Tensor:
+        """The summed loss of each row of a part (B,), nats."""
+        states, labels, row = self._states(part)
+        step = max(1, _LOGITS // len(self._weight))
+        chunks = [slice(first, first + step) for first in range(0, len(states), step)]
+        lost = torch.cat([nll(states[some], self._weight, labels[some])[0] for some in chunks])
+        sums = torch.zeros(len(part), dtype=torch.float64, device=lost.device)
+        return sums.index_add_(0, row, lost.double())
 
     def write(self, first: int, count: int, seed: int) -> list[int]:
         """Tokens that the model draws behind one, in its own words; the chance of other things is left alone."""
@@ -117,10 +132,15 @@ class NextToken:
         with torch.no_grad():
             for _ in range(count):
                 given = torch.tensor([ids[-self._row :]], device=self._device.name)
-                states = self._backbone(input_ids=given, use_cache=False).last_hidden_state[0, -1]
-                odds = (states.to(self._weight.dtype) @ self._weight.t()).float().softmax(0).cpu()
+                odds = self._inside(partial(self._next, given)).softmax(0).cpu()
                 ids.append(int(torch.multinomial(odds, 1, generator=generator)))
         return ids[1:]
+
+    def _next(self, ids: Tensor) -> Tensor:
+        """The logits (V,) of what stands behind a row (1, T)."""
+        states = self._backbone(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        logits: Tensor = states.to(self._weight.dtype) @ self._weight.t()
+        return logits.float()
 
     @property
     def _weight(self) -> Tensor:
