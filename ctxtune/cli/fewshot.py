@@ -61,7 +61,7 @@ def fewshot(
     scores: Scores = None,
     save: Save = None,
     on_error: OnError = "stop",
-    cache: Annotated[str | None, typer.Option("--cache", help="auto, memory, disk or off.")] = None,
+    cache: options.Cache = None,
     out: options.Out = None,
     set_: options.Set = None,
     seed: options.Seed = None,
@@ -79,8 +79,7 @@ def fewshot(
     The examples are read once, and kept: all questions go on from there, the choices of a question branch from it. The
     numbers are those of reading every text as a whole. --save makes an adapter of them, for eval, generate and PEFT; --out
     keeps it in a folder with the recipe, what every row gave and the result. With --eval - questions come through a pipe,
-    one JSON object a line, and each is answered as it comes: one JSON object with its prediction and the scores of all
-    choices.
+    one JSON object a line, and each is answered as it comes: one JSON object with its prediction and all choices' scores.
     """
     given = options.flags(
         model=model, data__train=train, data__eval=eval_, data__prompt=prompt, data__answer=answer, data__choices=choices,
@@ -99,8 +98,7 @@ def fewshot(
         foresee(resolved, json, resume)
         return
     if resolved.recipe.data.eval == "-":
-        kept = {"--scores": scores, "--save": save, "--out": out}
-        _stream(resolved, on_error, next((name for name, place in kept.items() if place is not None), None))
+        _stream(resolved, on_error, {"--scores": scores, "--save": save, "--out": out})
         return
     start(resolved, json, scores, save, resume)
 
@@ -114,8 +112,8 @@ def _check_on_error(on_error: str, rows: str | None) -> None:
         raise RecipeError(f"--on-error {on_error}: rows of a file are checked before any is asked", "--eval -")
 
 
-def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
-    """Answer questions as they come; `kept` is an option that asks to keep something, and is refused."""
+def _stream(resolved: "Resolved", on_error: str, places: Mapping[str, Path | None]) -> None:
+    """Answer questions as they come; an option that asks to keep something in a place is refused."""
     from ctxtune.backend.ranks import check_alone
     from ctxtune.commands.stream import fewshot_stream
     from ctxtune.data.stream import line_batches
@@ -124,9 +122,9 @@ def _stream(resolved: "Resolved", on_error: str, kept: str | None) -> None:
     check_alone("--eval -")
     if sys.stdin is None:
         raise DataError("--eval -: standard input is closed", "pipe JSON lines into the command, or name a file")
-    if kept is not None:
+    for name in (name for name, place in places.items() if place is not None):
         raise RecipeError(
-            f"{kept}: the answers to --eval - go to standard output", "write > FILE, or name a file to score"
+            f"{name}: the answers to --eval - go to standard output", "write > FILE, or name a file to score"
         )
     for facts in fewshot_stream(resolved, line_batches(sys.stdin.fileno(), AT_A_TIME), on_error, console.note):
         if "error" in facts:

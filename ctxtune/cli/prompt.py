@@ -10,6 +10,13 @@ from ctxtune.recipe.start import paths_of
 Shots = Annotated[
     int | None, typer.Option("--shots", help="Demonstrations: of --init fewshot, or before each question.")
 ]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init", help="The start: fewshot, text: and words, labels, vocab, zero, prompt, adapter: and paths."
+    ),
+]
+Tokens = Annotated[str | None, typer.Option("--tokens", help="Virtual tokens, or auto.")]
 DistillFrom = Annotated[
     str | None,
     typer.Option("--distill-from", help="fewshot: learn to answer as behind --shots demonstrations, not by labels."),
@@ -30,13 +37,8 @@ def prompt(
             "--kind", help="prefix: keys and values; vectors at the front: input, residual, ptuning; behind: suffix."
         ),
     ] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", help="Virtual tokens, or auto.")] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init", help="The start: fewshot, text: and words, labels, vocab, zero, prompt, adapter: and paths."
-        ),
-    ] = None,
+    tokens: Tokens = None,
+    init: Init = None,
     shots: Shots = None,
     top: Annotated[int | None, typer.Option("--top", help="Layers of a prefix that learn, from the top.")] = None,
     distill_from: DistillFrom = None,

@@ -188,8 +188,8 @@ class _Run:
         objective = learned.objective(feed)
         own = feed.lengths[: batches.own]  # a rate is tried on what is new
         with self.clock.part("rate"):
-            find = partial(rate_of, self.recipe, self.run, method, objective, own, steps, self.tell.note)
-            rate = self.ranks.first(find)
+            seek = partial(rate_of, self.recipe, self.run, method, objective, own, steps, self.tell.note)
+            rate = self.ranks.first(seek)
         notes = {"rate": rate, "before": before, "digest": cache["digest"]}
         fitting = Fitting(
             self.recipe.train, objective, feed, batches, steps, notes, guarded, minds, self.stop, self.tell, self.clock,
@@ -197,10 +197,7 @@ class _Run:
         )  # fmt: skip
         with sharing(self.ranks):
             fitted = fitting.fit(self.run, method, judge, rows=control is not None)
-            beside = (
-                {} if control is None else {"control": control.facts(method, fitted, fitting, self.run, trunk, judge)}
-            )
-        after = fitted.after
+            beside = control.facts(method, fitted, fitting, self.run, trunk, judge) if control is not None else None
         return {
             "method": known(self.recipe.method, trunk.base.anatomy).model_dump(),
             "model": self.recipe.model,
@@ -218,11 +215,11 @@ class _Run:
             "lr": rate,
             "highest_rate": rate["value"] * highest(steps, self.recipe.train.schedule, self.recipe.train.warmup),
             **fitted.facts(),
-            "scores": {"before": before["scores"], "after": after["scores"]},
+            "scores": {"before": before["scores"], "after": fitted.after["scores"]},
             "start": before.get("start"),
             "penalty": method.penalty.facts() if method.penalty is not None else None,
-            **(learned.facts() | fitted.guard | beside),
-            "forgetting": {"before": before["forgetting"], "after": after["forgetting"]}
+            **(learned.facts() | fitted.guard | ({} if beside is None else {"control": beside})),
+            "forgetting": {"before": before["forgetting"], "after": fitted.after["forgetting"]}
             | ({"not_measured": NOT_MEASURED} if trunk.base.anatomy.kind == "classifier" else {}),
         }
 
