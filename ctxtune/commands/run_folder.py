@@ -212,7 +212,8 @@ def _check_folder(path: Path) -> None:
 
 def _leave_nothing(path: Path, made: list[Path]) -> None:
     """Take away what was made for a run that never began; rows put aside from a pipe stay, and so does the folder then."""
-    for name in (".lock", "choice.json", "mask.safetensors"):
+    half = (stray.name for stray in path.glob(f".{SPOOL}.*"))  # a signal may come as soon as it is made
+    for name in (".lock", "choice.json", "mask.safetensors", *half):
         (path / name).unlink(missing_ok=True)
     for folder in made:
         try:

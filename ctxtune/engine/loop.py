@@ -257,7 +257,9 @@ def fit(
                 with averaged(optimizer):
                     _judge(evaluate(), state, params, desk, options, course)
             # Read once: a signal after the save below waits for the next step. What one process hears, all do.
-            stopping, due = map(bool, ranks.summed([stop.requested, _save_due(state.step, options, saved_at)]))
+            asked = stop.requested
+            due = not asked and _save_due(state.step, options, saved_at)
+            stopping, due = map(bool, ranks.summed([asked, due]))
             if ends or state.stopped_early or stopping or due:
                 desk.keep(params, optimizer, {"loop": asdict(state), **notes}, course.beside)
                 saved_at = time.monotonic()

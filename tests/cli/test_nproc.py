@@ -106,7 +106,7 @@ def test_questions_behind_demonstrations_are_shared_out(
 
 
 WAYS: dict[str, tuple[str, ...]] = {
-    "freeze": ("--layers", "last:1", "--cache", "disk"),
+    "freeze": ("--layers", "last:2", "--unfreeze", "gradual", "--cache", "disk"),
     "mask": ("--select", "fisher", "--density", "10%"),
     "prompt": ("--tokens", "4", "--shots", "2"),
 }
