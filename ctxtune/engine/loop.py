@@ -256,10 +256,7 @@ def fit(
             if evaluate and (ends or state.step % (options.eval_every or per_epoch) == 0):
                 with averaged(optimizer):
                     _judge(evaluate(), state, params, desk, options, course)
-            # Read once: a signal after the save below waits for the next step. What one process hears, all do.
-            asked = stop.requested
-            due = not asked and _save_due(state.step, options, saved_at)
-            stopping, due = map(bool, ranks.summed([asked, due]))
+            stopping, due = _heard(stop, state.step, options, saved_at, ranks)
             if ends or state.stopped_early or stopping or due:
                 desk.keep(params, optimizer, {"loop": asdict(state), **notes}, course.beside)
                 saved_at = time.monotonic()
@@ -311,6 +308,16 @@ def _advance(
     state.tokens += tokens
     state.seconds += seconds
     return StepFacts(state.step, course.steps, loss, lr, norm, tokens, objective.tokens(batch), seconds, *held)
+
+
+def _heard(stop: Stop, step: int, options: Train, saved_at: float, ranks: Ranks) -> tuple[bool, bool]:
+    """Whether any of the processes is asked to stop, and whether a checkpoint is due.
+
+    Read once a step: a signal that comes later waits for the next one.
+    """
+    asked = stop.requested
+    stopping, due = ranks.summed([asked, not asked and _save_due(step, options, saved_at)])
+    return bool(stopping), bool(due)
 
 
 def _save_due(step: int, options: Train, saved_at: float) -> bool:
