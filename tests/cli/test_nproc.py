@@ -66,6 +66,7 @@ def test_rows_to_score_are_shared_out(told: Callable[..., dict[str, Any]], dev: 
         assert one["said"]["ll"] == pytest.approx(other["said"]["ll"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_running_text_is_shared_out(told: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(" ".join(row["text"] for row in review_rows(40)), encoding="utf-8")
@@ -79,7 +80,7 @@ def test_what_is_written_is_shared_out(told: Callable[..., dict[str, Any]], dev:
     same(told("eval", *words, *more, "--nproc", "2")["scores"], told("eval", *words, *more)["scores"])
 
 
-@pytest.mark.parametrize("select", ["balanced", "bm25"])
+@pytest.mark.parametrize("select", ["balanced", pytest.param("bm25", marks=pytest.mark.slow)])
 def test_questions_behind_demonstrations_are_shared_out(
     told: Callable[..., dict[str, Any]], tmp_path: Path, select: str
 ) -> None:
@@ -112,7 +113,9 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("method", WAYS)
+@pytest.mark.parametrize(
+    "method", ["freeze", *(pytest.param(one, marks=pytest.mark.slow) for one in ("mask", "prompt"))]
+)
 def test_two_processes_adapt_as_one_does(
     told: Callable[..., dict[str, Any]], reviews: Path, dev: Path, tmp_path: Path, method: str
 ) -> None:
@@ -128,6 +131,7 @@ def test_two_processes_adapt_as_one_does(
         torch.testing.assert_close(value, load_file(theirs)[name], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_rate_is_found_once(told: Callable[..., dict[str, Any]], reviews: Path, tmp_path: Path) -> None:
     words = ("freeze", "--train", str(reviews), *TASK, "--batch", "5", "--set", "train.steps=4", "--layers", "last:1")
     alone = told(*words, "--out", str(tmp_path / "one"))
@@ -144,6 +148,7 @@ def test_a_pipe_is_not_for_several(command: Callable[..., tuple[int, str, str]],
     assert not out
 
 
+@pytest.mark.slow
 def test_rows_to_learn_from_may_come_through_a_pipe(
     command: Callable[..., tuple[int, str, str]], reviews: Path, tmp_path: Path
 ) -> None:

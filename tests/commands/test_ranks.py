@@ -134,7 +134,7 @@ WAYS = {"one": (), "two": ("--nproc", "2"), "shards": ("--nproc", "2", "--fsdp")
     ("first", "second"),
     [
         ("two", "one"),
-        ("one", "two"),
+        pytest.param("one", "two", marks=pytest.mark.slow),
         ("shards", "one"),
         pytest.param("one", "shards", marks=pytest.mark.slow),
         pytest.param("shards", "two", marks=pytest.mark.slow),
@@ -179,11 +179,23 @@ def test_a_killed_process_ends_the_run_and_it_goes_on(home: Path, text: Path, tm
     assert losses(out) == losses(calm)  # to the last bit: the same number of processes
 
 
+ACCELERATE = (
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes",
+    "2",
+    "--main_process_port",
+    "0",
+    "-m",
+    "ctxtune",
+)
+
+
 @pytest.mark.parametrize(
     "launcher",
     [
         ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ctxtune"),
-        ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0", "-m", "ctxtune"),
+        pytest.param(ACCELERATE, marks=pytest.mark.slow),
     ],
 )
 def test_other_launchers(home: Path, text: Path, tmp_path: Path, alone: Path, launcher: tuple[str, ...]) -> None:
@@ -192,6 +204,7 @@ def test_other_launchers(home: Path, text: Path, tmp_path: Path, alone: Path, la
     check_same(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_a_configuration_of_accelerate(home: Path, text: Path, tmp_path: Path, alone: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("distributed_type: MULTI_CPU\nnum_machines: 1\nnum_processes: 2\nmixed_precision: 'no'\n")
@@ -204,7 +217,7 @@ def test_a_configuration_of_accelerate(home: Path, text: Path, tmp_path: Path, a
     ("more", "code", "told"),
     [
         (("--train", "no/such/file.txt"), 4, "no/such/file.txt"),
-        (("--set", "train.batch=0"), 2, "train.batch"),
+        pytest.param(("--set", "train.batch=0"), 2, "train.batch", marks=pytest.mark.slow),
         (("--nnodes", "2"), 2, "--rdzv"),
         (("--rdzv", "host:port"), 2, "host:port"),
     ],
