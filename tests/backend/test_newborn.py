@@ -46,7 +46,7 @@ def test_what_is_saved_loads_with_plain_transformers(arch: str, tie: bool, tmp_p
     tokenizer = learn_vocabulary(["some text to learn from, some more"], 300)
     model, _ = make_model(settings(arch, tie=tie), len(tokenizer), tokenizer.eos_token_id, seed=0)
     moved(model)
-    write_model(model, tokenizer, tmp_path)
+    write_model(model, tokenizer, tmp_path, model.state_dict())
     again: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert torch.equal(again(IDS).logits, model(IDS).logits)
     assert again.config.eos_token_id == tokenizer.eos_token_id

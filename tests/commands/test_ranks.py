@@ -217,7 +217,7 @@ def test_a_configuration_of_accelerate(home: Path, text: Path, tmp_path: Path, a
     ("more", "code", "told"),
     [
         (("--train", "no/such/file.txt"), 4, "no/such/file.txt"),
-        pytest.param(("--set", "train.batch=0"), 2, "train.batch", marks=pytest.mark.slow),
+        pytest.param(("--set", "train.warmup=2"), 2, "train.warmup", marks=pytest.mark.slow),
         (("--nnodes", "2"), 2, "--rdzv"),
         (("--rdzv", "host:port"), 2, "host:port"),
     ],
