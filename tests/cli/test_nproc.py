@@ -74,13 +74,15 @@ def test_a_running_text_is_shared_out(told: Callable[..., dict[str, Any]], tmp_p
     same(told("eval", *words, "--nproc", "2")["scores"], told("eval", *words)["scores"])
 
 
+@pytest.mark.slow
 def test_what_is_written_is_shared_out(told: Callable[..., dict[str, Any]], dev: Path) -> None:
     words = ("--eval", str(dev), "--prompt", PROMPT, "--answer", "{{ label }}", "--metric", "f1", "--device", "cpu")
     more = ("--set", "generate.max_tokens=5", "--set", "generate.temperature=1.0")
     same(told("eval", *words, *more, "--nproc", "2")["scores"], told("eval", *words, *more)["scores"])
 
 
-@pytest.mark.parametrize("select", ["balanced", pytest.param("bm25", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("select", ["balanced", "bm25"])
 def test_questions_behind_demonstrations_are_shared_out(
     told: Callable[..., dict[str, Any]], tmp_path: Path, select: str
 ) -> None:

@@ -133,7 +133,7 @@ WAYS = {"one": (), "two": ("--nproc", "2"), "shards": ("--nproc", "2", "--fsdp")
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("two", "one"),
+        pytest.param("two", "one", marks=pytest.mark.slow),
         pytest.param("one", "two", marks=pytest.mark.slow),
         ("shards", "one"),
         pytest.param("one", "shards", marks=pytest.mark.slow),

@@ -30,6 +30,7 @@ def records(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+@pytest.mark.slow  # test_laws.py kills a tiny model in CI
 def test_kill_9_and_resume(
     model: Path, ctxtune: Callable[..., Ended], environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -50,7 +50,11 @@ def test_transformers_loads_the_merged_model(merge: Ended, attached: torch.Tenso
 
 @pytest.mark.parametrize(
     ("kind", "steps"),
-    [("prefix", 12), ("input", 1), pytest.param("input", 12, marks=pytest.mark.slow), ("residual", 1), ("ptuning", 1)],
+    [
+        ("prefix", 12),
+        ("input", 1),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("input", 12), ("residual", 1), ("ptuning", 1))),
+    ],
 )
 def test_peft_alone_stands_behind_a_learned_prompt(kind: str, steps: int, model: Path, tmp_path: Path) -> None:
     """Steps from words, at twelve of them the loss falls: PEFT says of a text what the run's own adapter does."""
