@@ -6,12 +6,13 @@ the root that `shard` returns finds the numbers whole.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -45,6 +46,19 @@ def shard(model: nn.Module, anatomy: Anatomy, device: Device) -> nn.Module:
     root: Any = fully_shard(_Root(model), mesh=mesh)
     whole_model: nn.Module = root
     return whole_model
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Inside, all numbers of a model that was shared out are whole in every process."""
+    some: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
+    for module in some:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in some:
+            module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +78,7 @@ class Pupil:
     learned: NextToken
     held: NextToken
     ranks: Ranks = ALONE
+    root: nn.Module | None = None
 
     @classmethod
     def born(cls, recipe: Recipe, settings: Pretrain, corpus: Corpus, plan: Plan, ranks: Ranks = ALONE) -> Pupil:
@@ -100,7 +101,7 @@ class Pupil:
         if root is not None:
             learned.inside(root)
             held.inside(root)
-        return cls(recipe, settings, corpus, plan, model, anatomy, device, learned, held, ranks)
+        return cls(recipe, settings, corpus, plan, model, anatomy, device, learned, held, ranks, root)
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]:
@@ -139,11 +140,14 @@ class Pupil:
     def quick(self) -> Iterator[None]:
         """Meanwhile its layers are as quick as they can be without being compiled, if they are not."""
         from ctxtune.backend.fused import fused
+        from ctxtune.backend.sharding import gathered
 
-        if self.settings.compile == "on" or self.ranks.sharded:  # numbers in parts are not for every operation
+        if self.settings.compile == "on":
             yield
             return
-        with fused(self.model, self.device):
+        with ExitStack() as stack:
+            with gathered(self.root or self.model):  # what computes the same is found with numbers that are whole
+                stack.enter_context(fused(self.model, self.device))
             yield
 
     def compile(self) -> float:
