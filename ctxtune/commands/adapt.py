@@ -147,8 +147,7 @@ class _Run:
         method = open_method(settings, base.model, base.anatomy, course)
         if self.ranks.leads:
             self._write_recipe(mark)
-        taught = partial(learned.taught, dev, base, mark, self.recipe, self.run, self.clock, self.tell.note)
-        learned = taught(self.ranks)
+        learned = learned.taught(dev, base, mark, self.recipe, self.run, self.clock, self.tell.note, self.ranks)
         with Trunk(base, method.start) as trunk:
             judge = Judge.make(
                 trunk, dev, bare, self._probe(base), self.tell.note, len(start.spec.before) if start else 0

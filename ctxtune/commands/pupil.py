@@ -96,6 +96,8 @@ class Pupil:
         if device.name == "cpu" and not device.narrow:
             quicken(model)
         root = shard(model, anatomy, device) if ranks.sharded else None
+        if root is not None:
+            settings = settings.model_copy(update={"compile": "off"})  # layers that are gathered as they come to work
         most = max(settings.row, _TOGETHER // (settings.states * settings.depth))
         learned, held = (NextToken(model, anatomy, rows, device, most) for rows in (plan.train, plan.held))
         if root is not None:
@@ -174,8 +176,6 @@ class Pupil:
 
         A run of few steps, or of less than WORTH seconds, is over before compiling could pay.
         """
-        if self.ranks.sharded:
-            return self._with("off"), self._with("off").pace() if minutes is not None else None
         if self.settings.compile == "on":
             self.compile()
             return self, self.pace() if minutes is not None else None

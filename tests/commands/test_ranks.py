@@ -18,8 +18,8 @@ from ctxtune.commands.accelerate import Processes, read_config
 from ctxtune.errors import RecipeError
 
 from ..conftest import losses
+from .test_pretrain import LINES
 
-LINES = [f"On day {day} the {('cat', 'dog', 'bird')[day % 3]} ate {day % 7} fish.\n" for day in range(400)]
 CLOSE = 1e-5
 
 
