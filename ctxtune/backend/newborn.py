@@ -3,6 +3,15 @@
 Inputs of a matrix of `n` columns are summed by numbers of variance 1 / 3n, those of torch's own linear layers. What writes into
 the states, and the head, begin at zero: a new block changes nothing, every token is equally likely (Zhang et al. 2019, Fixup;
 modded-nanogpt).
+
+`previous_heads` of each block begin as previous-token heads, which copying what was said before is built from (Olsson et al.
+2022), where others find them after hundreds of steps; that attention begins as what it mostly becomes is the idea of Trockman &
+Kolter (2023). A rotary head turns pair i of its numbers by t_i a token: with a bias s (1, 0) of its query and s (cos n t_i,
+sin n t_i) of its key in the pairs that turn fastest, the token `d` before scores
+
+    s^2 / sqrt(head) sum_i cos((d - n) t_i)
+
+which is highest, and takes nine tenths of the attention, at d = n.
 """
 
 from __future__ import annotations
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
 _FAMILY = {"neox": "gpt_neox"}
 _WRITERS = ("o_proj", "down_proj", "c_proj", "attention.dense", "dense_4h_to_h")
 _EMBEDDED = 0.02
+_LOUD = 5.0
+"""s of a head that looks back"""
 
 
 def make_model(settings: Pretrain, vocabulary: int, end: int, seed: int) -> tuple[nn.Module, Anatomy]:
@@ -36,6 +47,8 @@ def make_model(settings: Pretrain, vocabulary: int, end: int, seed: int) -> tupl
         torch.manual_seed(seed)
         model.apply(model._init_weights)  # norms, biases, and what is computed from the settings
         _begin(model, FAMILIES[family])
+        for n in range(1, settings.looking_back + 1):
+            _look_back(model, n)
     made: nn.Module = model
     return made, FAMILIES[family].fitted(made)
 
@@ -65,7 +78,7 @@ def _config(settings: Pretrain, vocabulary: int, end: int) -> Any:
     }  # fmt: skip
     if settings.arch == "neox":
         return AutoConfig.for_model("gpt_neox", **shape)
-    more = {"num_key_value_heads": heads, "head_dim": width // heads}
+    more = {"num_key_value_heads": heads, "head_dim": width // heads, "attention_bias": settings.looking_back > 0}
     return AutoConfig.for_model(settings.arch, **shape, **more)
 
 
@@ -85,6 +98,19 @@ def _begin(model: nn.Module, anatomy: Anatomy) -> None:
                 elif module is not head:
                     inputs = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
                     module.weight.normal_(std=(3 * inputs) ** -0.5)
+
+
+@torch.no_grad()
+def _look_back(model: Any, n: int) -> None:
+    """Let head n of each block, counted from 1, begin on the token that stands `n` before."""
+    for block in model.model.layers:
+        attention = block.self_attn
+        head = attention.head_dim
+        turns = model.model.rotary_emb.inv_freq[: max(1, head // 4)]
+        first, second = ((n - 1) * head + half * head // 2 for half in (0, 1))
+        attention.q_proj.bias[first : first + len(turns)] = _LOUD
+        attention.k_proj.bias[first : first + len(turns)] = _LOUD * torch.cos(n * turns)
+        attention.k_proj.bias[second : second + len(turns)] = _LOUD * torch.sin(n * turns)
 
 
 def matrices(model: nn.Module, anatomy: Anatomy) -> Mapping[str, nn.Parameter]:

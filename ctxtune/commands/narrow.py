@@ -55,6 +55,8 @@ def narrow(settings: Pretrain) -> Pretrain:
     width = min(settings.states, max(1, WIDTH // head) * head)
     inner = max(8, settings.inner * width // settings.states // 8 * 8) if width < settings.states else settings.inner
     shape = {"width": width, "heads": width // head, "feed_forward": inner}
+    if settings.previous_heads is not None:
+        shape["previous_heads"] = min(settings.previous_heads, shape["heads"])
     return settings.model_copy(update={**shape, "compile": "off"})
 
 

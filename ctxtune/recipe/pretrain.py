@@ -10,6 +10,8 @@ from ctxtune.recipe.section import Section, Text
 
 WIDTH, HEAD = 32, 32
 """numbers of the states for each layer, and of each head of attention"""
+PREVIOUS = 2
+"""heads of each block that begin on one of the tokens just before, if as many others are left"""
 STEP_TOKENS = 4096
 """tokens in a step of a model of NARROW numbers; a wider one takes more of them (nanochat: to the power of 0.383)"""
 NARROW, MORE_TOKENS = 128, 0.383
@@ -41,6 +43,10 @@ class Pretrain(Section):
     )
     width: Size | None = Field(None, description="numbers of the states; null is 32 a layer")
     heads: Size | None = Field(None, description="heads of attention; null is one for 32 numbers")
+    previous_heads: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None,
+        description="heads of a block that begin on the token before, the one before it, ...; null is 2 (llama), or 0",
+    )
     feed_forward: Size | None = Field(
         None, description="inner numbers of a block; null is 8/3 of the width (llama, qwen3), or 4 times (gpt2, neox)"
     )
@@ -74,6 +80,13 @@ class Pretrain(Section):
         return self.heads or max(1, self.states // HEAD)
 
     @property
+    def looking_back(self) -> int:
+        """Heads of a block that begin on the token 1, 2, ... before."""
+        if self.previous_heads is not None:
+            return self.previous_heads
+        return min(PREVIOUS, self.attention_heads // 2) if self.arch == "llama" else 0
+
+    @property
     def inner(self) -> int:
         """Inner numbers of a block, a multiple of 8."""
         gated = self.arch in ("llama", "qwen3")
@@ -99,6 +112,12 @@ class Pretrain(Section):
             raise ValueError(
                 f"{told}: {self.states} numbers cannot be shared by {self.attention_heads} heads, an even number to each"
             )
+        if self.looking_back and self.arch != "llama":
+            raise ValueError(
+                f"previous_heads: {self.looking_back} heads of {self.arch} cannot, only llama's do, write 0"
+            )
+        if self.looking_back > self.attention_heads:
+            raise ValueError(f"previous_heads: {self.looking_back}, but there are {self.attention_heads} heads")
         return self
 
 

@@ -89,3 +89,30 @@ def test_a_model_without_numbers_has_as_many() -> None:
     model, _ = make_model(settings("qwen3"), 300, 0, seed=0)
     shape = shape_only(settings("qwen3"), 300, 0)
     assert [one.shape for one in shape.parameters()] == [one.shape for one in model.parameters()]
+
+
+@pytest.mark.parametrize(("heads", "head"), [(2, 32), (3, 16), (3, 64)])
+def test_heads_begin_on_the_tokens_just_before(heads: int, head: int) -> None:
+    """As the attention of transformers says; the other heads see all tokens about alike."""
+    model: Any = make_model(settings("llama", heads=4, width=4 * head, previous_heads=heads), 300, 0, seed=0)[0]
+    model.set_attn_implementation("eager")
+    looks = model(torch.arange(30)[None], output_attentions=True).attentions
+    for block in looks:
+        for number in range(heads):
+            before = block[0, number, number + 1 :].diagonal()
+            assert before.mean() > 0.7, number
+        assert block[0, heads:, 20:].max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("arch", "heads", "wrong"), [("qwen3", 1, "qwen3"), ("gpt2", 1, "gpt2"), ("llama", 3, "2 heads")]
+)
+def test_heads_that_cannot(arch: str, heads: int, wrong: str) -> None:
+    with pytest.raises(ValueError, match=rf"previous_heads: .*{wrong}"):
+        settings(arch, heads=2, previous_heads=heads)
+
+
+def test_none_of_them_look_back() -> None:
+    """A llama of the plain kind, without biases."""
+    model: Any = make_model(settings("llama", previous_heads=0), 300, 0, seed=0)[0]
+    assert not any(name.endswith("bias") for name, _ in model.named_parameters())
