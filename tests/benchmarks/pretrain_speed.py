@@ -5,8 +5,8 @@
 DATA holds tinyshakespeare/input.txt, gutenberg/pride_and_prejudice.txt and wikitext2/valid.txt. The peers are
 peers/hf_pretrain.py, and peers/litgpt_pretrain.py, which compiles, where litgpt is installed. All train the same architecture
 (4 layers x 128, 4 heads, vocabulary 4,096) on the same three texts with the same tokenizer, which ctxtune has learned from
-them, in batches of 8 rows of 256 tokens; `ours` with AdamW as the Trainer has it, `compiled` the same with torch.compile, whose
-seconds are told, `muon` as ctxtune trains where nobody says otherwise.
+them, in batches of 8 rows of 256 tokens; `ours` with AdamW and without biases, as the Trainer has it, `compiled` the same with
+torch.compile, whose seconds are told, `muon` as ctxtune trains where nobody says otherwise.
 Rounds in turn; a round tells the median step behind the first five. One JSON line a round; lines that are there already are not
 computed again. Set OMP_NUM_THREADS to the cores of both.
 
@@ -37,8 +37,8 @@ TEXTS = ("tinyshakespeare/input.txt", "gutenberg/pride_and_prejudice.txt", "wiki
 ROW, BATCH, STEPS = 256, 8, 60
 LAYERS, WIDTH, VOCABULARY = 4, 128, 4096
 WAYS = {
-    "ours": ["--optimizer", "adamw", "--set", "method.compile=off"],
-    "compiled": ["--optimizer", "adamw", "--set", "method.compile=on"],
+    "ours": ["--optimizer", "adamw", "--set", "method.compile=off", "--set", "method.previous_heads=0"],
+    "compiled": ["--optimizer", "adamw", "--set", "method.compile=on", "--set", "method.previous_heads=0"],
     "muon": ["--set", "method.compile=on"],
 }
 
