@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ctxtune.backend.anatomy import FAMILIES, Anatomy
+from ctxtune.backend.flop import flop_a_token
 from ctxtune.backend.library import hush
 
 if TYPE_CHECKING:
@@ -60,6 +61,13 @@ def shape_only(settings: Pretrain, vocabulary: int, end: int) -> Any:
     hush()
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(_config(settings, vocabulary, end), dtype=torch.float32)
+
+
+def flop_of(settings: Pretrain, vocabulary: int) -> int:
+    """FLOP for a token that a model of a recipe learns from, in full rows."""
+    model = shape_only(settings, vocabulary, 0)
+    anatomy = FAMILIES[_FAMILY.get(settings.arch, settings.arch)].fitted(model)
+    return flop_a_token(model, anatomy, settings.row)
 
 
 def _config(settings: Pretrain, vocabulary: int, end: int) -> Any:

@@ -136,7 +136,8 @@ def start(resolved: "Resolved", resume: bool, dry_run: bool, as_json: bool, shar
 
 def _title(facts: Mapping[str, Any]) -> str:
     method = facts["method"]
-    return f"{method['arch']} of {method['depth']} layers, {facts['parameters']:,} numbers"
+    least = "at least " if facts.get("deepens") else ""
+    return f"{method['arch']} of {least}{method['depth']} layers, {facts['parameters']:,} numbers"
 
 
 def _corpus(corpus: Mapping[str, Any], kept: bool) -> list[list[Any]]:

@@ -11,6 +11,7 @@ from ctxtune.backend.atomic import new_folder, write_text
 from ctxtune.backend.ranks import joined
 from ctxtune.commands.clock import Clock
 from ctxtune.commands.corpus import check_piped, open_corpus
+from ctxtune.commands.deeper import depth_for, is_open
 from ctxtune.commands.narrow import Trials, transferred
 from ctxtune.commands.prepare import parts_of
 from ctxtune.commands.pupil import SCORED, Plan, Pupil
@@ -96,6 +97,7 @@ def dry_run(resolved: Resolved, tell: Tell, resume: bool = False) -> dict[str, A
         "method": settings.model_dump(), "out": out, "parameters": parameters, "corpus": plan.facts(corpus),
         "steps": None if timed else plan.steps, "epochs": None if timed else plan.steps / plan.per_epoch,
         "run_bytes": 4 * parameters * 5,  # numbers and two moments, the best step, the model
+        "deepens": is_open(resolved),
         **_foreseen_rate(recipe, settings, plan),
     }  # fmt: skip
 
@@ -125,6 +127,9 @@ class _Run:
         with self.clock.part("corpus"):
             corpus = self.ranks.in_turn(lambda: open_corpus(recipe, settings, self.tell.note))
             plan = Plan.of(corpus, recipe, settings)
+        if is_open(self.resolved) and not self.ranks.first(self.run.recipe.exists):
+            self.resolved = self._deeper(settings, corpus, plan)
+            settings = check_recipe(self.resolved.recipe)
         self.resolved = self.ranks.first(lambda: self._with_rate(settings, corpus, plan))
         recipe = self.resolved.recipe
         pupil = Pupil.born(recipe, settings, corpus, plan, self.ranks)
@@ -145,6 +150,25 @@ class _Run:
         if tried is not None and tried["lr"] != recipe.train.lr:
             tried = None  # a run that was killed before it had a recipe left it
         return {**facts, "transfer": tried, "scores": {"after": scores}, "saved": saved}
+
+    def _deeper(self, settings: Pretrain, corpus: Corpus, plan: Plan) -> Resolved:
+        """The recipe with as many layers as suit its minutes."""
+        from ctxtune.backend.newborn import flop_of
+
+        assert settings.minutes is not None
+        recipe = self.resolved.recipe
+        with self.clock.part("pace"):
+            pupil = Pupil.born(recipe, settings.model_copy(update={"compile": "off"}), corpus, plan, self.ranks)
+            with pupil.quick():
+                epochs = settings.minutes * 60 / pupil.pace() / plan.per_epoch
+        depth = depth_for(epochs, settings, lambda one: flop_of(one, corpus.vocabulary))
+        if depth > settings.depth:
+            self.tell.note(
+                f"{settings.depth} layers would see the corpus {epochs:.1f} times: {depth} layers learn more from it"
+            )
+        method = settings.model_copy(update={"depth": depth})
+        origin = {**self.resolved.origin, "method.depth": "auto"}
+        return replace(self.resolved, recipe=recipe.model_copy(update={"method": method}), origin=origin)
 
     def _with_rate(self, settings: Pretrain, corpus: Corpus, plan: Plan) -> Resolved:
         """The recipe with its rate; where a narrow model is to find that, the table of what it found is kept."""

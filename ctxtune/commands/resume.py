@@ -13,6 +13,7 @@ from ctxtune.data.open import SPOOL
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.recipe import keys
 from ctxtune.recipe.load import Resolved, load
+from ctxtune.recipe.pretrain import Pretrain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,7 +80,7 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     if "method.compile" in ours:
         found["method.compile"] = "auto"
     if ours.get("method.minutes") is not None:
-        found["train.steps"] = None
+        found |= {"train.steps": None, "method.depth": Pretrain.model_fields["depth"].default}
     for key in ours:
         if ours[key] != theirs[key] and not (key in found and theirs[key] == found[key]):
             raise RecipeError(

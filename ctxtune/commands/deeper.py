@@ -1,0 +1,41 @@
+"""How deep a new model is whose minutes are said, and nothing of its size.
+
+More passes over a text than EPOCHS teach little that the text does not teach in so many (Muennighoff et al. 2023): where the
+minutes hold more of them, a deeper model learns more from each. A step is taken to last as long as what it computes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ctxtune.recipe.pretrain import EPOCHS, Pretrain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctxtune.recipe.load import Resolved
+
+SIZES = ("depth", "params", "width", "heads", "feed_forward")
+MOST = 16
+"""layers that it comes to by itself"""
+
+
+def is_open(resolved: Resolved) -> bool:
+    """Whether a recipe says how long its model learns, and not how large it is."""
+    recipe, settings = resolved.recipe, resolved.recipe.method
+    return (
+        isinstance(settings, Pretrain)
+        and settings.minutes is not None
+        and recipe.train.steps is None
+        and all(resolved.origin[f"method.{size}"] == "default" for size in SIZES)
+    )
+
+
+def depth_for(epochs: float, settings: Pretrain, flop: Callable[[Pretrain], int]) -> int:
+    """The most layers with which so many epochs of the model of `settings` are EPOCHS still; `flop` is that of a token."""
+    known, deepest = flop(settings), settings.depth
+    for depth in range(settings.depth + 1, MOST + 1):
+        if epochs * known / flop(settings.model_copy(update={"depth": depth})) < EPOCHS:
+            break
+        deepest = depth
+    return deepest
