@@ -63,7 +63,13 @@ def same_choices(name: str, task: Task, score: Callable[[Task], Any]) -> None:
         assert scores[f"{metric}_stderr"] == pytest.approx(wanted["scores"][f"{metric}_stderr"], rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mr", "mr_bos", "arc_easy", pytest.param("arc_challenge", marks=pytest.mark.slow)])
+def some_slow(names: str, slow: str) -> pytest.MarkDecorator:
+    """Cases, of which the slow ones show what the others show together."""
+    table = [*names.split(), *(pytest.param(name, marks=pytest.mark.slow) for name in slow.split())]
+    return pytest.mark.parametrize("name", table)
+
+
+@some_slow("mr_bos arc_easy", "mr arc_challenge")
 def test_choices(name: str, score: Callable[[Task], Any]) -> None:
     same_choices(name, TASKS[name], score)
 
@@ -79,7 +85,7 @@ def test_sst2(score: Callable[[Task], Any], tmp_path: Path) -> None:
     same_choices("sst2", replace(TASKS["sst2"], rows=str(tmp_path / "sst2.jsonl")), score)
 
 
-@pytest.mark.parametrize("name", ["lambada", "lambada_cut", "lambada_bos_cut"])
+@some_slow("lambada lambada_bos_cut", "lambada_cut")
 def test_answers(name: str, score: Callable[[Task], Any]) -> None:
     """LAMBADA: the last word; cut at the left, too, with and without a BOS token before every text."""
     task = TASKS[name]
