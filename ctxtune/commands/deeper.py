@@ -6,6 +6,7 @@ minutes hold more of them, a deeper model learns more from each. A step is taken
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ctxtune.recipe.pretrain import EPOCHS, Pretrain
@@ -32,10 +33,11 @@ def is_open(resolved: Resolved) -> bool:
 
 
 def depth_for(epochs: float, settings: Pretrain, flop: Callable[[Pretrain], int]) -> int:
-    """The most layers with which so many epochs of the model of `settings` are EPOCHS still; `flop` is that of a token."""
-    known, deepest = flop(settings), settings.depth
-    for depth in range(settings.depth + 1, MOST + 1):
-        if epochs * known / flop(settings.model_copy(update={"depth": depth})) < EPOCHS:
-            break
-        deepest = depth
-    return deepest
+    """The layers with which so many epochs of the model of `settings` come nearest to EPOCHS, in proportion; never fewer than
+    it has. `flop` is that of a token."""
+    work = flop(settings)
+
+    def off(depth: int) -> float:
+        return abs(math.log(epochs * work / flop(settings.model_copy(update={"depth": depth})) / EPOCHS))
+
+    return min(range(settings.depth, max(settings.depth, MOST) + 1), key=off)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.anatomy import Anatomy
     from ctxtune.recipe.schema import Train
 
-RATES = {"muon": 0.005, "adamw": 3e-3, "schedule_free": 3e-3}
+RATES = {"muon": 0.007, "adamw": 3e-3, "schedule_free": 3e-3}
 """that `lr: auto` stands for"""
 
 

@@ -147,5 +147,5 @@ def train_defaults(method: dict[str, Any]) -> dict[str, Any]:
     tokens = STEP_TOKENS * (width / NARROW) ** MORE_TOKENS
     batch = min(max(1, math.floor(tokens / row + 0.5)), 65_536)
     return {
-        "optimizer": "muon", "epochs": EPOCHS, "batch": batch, "schedule": "wsd", "warmup": 0.02, "weight_decay": 0.1,
+        "optimizer": "muon", "epochs": EPOCHS, "batch": batch, "schedule": "linear", "warmup": 0.02, "weight_decay": 0.1,
     }  # fmt: skip

@@ -47,7 +47,7 @@ def test_a_number_of_parameters_is_another_dial() -> None:
 def test_only_pretraining_has_these_defaults() -> None:
     ours = made().recipe.train
     other = load(None, {"method.name": "freeze", "data.train": "rows.jsonl", "model": "m"}).recipe.train
-    assert (ours.optimizer, ours.schedule, ours.epochs) == ("muon", "wsd", 4.0)
+    assert (ours.optimizer, ours.schedule, ours.epochs) == ("muon", "linear", 4.0)
     assert (other.optimizer, other.schedule, other.epochs, other.batch) == ("adamw", "linear", 3.0, 32)
 
 
