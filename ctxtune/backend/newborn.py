@@ -40,18 +40,18 @@ _LOUD = 5.0
 
 def make_model(settings: Pretrain, vocabulary: int, end: int, seed: int) -> tuple[nn.Module, Anatomy]:
     """A new model of a recipe, float32 on the CPU, and the anatomy of its family; the same seed makes the same numbers."""
-    family = _FAMILY.get(settings.arch, settings.arch)
+    parts = _parts(settings)
     model = shape_only(settings, vocabulary, end)
     model.to_empty(device="cpu")
     model.tie_weights()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.apply(model._init_weights)  # norms, biases, and what is computed from the settings
-        _begin(model, FAMILIES[family])
+        _begin(model, parts)
         for n in range(1, settings.looking_back + 1):
             _look_back(model, n)
     made: nn.Module = model
-    return made, FAMILIES[family].fitted(made)
+    return made, parts.fitted(made)
 
 
 def shape_only(settings: Pretrain, vocabulary: int, end: int) -> Any:
@@ -66,8 +66,12 @@ def shape_only(settings: Pretrain, vocabulary: int, end: int) -> Any:
 def flop_of(settings: Pretrain, vocabulary: int) -> int:
     """FLOP for a token that a model of a recipe learns from, in full rows."""
     model = shape_only(settings, vocabulary, 0)
-    anatomy = FAMILIES[_FAMILY.get(settings.arch, settings.arch)].fitted(model)
-    return flop_a_token(model, anatomy, settings.row)
+    return flop_a_token(model, _parts(settings).fitted(model), settings.row)
+
+
+def _parts(settings: Pretrain) -> Anatomy:
+    """The row of its family."""
+    return FAMILIES[_FAMILY.get(settings.arch, settings.arch)]
 
 
 def _config(settings: Pretrain, vocabulary: int, end: int) -> Any:
