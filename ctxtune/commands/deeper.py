@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ctxtune.recipe.pretrain import EPOCHS, Pretrain
+from ctxtune.recipe.pretrain import EPOCHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ctxtune.recipe.load import Resolved
+    from ctxtune.recipe.pretrain import Pretrain
 
 SIZES = ("depth", "params", "width", "heads", "feed_forward")
 MOST = 16
@@ -23,13 +24,8 @@ MOST = 16
 
 def is_open(resolved: Resolved) -> bool:
     """Whether a recipe says how long its model learns, and not how large it is."""
-    recipe, settings = resolved.recipe, resolved.recipe.method
-    return (
-        isinstance(settings, Pretrain)
-        and settings.minutes is not None
-        and recipe.train.steps is None
-        and all(resolved.origin[f"method.{size}"] == "default" for size in SIZES)
-    )
+    said = any(resolved.origin[f"method.{size}"] != "default" for size in SIZES)
+    return resolved.recipe.minutes is not None and not said
 
 
 def depth_for(epochs: float, settings: Pretrain, flop: Callable[[Pretrain], int]) -> int:

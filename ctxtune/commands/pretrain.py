@@ -92,7 +92,7 @@ def dry_run(resolved: Resolved, tell: Tell, resume: bool = False) -> dict[str, A
     corpus = open_corpus(recipe, settings, tell.note)
     plan = Plan.of(corpus, recipe, settings)
     parameters = sum(one.numel() for one in shape_only(settings, corpus.vocabulary, 0).parameters())
-    timed = settings.minutes is not None and recipe.train.steps is None
+    timed = recipe.minutes is not None
     return {
         "method": settings.model_dump(), "out": out, "parameters": parameters, "corpus": plan.facts(corpus),
         "steps": None if timed else plan.steps, "epochs": None if timed else plan.steps / plan.per_epoch,
@@ -155,12 +155,12 @@ class _Run:
         """The recipe with as many layers as suit its minutes."""
         from ctxtune.backend.newborn import flop_of
 
-        assert settings.minutes is not None
         recipe = self.resolved.recipe
+        assert recipe.minutes is not None
         with self.clock.part("pace"):
             pupil = Pupil.born(recipe, settings.model_copy(update={"compile": "off"}), corpus, plan, self.ranks)
             with pupil.quick():
-                epochs = settings.minutes * 60 / pupil.pace() / plan.per_epoch
+                epochs = recipe.minutes * 60 / pupil.pace() / plan.per_epoch
         depth = depth_for(epochs, settings, lambda one: flop_of(one, corpus.vocabulary))
         if depth > settings.depth:
             self.tell.note(
@@ -181,7 +181,7 @@ class _Run:
 
     def _begin(self, pupil: Pupil) -> Pupil:
         """Write the recipe; where it leaves open whether the layers are compiled, or says minutes, with what that comes to."""
-        minutes = pupil.settings.minutes if pupil.recipe.train.steps is None else None
+        minutes = pupil.recipe.minutes
         with self.clock.part("pace"):
             pupil, pace = pupil.settled(minutes, self.tell.note)
         found: dict[str, object] = {"method.compile": pupil.settings.compile}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxtune.commands import prepare
+from ctxtune.commands.deeper import is_open
 from ctxtune.commands.run_folder import RunFolder
 from ctxtune.commands.sources import check_scored
 from ctxtune.data.open import SPOOL
 from ctxtune.errors import DataError, RecipeError
 from ctxtune.recipe import keys
 from ctxtune.recipe.load import Resolved, load
-from ctxtune.recipe.pretrain import Pretrain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,7 +80,9 @@ def same_recipe(run: RunFolder, asked: Resolved) -> Resolved:
     if "method.compile" in ours:
         found["method.compile"] = "auto"
     if ours.get("method.minutes") is not None:
-        found |= {"train.steps": None, "method.depth": Pretrain.model_fields["depth"].default}
+        found["train.steps"] = None
+        if is_open(asked):
+            found["method.depth"] = theirs["method.depth"]
     for key in ours:
         if ours[key] != theirs[key] and not (key in found and theirs[key] == found[key]):
             raise RecipeError(

@@ -272,6 +272,11 @@ class Recipe(Section):
         None, description="sha256 of what was read; written by a run"
     )
 
+    @property
+    def minutes(self) -> float | None:
+        """How long it learns, where that decides its steps."""
+        return self.method.minutes if isinstance(self.method, Pretrain) and self.train.steps is None else None
+
     @model_validator(mode="before")
     @classmethod
     def _where_nobody_says(cls, given: Any) -> Any:
