@@ -66,5 +66,5 @@ def test_a_run_keeps_what_it_came_to(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(Killed):
         pretrain(load(None, flags), True, Listener(kill_at(3)))
     assert (out / "recipe.yaml").read_text("utf-8").count("depth: 5") == 1
-    with pytest.raises(RecipeError, match="method.depth is 5, but 4 is asked for"):
+    with pytest.raises(RecipeError, match=r"method\.depth is 5, but 4 is asked for"):
         pretrain(load(None, {**flags, "method.depth": 4}), True, Listener())
