@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 END = "<|endoftext|>"
+_BEFORE = "a"  # a token of which the text is known: some decoders take the first one's space away
 
 
 def learn_vocabulary(texts: Iterable[str], size: int) -> Any:
@@ -68,6 +69,20 @@ def encoder(tokenizer: Any) -> Any:
             return [one.ids for one in plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     return encode
+
+
+def texts_of(tokenizer: Any) -> list[str | None]:
+    """The text of each token within a text, its space before it; None of those that are special, or no characters alone."""
+    plain, special = tokenizer.backend_tokenizer, set(tokenizer.all_special_ids)
+    decode = plain.decoder.decode if plain.decoder is not None else "".join
+    before = decode([_BEFORE])
+    texts: list[str | None] = []
+    for number, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        text = None if token is None or number in special else decode([_BEFORE, token])
+        texts.append(
+            text[len(before) :] if text is not None and text.startswith(before) and "\ufffd" not in text else None
+        )
+    return texts
 
 
 def _wrapped(tokenizer: Any) -> Any:

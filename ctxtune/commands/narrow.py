@@ -100,7 +100,7 @@ def _loss(recipe: Recipe, trials: Trials, lr: float, corpus: Corpus, plan: Plan)
     places = [divmod(step, plan.per_epoch) for step in steps]
     with pupil.quick():
         take_steps(
-            pupil.params, make_optimizer(pupil.params, options, course.matrices), pupil.learned,
+            pupil.params, make_optimizer(pupil.params, options, course.matrices, course.alike), pupil.learned,
             (course.batches(epoch)[place] for epoch, place in places),
             [course.shares(step, epoch) for step, (epoch, _) in zip(steps, places, strict=True)],
             [lr * factor(step, len(steps), options.schedule, options.warmup) for step in steps], options,

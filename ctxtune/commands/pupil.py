@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ctxtune.backend.ranks import ALONE
 from ctxtune.data.fill import Rows, fill
 from ctxtune.data.shuffle import Order
+from ctxtune.data.spelling import Spelling
 from ctxtune.errors import CtxtuneError
-from ctxtune.methods.pretrain import rate_of, shares_of
+from ctxtune.methods.pretrain import rate_of, shares_of, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ctxtune.backend.device import Device
     from ctxtune.backend.ranks import Ranks
     from ctxtune.commands.corpus import Corpus
+    from ctxtune.engine.alike import Alike
     from ctxtune.engine.loop import Course
     from ctxtune.objectives.next_token import NextToken
     from ctxtune.recipe.pretrain import Pretrain
@@ -119,7 +121,20 @@ class Pupil:
         train, turned = self.recipe.train, frozenset(matrices(self.model, self.anatomy))
         shares = shares_of(self.params, turned, self.anatomy, self.settings, train.optimizer)
         batches = Order(len(self.plan.train), train.batch, train.seed).epoch
-        return Course(self.plan.steps, rate_of(train), batches, lambda step, epoch: shares, matrices=turned)
+        return Course(
+            self.plan.steps, rate_of(train), batches, lambda step, epoch: shares, matrices=turned, alike=self._alike()
+        )
+
+    def _alike(self) -> Mapping[str, Alike]:
+        """Its matrices that have a row for each token, with what tokens share."""
+        from ctxtune.backend.vocabulary import texts_of
+        from ctxtune.engine.alike import Alike
+
+        if not spelled(self.settings, self.recipe.train):
+            return {}
+        alike = Alike(Spelling.of(texts_of(self.corpus.tokenizer)), self.device.name)
+        names = (f"{part}.weight" for part in (self.anatomy.embeddings[0], self.anatomy.head))
+        return {name: alike for name in names if name in self.params}
 
     def score(self, most: int) -> dict[str, float]:
         """Loss in nats a token, and bits per byte, of what is held out: all of it, or rows spread over it of so many tokens."""
@@ -211,7 +226,7 @@ class Pupil:
         from ctxtune.engine.shared import shared
 
         course, options, params = self.course, self.recipe.train, self.params
-        optimizer, batches, took = make_optimizer(params, options, course.matrices), course.batches(0), []
+        optimizer, batches, took = make_optimizer(params, options, course.matrices, course.alike), course.batches(0), []
         pull = shared(self.learned, list(params.values()), self.ranks)
         for number in range(_PACED + 2):
             begun = time.perf_counter()

@@ -21,7 +21,7 @@ from torch import Tensor
 from ctxtune.backend.atomic import storing, temporary_name
 from ctxtune.backend.ranks import ALONE
 from ctxtune.backend.sharding import placed, whole
-from ctxtune.engine import parts
+from ctxtune.engine import alike, parts
 from ctxtune.errors import CtxtuneError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.ranks import Ranks
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer", "z", "weights")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer", "z", "weights", *alike.MOMENTS)
 _BESIDE = "beside."
 _Restore = Callable[[Mapping[str, Tensor]], None]
 

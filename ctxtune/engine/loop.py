@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ctxtune.backend.ranks import Ranks
+    from ctxtune.engine.alike import Alike
     from ctxtune.engine.log import RunLog
     from ctxtune.engine.optimizer import Shares
     from ctxtune.engine.stop import Stop
@@ -87,7 +88,8 @@ class Course:
     """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices.
 
     shares(step, epoch) are the numbers that move in a step, each with its share of the rate. Where these numbers belong may
-    change: `regrow` says so. Beside a `guard` a step follows its gradient as well. `matrices` are those that Muon turns.
+    change: `regrow` says so. Beside a `guard` a step follows its gradient as well. `matrices` are those that Muon turns, rows of
+    `alike` learn together.
     """
 
     steps: int
@@ -98,6 +100,7 @@ class Course:
     regrow: tuple[Regrow, Backward] | None = None
     guard: Guard | None = None
     matrices: Collection[str] = ()
+    alike: Mapping[str, Alike] = field(default_factory=dict)
 
     def after(self, step: int, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
         """What is changed after a step, counted from 1."""
@@ -233,7 +236,7 @@ def fit(
         Interrupted: a signal came; a checkpoint was written.
         CtxtuneError: the loss is no longer a number; the last checkpoint is from before.
     """
-    optimizer = make_optimizer(params, options, course.matrices)
+    optimizer = make_optimizer(params, options, course.matrices, course.alike)
     state = State()
     if checkpoint.exists(desk.last):
         state = State(**checkpoint.read_checkpoint(desk.last, params, optimizer, course.restore)["loop"])

@@ -5,10 +5,12 @@ What stands still has no gradient and no state.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctxtune.engine.alike import move_alike
 from ctxtune.engine.muon import Muon
 from ctxtune.engine.schedule_free import ScheduleFree
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from ctxtune.engine.alike import Alike
     from ctxtune.recipe.schema import Train
 
     Shares = Callable[[int, int], Mapping[str, float]]
@@ -24,15 +27,22 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(
-    params: Mapping[str, nn.Parameter], options: Train, matrices: Collection[str] = ()
-) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), Muon of `matrices` or schedule-free AdamW, over the numbers that move."""
+    params: Mapping[str, nn.Parameter], options: Train, matrices: Collection[str] = (),
+    alike: Mapping[str, Alike] = MappingProxyType({}),
+) -> torch.optim.Optimizer:  # fmt: skip
+    """AdamW (Loshchilov & Hutter 2019), Muon of `matrices` or schedule-free AdamW, over the numbers that move; `alike` are
+    matrices whose rows learn together."""
     groups: list[dict[str, Any]] = [{"params": list(params.values()), "share": 1.0}]
-    if options.optimizer == "muon":
-        return Muon(groups, [params[name] for name in matrices], options.weight_decay)
     if options.optimizer == "schedule_free":
         return ScheduleFree(groups, options.weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay, fused=True)
+    made: torch.optim.Optimizer = (
+        Muon(groups, [params[name] for name in matrices], options.weight_decay)
+        if options.optimizer == "muon"
+        else torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay, fused=True)
+    )
+    if alike:
+        move_alike(made, {params[name]: one for name, one in alike.items()})
+    return made
 
 
 def move(

@@ -31,6 +31,11 @@ def rate_of(options: Train) -> float:
     return options.lr if isinstance(options.lr, float) else RATES[options.optimizer]
 
 
+def spelled(settings: Pretrain, options: Train) -> bool:
+    """Whether tokens learn with those that are spelled like them."""
+    return settings.spelling if settings.spelling is not None else options.optimizer != "schedule_free"
+
+
 def shares_of(
     names: Iterable[str], matrices: Collection[str], anatomy: Anatomy, settings: Pretrain, optimizer: str
 ) -> Mapping[str, float]:

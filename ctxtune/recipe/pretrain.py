@@ -58,6 +58,10 @@ class Pretrain(Section):
         None, description="a folder with a tokenizer, or its tokenizer.json; null learns one from the corpus"
     )
     tie: bool = Field(False, description="whether the head is the embedding of the tokens")
+    spelling: bool | None = Field(
+        None,
+        description="whether tokens learn with those that are spelled like them; null is yes, but with schedule_free no",
+    )
     duplicates: Literal["keep", "drop", "drop_near"] = Field(
         "keep",
         description="documents that stand there again: keep (and count), drop, or drop_near, those nearly alike too",

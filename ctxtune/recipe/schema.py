@@ -309,6 +309,8 @@ class Recipe(Section):
             raise ValueError("optimizer muon is for whole models: `ctxtune pretrain`")
         if self.train.lr == "transfer" and not makes:
             raise ValueError("lr transfer is from a narrow model to a wide one: `ctxtune pretrain`")
+        if self.train.optimizer == "schedule_free" and isinstance(self.method, Pretrain) and self.method.spelling:
+            raise ValueError("method.spelling true does not go with optimizer schedule_free, leave it out")
         if self.train.optimizer == "schedule_free" and isinstance(self.method, Mask | Fewshot):
             raise ValueError(f"optimizer schedule_free is for pretrain, freeze and prompt, not for {self.method.name}")
         return self
