@@ -62,7 +62,6 @@ def _features(text: str) -> Iterator[str]:
         yield "no letters alone"
     yield f"={small}"
     marked = f"^{small}$"
-    if len(small) > 1:
-        for length in RUNS:
-            for first in range(len(marked) - length + 1):
-                yield f"~{marked[first : first + length]}"
+    for length in RUNS:
+        for first in range(len(marked) - length + 1):
+            yield f"~{marked[first : first + length]}"

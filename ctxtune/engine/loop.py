@@ -88,7 +88,7 @@ class Course:
     """The way through the data: `steps` steps at peak rate `lr`; batches(epoch) are lists of example indices.
 
     shares(step, epoch) are the numbers that move in a step, each with its share of the rate. Where these numbers belong may
-    change: `regrow` says so. Beside a `guard` a step follows its gradient as well. `matrices` are those that Muon turns, rows of
+    change: `regrow` says so. Beside a `guard` a step follows its gradient as well. Muon turns `matrices`, and rows of what is
     `alike` learn together.
     """
 

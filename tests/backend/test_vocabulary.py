@@ -6,8 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
-from ctxtune.backend.vocabulary import END, encoder, learn_vocabulary, open_vocabulary
+from ctxtune.backend.vocabulary import END, encoder, learn_vocabulary, open_vocabulary, texts_of
 from ctxtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -61,3 +63,27 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match="no token that ends a text"):
         open_vocabulary(path)
+
+
+def test_the_text_of_each_token() -> None:
+    tokenizer = learn_vocabulary(TEXTS[:1], 400)
+    texts = texts_of(tokenizer)
+    assert len(texts) == len(tokenizer)
+    assert texts[tokenizer.eos_token_id] is None
+    encode = encoder(tokenizer)
+    for text in ("some text", " some", "Aa"):
+        assert "".join(str(texts[token]) for token in encode([text])[0]) == text
+    assert texts.count(None) == 1 + 128  # and the bytes that are no characters: 0x80 to 0xff
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "wordpiece", "words"])
+def test_the_text_of_tokens_of_other_kinds(kind: str) -> None:
+    """Where one stands for its space, where one stands for what goes on, and where nothing says how texts are made of them."""
+    spelled = {"metaspace": ["a", "\u2581cat", "s"], "wordpiece": ["a", "cat", "##s"], "words": ["a", " cat", "s"]}[
+        kind
+    ]
+    tokenizer = Tokenizer(models.WordLevel({"<end>": 0, **{word: place + 1 for place, word in enumerate(spelled)}}))
+    if kind != "words":
+        tokenizer.decoder = decoders.Metaspace() if kind == "metaspace" else decoders.WordPiece()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    assert texts_of(wrapped)[2:] == [" cat", "s"]

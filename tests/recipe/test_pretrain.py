@@ -100,6 +100,8 @@ def test_a_rate_that_never_falls_needs_no_schedule(tmp_path: Any) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(resolved, relative_to=tmp_path), encoding="utf-8")
     assert load(str(path), {}).recipe == resolved.recipe
+    with pytest.raises(RecipeError, match=r"method\.spelling true does not go with optimizer schedule_free"):
+        made(train__optimizer="schedule_free", method__spelling=True)
     other = {"method.name": "freeze", "data.train": "rows.jsonl", "model": "m", "train.optimizer": "schedule_free"}
     assert load(None, other).recipe.train.schedule == "constant"
     with pytest.raises(RecipeError, match="schedule cosine: the rate of optimizer schedule_free is constant"):
