@@ -191,12 +191,11 @@ def test_one_rate_does_for_every_width() -> None:
     muon, adamw = (shares_of(params, turned, anatomy, settings, name) for name in ("muon", "adamw"))
     name = "model.layers.0.mlp.up_proj.weight"
     assert (muon[name], adamw[name]) == (0.5, 0.25)
-    for shares in (muon, adamw):
-        assert (shares["lm_head.weight"], shares["model.embed_tokens.weight"], shares["model.norm.weight"]) == (
-            0.25,
-            1,
-            1,
-        )
+    for shares, tokens in ((muon, 4), (adamw, 1)):
+        assert (shares["lm_head.weight"], shares["model.norm.weight"]) == (0.25, 1)
+        assert shares["model.embed_tokens.weight"] == tokens
+    tied = shares_of([one for one in params if one != "lm_head.weight"], turned, anatomy, settings, "muon")
+    assert tied["model.embed_tokens.weight"] == 1
 
 
 def test_a_dry_run_says_what_a_run_does(text: Path, tmp_path: Path) -> None:
