@@ -36,9 +36,11 @@ from lines import kept, lines_of
 TEXTS = ("tinyshakespeare/input.txt", "gutenberg/pride_and_prejudice.txt", "wikitext2/valid.txt")
 ROW, BATCH, STEPS = 256, 8, 60
 LAYERS, WIDTH, VOCABULARY = 4, 128, 4096
+# What the others do.
+SAME = ["--optimizer", "adamw", "--set", "method.previous_heads=0", "--set", "method.spelling=false"]
 WAYS = {
-    "ours": ["--optimizer", "adamw", "--set", "method.compile=off", "--set", "method.previous_heads=0"],
-    "compiled": ["--optimizer", "adamw", "--set", "method.compile=on", "--set", "method.previous_heads=0"],
+    "ours": [*SAME, "--set", "method.compile=off"],
+    "compiled": [*SAME, "--set", "method.compile=on"],
     "muon": ["--set", "method.compile=on"],
 }
 
