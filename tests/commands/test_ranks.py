@@ -21,6 +21,7 @@ from ..conftest import losses
 from .test_pretrain import LINES
 
 CLOSE = 1e-5
+LONG = 120  # steps of a run that is disturbed on its way
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def at_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
 @pytest.fixture(scope="module")
 def long(home: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("long") / "run"
-    done(home, words(text, out, 250))
+    done(home, words(text, out, LONG))
     return out
 
 
@@ -144,7 +145,7 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(
     home: Path, text: Path, tmp_path: Path, long: Path, first: str, second: str
 ) -> None:
     out = tmp_path / "run"
-    with start(home, [sys.executable, "-m", "ctxtune", *words(text, out, 250, *WAYS[first])]) as process:
+    with start(home, [sys.executable, "-m", "ctxtune", *words(text, out, LONG, *WAYS[first])]) as process:
         at_step(process, out, 12)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -152,9 +153,9 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(
     assert err.count("error: stopped at step") == 1
     assert "--resume goes on" in err
     step = len(losses(out))
-    assert step < 250
-    done(home, words(text, out, 250, *WAYS[second], "--resume"))
-    assert len(losses(out)) == 250
+    assert step < LONG
+    done(home, words(text, out, LONG, *WAYS[second], "--resume"))
+    assert len(losses(out)) == LONG
     assert losses(out)[: step + 20] == pytest.approx(losses(long)[: step + 20], abs=20 * CLOSE)
     assert losses(out) == pytest.approx(losses(long), abs=0.02)
     assert len([*out.glob("checkpoint*")]) == (2 if second == "shards" else 1)
@@ -162,8 +163,8 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(
 
 def test_a_killed_process_ends_the_run_and_it_goes_on(home: Path, text: Path, tmp_path: Path) -> None:
     calm, out = tmp_path / "calm", tmp_path / "run"
-    done(home, words(text, calm, 250, "--nproc", "2"))
-    with start(home, [sys.executable, "-m", "ctxtune", *words(text, out, 250, "--nproc", "2")]) as process:
+    done(home, words(text, calm, LONG, "--nproc", "2"))
+    with start(home, [sys.executable, "-m", "ctxtune", *words(text, out, LONG, "--nproc", "2")]) as process:
         at_step(process, out, 12)
         os.kill(workers(process)[1], signal.SIGKILL)
         begun = time.monotonic()
@@ -175,7 +176,7 @@ def test_a_killed_process_ends_the_run_and_it_goes_on(home: Path, text: Path, tm
     assert "process 1 of this run" in errors[0]
     assert "SIGKILL" in errors[0]
     assert "--resume" in err
-    done(home, words(text, out, 250, "--nproc", "2", "--resume"))
+    done(home, words(text, out, LONG, "--nproc", "2", "--resume"))
     assert losses(out) == losses(calm)  # to the last bit: the same number of processes
 
 
