@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ctxtune.data.spelling import Spelling
 
 BETAS = (0.9, 0.95)
-MOMENTS = ("alike", "alike_sq")
 _TINY = 1e-8
 
 
@@ -71,9 +70,9 @@ def move_alike(optimizer: torch.optim.Optimizer, alike: Mapping[nn.Parameter, Al
 def _move(param: nn.Parameter, alike: Alike, state: dict[str, Any], lr: float) -> None:
     assert param.grad is not None
     grad = alike.up(whole(param.grad))
-    if MOMENTS[0] not in state:
-        state.update({name: torch.zeros_like(grad) for name in MOMENTS})
-    mean, squares = (state[name] for name in MOMENTS)
+    if "alike" not in state:
+        state["alike"], state["alike_sq"] = torch.zeros_like(grad), torch.zeros_like(grad)
+    mean, squares = state["alike"], state["alike_sq"]
     mean.lerp_(grad, 1 - BETAS[0])
     squares.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
     first, second = (1 - beta ** float(state["step"]) for beta in BETAS)

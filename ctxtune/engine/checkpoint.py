@@ -21,7 +21,7 @@ from torch import Tensor
 from ctxtune.backend.atomic import storing, temporary_name
 from ctxtune.backend.ranks import ALONE
 from ctxtune.backend.sharding import placed, whole
-from ctxtune.engine import alike, parts
+from ctxtune.engine import parts
 from ctxtune.errors import CtxtuneError
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from ctxtune.backend.ranks import Ranks
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer", "z", "weights", *alike.MOMENTS)
 _BESIDE = "beside."
 _Restore = Callable[[Mapping[str, Tensor]], None]
 
@@ -46,9 +45,8 @@ def write_checkpoint(
     tensors: dict[str, Tensor] = {"rng": torch.get_rng_state(), **_named(beside)}
     for name, param in params.items():
         tensors[f"param.{name}"] = param.detach()
-        for moment in _MOMENTS:
-            if moment in optimizer.state.get(param, {}):
-                tensors[f"{moment}.{name}"] = optimizer.state[param][moment]
+        for moment, tensor in optimizer.state.get(param, {}).items():
+            tensors[f"{moment}.{name}"] = tensor
     if ranks.sharded:
         parts.write_parts(path, tensors, state, ranks)
         return
@@ -78,11 +76,12 @@ def read_checkpoint(
     with torch.no_grad():
         for name, param in params.items():
             param.copy_(placed(tensors[f"param.{name}"], param))
-            kept = {key: tensors[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in tensors}
-            if kept:
-                optimizer.state[param] = {
-                    key: placed(one, param) if one.shape == param.shape else one for key, one in kept.items()
-                }
+    for key, tensor in tensors.items():
+        moment, _, name = key.partition(".")
+        if name in params and not key.startswith(("param.", _BESIDE)):
+            param, kept = params[name], tensor.clone()
+            own = kept.shape == param.shape
+            optimizer.state[param][moment] = placed(kept, param) if own else kept.to(param.device)
     torch.set_rng_state(tensors["rng"])
     return state
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ctxtune.data.spelling import Spelling
-from ctxtune.engine.alike import MOMENTS, Alike
+from ctxtune.engine.alike import Alike
 from ctxtune.engine.checkpoint import read_checkpoint, write_checkpoint
 from ctxtune.engine.optimizer import make_optimizer, set_rate
 from ctxtune.recipe.schema import Train
@@ -112,6 +112,17 @@ def test_its_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "last.safetensors", {"w": param}, optimizer, {"loop": {"step": 3}})
     again, optimizer = ours()
     read_checkpoint(tmp_path / "last.safetensors", {"w": again}, optimizer)
-    assert optimizer.state[again].keys() >= set(MOMENTS)
+    assert optimizer.state[again].keys() >= {"alike", "alike_sq"}
     learn(3, optimizer, again, first=3)
     assert torch.equal(calm, again)
+
+
+def test_its_moments_come_to_the_device_of_the_matrix(tmp_path: Path) -> None:
+    param, optimizer = ours()
+    learn(1, optimizer, param)
+    write_checkpoint(tmp_path / "last.safetensors", {"w": param}, optimizer, {"loop": {"step": 1}})
+    elsewhere = nn.Parameter(start().to("meta"))
+    optimizer = make_optimizer({"w": elsewhere}, MUON)
+    read_checkpoint(tmp_path / "last.safetensors", {"w": elsewhere}, optimizer)
+    assert optimizer.state[elsewhere].keys() >= {"alike", "exp_avg", "step"}
+    assert {one.device.type for one in optimizer.state[elsewhere].values()} == {"meta"}
