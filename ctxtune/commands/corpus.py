@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ctxtune.data.duplicates import Seen
 from ctxtune.data.files import find_files
 from ctxtune.data.hash import sha256_fields
 from ctxtune.data.render import compile_template
+from ctxtune.data.spelling import Spelling
 from ctxtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ class Corpus:
     def vocabulary(self) -> int:
         """How many tokens there are."""
         return len(self.tokenizer)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """What its tokens are spelled of."""
+        from ctxtune.backend.vocabulary import texts_of
+
+        return Spelling.of(texts_of(self.tokenizer))
 
     @property
     def bytes_a_token(self) -> float:

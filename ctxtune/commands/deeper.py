@@ -37,4 +37,4 @@ def depth_for(epochs: float, settings: Pretrain, flop: Callable[[Pretrain], int]
     def off(depth: int) -> float:
         return abs(math.log(epochs * work / flop(settings.model_copy(update={"depth": depth})) / PASSES))
 
-    return min(range(settings.depth, max(settings.depth, MOST) + 1), key=off)
+    return min(range(settings.depth, MOST + 1), key=off)

@@ -183,7 +183,7 @@ class _Run:
         """Write the recipe; where it leaves open whether the layers are compiled, or says minutes, with what that comes to."""
         minutes = pupil.recipe.minutes
         with self.clock.part("pace"):
-            pupil, pace = pupil.settled(minutes, self.tell.note)
+            pupil, pace = pupil.settled(self.tell.note)
         found: dict[str, object] = {"method.compile": pupil.settings.compile}
         if minutes is not None and pace is not None:
             steps = max(1, int(minutes * 60 / pace))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ctxtune.backend.ranks import ALONE
 from ctxtune.data.fill import Rows, fill
 from ctxtune.data.shuffle import Order
-from ctxtune.data.spelling import Spelling
 from ctxtune.errors import CtxtuneError
 from ctxtune.methods.pretrain import rate_of, shares_of, spelled
 
@@ -127,12 +126,11 @@ class Pupil:
 
     def _alike(self) -> Mapping[str, Alike]:
         """Its matrices that have a row for each token, with what tokens share."""
-        from ctxtune.backend.vocabulary import texts_of
         from ctxtune.engine.alike import Alike
 
         if not spelled(self.settings, self.recipe.train):
             return {}
-        alike = Alike(Spelling.of(texts_of(self.corpus.tokenizer)), self.device.name)
+        alike = Alike(self.corpus.spelling, self.device.name)
         names = (f"{part}.weight" for part in (self.anatomy.embeddings[0], self.anatomy.head))
         return {name: alike for name in names if name in self.params}
 
@@ -186,11 +184,12 @@ class Pupil:
             param.grad = None
         return self.ranks.first(lambda: time.perf_counter() - begun)
 
-    def settled(self, minutes: float | None, say: Callable[[str], None]) -> tuple[Pupil, float | None]:
+    def settled(self, say: Callable[[str], None]) -> tuple[Pupil, float | None]:
         """Compiled or not, as its settings say or as is sooner done, and the seconds of a step then, where they were measured.
 
         A run of few steps, or of less than WORTH seconds, is over before compiling could pay.
         """
+        minutes = self.recipe.minutes
         if self.settings.compile == "on":
             self.compile()
             return self, self.pace() if minutes is not None else None
